@@ -1,0 +1,288 @@
+//! The one public error: what kind of failure, what was being done to which path and offset, and
+//! the cause.
+//!
+//! [`ErrorKind`] is a contract (programs branch on it); the message is for people and may change.
+//! What to do about a failure is not said here: hints are added at the rim.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal),+ $(,)?) => {
+        /// What went wrong, as a small closed set that callers branch on.
+        ///
+        /// Adding a kind is an addition to the contract; removing or renaming one is a break.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorKind { $($(#[$doc])* $variant),+ }
+
+        impl ErrorKind {
+            /// Every kind, in the order of the reference.
+            pub const ALL: &'static [ErrorKind] = &[$(ErrorKind::$variant),+];
+
+            /// The name that programs see (`snake_case`, stable).
+            pub fn name(self) -> &'static str {
+                match self { $(ErrorKind::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The request itself is not understood: a flag, a field, a value out of its range.
+    BadRequest = "bad_request",
+    /// The caller asked for a protocol version that this program does not speak.
+    ProtocolUnsupported = "protocol_unsupported",
+    /// A size that is zero, negative, without a unit, or above what the format can hold.
+    BadSize = "bad_size",
+    /// The disk is larger than the size asked for, and shrinking was not allowed.
+    WouldShrink = "would_shrink",
+    /// The target exists already.
+    Exists = "exists",
+    /// A file or folder that the request names does not exist.
+    NotFound = "not_found",
+    /// The system refused access.
+    Permission = "permission",
+    /// Another process uses the disk; trying again later may succeed.
+    Locked = "locked",
+    /// The host file system is full.
+    NoSpace = "no_space",
+    /// A read, write or sync failed for another reason.
+    Io = "io",
+    /// The keys do not fit in what the guest reads of its disk.
+    PayloadTooLarge = "payload_too_large",
+    /// The image uses something that this version does not handle.
+    UnsupportedFeature = "unsupported_feature",
+    /// Options that exclude one another.
+    IncompatibleOptions = "incompatible_options",
+    /// The image contradicts its format.
+    Corrupt = "corrupt",
+    /// The image was not closed cleanly and cannot be mended for this operation.
+    Dirty = "dirty",
+    /// Name and content of a disk disagree about its format.
+    FormatMismatch = "format_mismatch",
+    /// The guest's disk holds data that the request would destroy.
+    GuestNotEmpty = "guest_not_empty",
+    /// What is inside the guest's disk may not be changed.
+    GuestRefused = "guest_refused",
+    /// Other images use this one as their backing file.
+    HasDependents = "has_dependents",
+    /// The file system offers no locks.
+    LockUnavailable = "lock_unavailable",
+    /// A journal beside the disk does not match the disk.
+    JournalStale = "journal_stale",
+    /// The path is something that cannot be a disk image (a folder, a pipe, a socket).
+    NotADisk = "not_a_disk",
+    /// The backing file does not exist.
+    BackingMissing = "backing_missing",
+    /// The trust policy does not allow opening the backing file.
+    BackingRefused = "backing_refused",
+    /// The backing chain comes back to itself, or is deeper than the limit.
+    BackingCycle = "backing_cycle",
+    /// The image holds internal snapshots that forbid the operation.
+    HasSnapshots = "has_snapshots",
+    /// Stopped on request, at a safe point.
+    Cancelled = "cancelled",
+    /// A defect of this program.
+    Internal = "internal",
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The process that holds a lock we wanted, where the system tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// The command's name, as the system lists it.
+    pub command: String,
+}
+
+/// A failure: its [`ErrorKind`], a message, and where it happened.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    path: Option<PathBuf>,
+    offset: Option<u64>,
+    holder: Option<Holder>,
+    changed: bool,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of this kind. The message is a lower-case fragment that names the thing, the value
+    /// found and the value allowed.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error(Box::new(Inner {
+            kind,
+            message: message.into(),
+            path: None,
+            offset: None,
+            holder: None,
+            changed: false,
+            source: None,
+        }))
+    }
+
+    /// A failed system call on `path`, its kind taken from the error number. `doing` is a
+    /// fragment such as "cannot open".
+    pub fn io(doing: &str, path: &Path, source: io::Error) -> Self {
+        let message = format!("{doing} {}", path.display());
+        let mut error = Error::new(classify(&source), message).with_source(source);
+        error.0.path = Some(path.to_owned());
+        error
+    }
+
+    /// Records the path, unless a more precise one is recorded already.
+    pub fn at_path(mut self, path: &Path) -> Self {
+        self.0.path.get_or_insert_with(|| path.to_owned());
+        self
+    }
+
+    /// Records the byte offset in the file named by [`Error::path`].
+    pub fn at_offset(mut self, offset: u64) -> Self {
+        self.0.offset.get_or_insert(offset);
+        self
+    }
+
+    /// Records who holds the lock.
+    pub fn with_holder(mut self, holder: Option<Holder>) -> Self {
+        self.0.holder = holder;
+        self
+    }
+
+    /// Records the cause.
+    pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Box::new(source));
+        self
+    }
+
+    /// Takes back the promise that nothing was changed: from here on a file may differ.
+    pub fn after_changes(mut self) -> Self {
+        self.0.changed = true;
+        self
+    }
+
+    /// What went wrong, for programs.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The file that the failure is about.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    /// The byte offset in that file.
+    pub fn offset(&self) -> Option<u64> {
+        self.0.offset
+    }
+
+    /// The process that holds the lock, for [`ErrorKind::Locked`].
+    pub fn holder(&self) -> Option<&Holder> {
+        self.0.holder.as_ref()
+    }
+
+    /// Whether a file that the request names may differ from before. `false` is a promise.
+    pub fn changed(&self) -> bool {
+        self.0.changed
+    }
+
+    /// Whether the same request may succeed later without anything being mended.
+    pub fn retriable(&self) -> bool {
+        self.kind() == ErrorKind::Locked
+    }
+
+    /// The system's error number, when a system call failed.
+    pub fn errno(&self) -> Option<i32> {
+        self.0.source.as_deref()?.downcast_ref::<io::Error>()?.raw_os_error()
+    }
+
+    /// The typed cause, when it is a `T` (format errors keep theirs here).
+    pub fn cause<T: std::error::Error + 'static>(&self) -> Option<&T> {
+        self.0.source.as_deref()?.downcast_ref::<T>()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &self.0;
+        let message = &inner.message;
+        if let Some(path) = &inner.path {
+            let path = path.display().to_string();
+            if !message.contains(&path) {
+                write!(f, "{path}: ")?;
+            }
+        }
+        f.write_str(message)?;
+        if let Some(offset) = inner.offset {
+            write!(f, " at byte {offset}")?;
+        }
+        if let Some(Holder { pid, command }) = &inner.holder {
+            write!(f, " (held by {command}, pid {pid})")?;
+        }
+        if let Some(source) = &inner.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().and_then(|source| source.source())
+    }
+}
+
+/// The kind of a failed system call. What means something else in a certain place (a missing
+/// backing file, say) is classified there instead.
+fn classify(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorKind::NotFound,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            ErrorKind::Permission
+        }
+        io::ErrorKind::AlreadyExists => ErrorKind::Exists,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
+        io::ErrorKind::IsADirectory => ErrorKind::NotADisk,
+        io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => ErrorKind::BadRequest,
+        _ => ErrorKind::Io,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_names_path_offset_and_cause_once() {
+        let source = io::Error::from_raw_os_error(28);
+        let error = Error::io("cannot write", Path::new("/d/x.qcow2"), source).at_offset(512);
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert_eq!(error.errno(), Some(28));
+        let text = error.to_string();
+        assert!(text.starts_with("cannot write /d/x.qcow2 at byte 512: No space left"), "{text}");
+    }
+
+    #[test]
+    fn names_are_unique_snake_case() {
+        let mut names: Vec<_> = ErrorKind::ALL.iter().map(|kind| kind.name()).collect();
+        assert!(names.iter().all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ErrorKind::ALL.len());
+    }
+}

@@ -1,0 +1,2 @@
+//! The outside world: files, locks, holes, staging and publishing.
+pub mod storage;

@@ -1,0 +1,2 @@
+//! The `vmdisk` program.
+fn main() {}

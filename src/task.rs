@@ -1,0 +1,96 @@
+//! What is handed down into every long loop: where to report progress, and when to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Receives the progress of a long operation. Implementations decide how often they show it.
+pub trait Progress: Send + Sync {
+    /// `done` of `total` bytes of `phase` are finished; `done` never goes backwards in a phase.
+    fn advance(&self, phase: &'static str, done: u64, total: u64);
+}
+
+/// A [`Progress`] that shows nothing.
+#[derive(Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn advance(&self, _: &'static str, _: u64, _: u64) {}
+}
+
+/// A wish to stop, shared between the one who wishes and the loops that look at it.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicUsize>);
+
+impl Cancel {
+    /// A wish that nobody has made yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks every loop that holds a clone to stop at its next safe point.
+    pub fn trip(&self) {
+        self.0.store(usize::MAX, Ordering::Relaxed);
+    }
+
+    /// The cell behind it: not zero once the wish is made, and the signal's number if a signal
+    /// made it. `host` registers it with the system.
+    pub(crate) fn cell(&self) -> &Arc<AtomicUsize> {
+        &self.0
+    }
+
+    /// The signal that asked to stop, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        match self.0.load(Ordering::Relaxed) {
+            0 | usize::MAX => None,
+            signal => i32::try_from(signal).ok(),
+        }
+    }
+
+    /// Whether somebody asked to stop.
+    pub fn is_tripped(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+
+    /// To be called wherever stopping is safe.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] once somebody asked to stop.
+    pub fn check(&self) -> Result<()> {
+        if self.is_tripped() {
+            return Err(Error::new(ErrorKind::Cancelled, "stopped on request"));
+        }
+        Ok(())
+    }
+}
+
+/// Progress and cancellation together, as loops take them.
+#[derive(Clone, Copy)]
+pub struct Task<'a> {
+    progress: &'a dyn Progress,
+    cancel: &'a Cancel,
+}
+
+impl std::fmt::Debug for Task<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").field("cancel", self.cancel).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Task<'a> {
+    /// Joins the two.
+    pub fn new(progress: &'a dyn Progress, cancel: &'a Cancel) -> Self {
+        Task { progress, cancel }
+    }
+
+    /// Reports `done` of `total` bytes, and stops here if that was asked for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] once somebody asked to stop.
+    pub fn step(&self, phase: &'static str, done: u64, total: u64) -> Result<()> {
+        self.cancel.check()?;
+        self.progress.advance(phase, done, total);
+        Ok(())
+    }
+}
