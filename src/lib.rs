@@ -5,6 +5,7 @@ pub mod block;
 mod error;
 pub mod guest;
 pub mod host;
+pub mod qcow2;
 pub mod task;
 pub mod units;
 

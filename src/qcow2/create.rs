@@ -1,0 +1,317 @@
+//! Creating an image. The file is not published yet, so nothing needs an order: the whole layout
+//! is computed first, then written in large sequential writes.
+
+use super::entry::{ClusterRef, L1Entry, L2Entry, RefcountTableEntry, Subclusters};
+use super::extension::Extension;
+use super::feature::{Autoclear, Compatible, Incompatible, name_table};
+use super::geometry::{ClusterCount, Geometry, HostCluster};
+use super::header::{
+    BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, V2_HEADER_LEN,
+    V3_HEADER_LEN, V3_MIN_HEADER_LEN, Version,
+};
+use super::layout::Layout;
+use super::refblock::RefcountBlock;
+use super::stream::StreamWriter;
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::storage::{Allocation, Storage};
+use crate::task::Task;
+use crate::units::VirtualSize;
+
+/// What is laid out before the guest writes anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preallocation {
+    /// Nothing.
+    Off,
+    /// Every L2 table, with its entries unallocated: what is below shows through.
+    Tables,
+    /// Every L2 table and an address for every guest cluster; the file stays sparse.
+    Metadata,
+    /// As `Metadata`, and the host file system reserves the room.
+    Falloc,
+    /// As `Metadata`, and zeros are written.
+    Full,
+}
+
+impl Preallocation {
+    /// Whether every guest cluster gets a host cluster.
+    pub fn maps_data(self) -> bool {
+        matches!(self, Preallocation::Metadata | Preallocation::Falloc | Preallocation::Full)
+    }
+}
+
+/// How many entries the L1 table gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum L1Capacity {
+    /// As many as the size needs.
+    AsNeeded,
+    /// As many as fit in its clusters, so that growing need not touch it.
+    WholeClusters,
+}
+
+/// The header's form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderForm {
+    /// As QEMU writes it: with the compression type and the feature name table.
+    Qemu,
+    /// 104 bytes and no feature names: readers from before 2020 reject anything longer.
+    Short,
+}
+
+/// Everything that makes one new image differ from another.
+#[derive(Debug, Clone)]
+pub struct CreateOptions {
+    /// The version of the format.
+    pub version: Version,
+    /// Cluster size, reference count width and L2 entry form.
+    pub geometry: Geometry,
+    /// The size of the guest's disk.
+    pub virtual_size: VirtualSize,
+    /// The backing file to record.
+    pub backing: Option<BackingName>,
+    /// How clusters will be compressed.
+    pub compression: CompressionType,
+    /// Whether reference counts may be updated late.
+    pub lazy_refcounts: bool,
+    /// Whether the image is marked dirty from the start, for readers that never count.
+    pub dirty: bool,
+    /// The header's form (version 3).
+    pub header_form: HeaderForm,
+    /// How many entries the L1 table gets.
+    pub l1_capacity: L1Capacity,
+    /// What is laid out from the start.
+    pub preallocation: Preallocation,
+}
+
+/// What was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// The length of the file, in bytes.
+    pub file_len: u64,
+}
+
+/// Writes a new image into an empty `storage`, with `initial` at guest offset 0; the cluster that
+/// `initial` ends in reads as zeros behind it, also above a backing file. Does not sync. Memory:
+/// the header's cluster and a few MiB, whatever the size.
+///
+/// # Errors
+/// [`IncompatibleOptions`](ErrorKind::IncompatibleOptions) for what the format does not allow
+/// together, [`BadSize`](ErrorKind::BadSize) for what it cannot map,
+/// [`BadRequest`](ErrorKind::BadRequest) for a backing file name that does not fit; then nothing
+/// was written. [`Cancelled`](ErrorKind::Cancelled), and what the storage says.
+pub fn create(
+    storage: &dyn Storage,
+    options: &CreateOptions,
+    initial: &[u8],
+    task: Task<'_>,
+) -> Result<Created> {
+    options.validate()?;
+    let initial_len = u64::try_from(initial.len()).unwrap_or(u64::MAX);
+    if initial_len > options.virtual_size.bytes() {
+        let size = options.virtual_size;
+        let message = format!("size {size} is smaller than the {initial_len} bytes to begin with");
+        return Err(Error::new(ErrorKind::BadSize, message));
+    }
+    let initial_clusters = options.geometry.clusters_for(initial_len);
+    let layout = Layout::plan(options, initial_clusters)?;
+    let header = header(options, &layout)?;
+    let first_cluster = header.encode().ok_or_else(|| header_too_long(options))?;
+
+    storage.set_len(layout.file_len())?;
+    let data_start = layout.geometry.host_offset(layout.data.start).get();
+    let data_len = layout.file_len().saturating_sub(data_start);
+    match options.preallocation {
+        Preallocation::Falloc => storage.allocate(data_start, data_len, Allocation::Reserve)?,
+        Preallocation::Full => write_zeros(storage, data_start, data_len, task)?,
+        Preallocation::Off | Preallocation::Tables | Preallocation::Metadata => {}
+    }
+    write_metadata(storage, &layout, initial_clusters, &first_cluster, task)?;
+    if !initial.is_empty() {
+        storage.write_at(data_start, initial)?;
+    }
+    Ok(Created { file_len: layout.file_len() })
+}
+
+impl CreateOptions {
+    /// The rules of the format about what goes together.
+    fn validate(&self) -> Result<()> {
+        let refuse = |why: &str| Err(Error::new(ErrorKind::IncompatibleOptions, why));
+        if self.version == Version::V2 {
+            if self.geometry.refcount_order().get() != 4 {
+                return refuse("version 2 (compat 0.10) has 16-bit reference counts only");
+            }
+            if self.geometry.extended_l2() {
+                return refuse("extended L2 entries need version 3 (compat 1.1)");
+            }
+            if self.compression != CompressionType::Zlib {
+                return refuse("compression type zstd needs version 3 (compat 1.1)");
+            }
+            if self.lazy_refcounts || self.dirty {
+                return refuse("lazy refcounts need version 3 (compat 1.1)");
+            }
+        }
+        if self.header_form == HeaderForm::Short && self.compression != CompressionType::Zlib {
+            return refuse("compression type zstd does not fit a header of 104 bytes");
+        }
+        if self.backing.as_ref().is_some_and(|backing| backing.name.len() > MAX_BACKING_NAME) {
+            return Err(header_too_long(self));
+        }
+        let maps_data = self.preallocation.maps_data();
+        if self.backing.is_some() && maps_data && !self.geometry.extended_l2() {
+            return refuse("preallocation with a backing file needs extended L2 entries");
+        }
+        Ok(())
+    }
+}
+
+/// Writes zeros where guest data will be, stopping between pieces if asked to.
+pub(super) fn write_zeros(
+    storage: &dyn Storage,
+    offset: u64,
+    len: u64,
+    task: Task<'_>,
+) -> Result<()> {
+    const PIECE: u64 = 16 << 20;
+    let mut done = 0;
+    while done < len {
+        task.step("zeros", done, len)?;
+        let piece = len.saturating_sub(done).min(PIECE);
+        storage.allocate(offset.saturating_add(done), piece, Allocation::Zeros)?;
+        done = done.saturating_add(piece);
+    }
+    task.step("zeros", len, len)
+}
+
+fn header(options: &CreateOptions, layout: &Layout) -> Result<Header> {
+    let geometry = layout.geometry;
+    let v3 = options.version == Version::V3;
+    let mut extensions = Vec::new();
+    if let Some(format) = options.backing.as_ref().and_then(|backing| backing.format.clone()) {
+        extensions.push(Extension::BackingFormat(format));
+    }
+    // As QEMU does: no name table where it would take much of a small first cluster.
+    if v3 && options.header_form == HeaderForm::Qemu && geometry.cluster_size() > 4096 {
+        extensions.push(Extension::FeatureNames(name_table()));
+    }
+    let zstd = options.compression == CompressionType::Zstd;
+    let table = |start: HostCluster, count: u64| {
+        let too_large = || Error::new(ErrorKind::BadSize, "a table has more than 2^32 entries");
+        let count = u32::try_from(count).map_err(|_| too_large())?;
+        Ok(TableRef { offset: geometry.host_offset(start), count })
+    };
+    let refcount_table = &layout.refcount_table;
+    Ok(Header {
+        version: options.version,
+        geometry,
+        virtual_size: options.virtual_size.bytes(),
+        backing: options.backing.clone(),
+        encryption: Encryption::None,
+        l1: table(layout.l1.start, layout.l1_entries)?,
+        refcount_table: table(
+            refcount_table.start,
+            (refcount_table.end - refcount_table.start).get(),
+        )?,
+        snapshots: table(HostCluster::ZERO, 0)?,
+        incompatible: Incompatible::default()
+            .with_if(options.dirty, Incompatible::DIRTY)
+            .with_if(zstd, Incompatible::COMPRESSION)
+            .with_if(geometry.extended_l2(), Incompatible::EXTENDED_L2),
+        compatible: Compatible::default()
+            .with_if(options.lazy_refcounts, Compatible::LAZY_REFCOUNTS),
+        autoclear: Autoclear::default(),
+        compression: options.compression,
+        header_length: match (options.version, options.header_form) {
+            (Version::V2, _) => V2_HEADER_LEN,
+            (Version::V3, HeaderForm::Short) => V3_MIN_HEADER_LEN,
+            (Version::V3, HeaderForm::Qemu) => V3_HEADER_LEN,
+        },
+        unknown_tail: Vec::new(),
+        extensions,
+    })
+}
+
+fn header_too_long(options: &CreateOptions) -> Error {
+    let name = options.backing.as_ref().map_or(0, |backing| backing.name.len());
+    let cluster = options.geometry.cluster_size();
+    let message = format!(
+        "backing file name of {name} bytes: at most {MAX_BACKING_NAME} are allowed, and it must fit \
+         behind the header in a cluster of {cluster} bytes"
+    );
+    Error::new(ErrorKind::BadRequest, message)
+}
+
+fn write_metadata(
+    storage: &dyn Storage,
+    layout: &Layout,
+    initial: ClusterCount,
+    first_cluster: &[u8],
+    task: Task<'_>,
+) -> Result<()> {
+    let geometry = layout.geometry;
+    let at = |cluster| geometry.host_offset(cluster).get();
+    let mut out = StreamWriter::new(storage);
+    out.put(first_cluster)?;
+    out.seek(at(layout.refcount_table.start))?;
+    for block in 0..(layout.refcount_blocks.end - layout.refcount_blocks.start).get() {
+        let block = layout.refcount_blocks.start + ClusterCount::new(block);
+        let entry = RefcountTableEntry::encode(geometry.host_offset(block));
+        out.put(&entry.word().to_be_bytes())?;
+    }
+    out.seek(at(layout.refcount_blocks.start))?;
+    write_refcount_blocks(&mut out, geometry, layout.used())?;
+    out.seek(at(layout.l1.start))?;
+    for table in 0..(layout.l2.end - layout.l2.start).get() {
+        let table = geometry.host_offset(layout.l2.start + ClusterCount::new(table));
+        out.put(&L1Entry::encode(ClusterRef::sole(table)).word().to_be_bytes())?;
+    }
+    out.seek(at(layout.l2.start))?;
+    write_l2_entries(&mut out, layout, initial, task)?;
+    out.finish()
+}
+
+/// Blocks that count every cluster before `used` once.
+fn write_refcount_blocks(
+    out: &mut StreamWriter<'_>,
+    geometry: Geometry,
+    used: HostCluster,
+) -> Result<()> {
+    let entries = geometry.refblock_entries();
+    let mut full = RefcountBlock::zeroed(geometry);
+    full.fill_ones(0, entries);
+    let mut left = used.get();
+    while left >= entries {
+        out.put(full.bytes())?;
+        left = left.saturating_sub(entries);
+    }
+    let mut last = RefcountBlock::zeroed(geometry);
+    last.fill_ones(0, left);
+    if left > 0 { out.put(last.bytes()) } else { Ok(()) }
+}
+
+/// Entries for the guest clusters that have a host cluster, in order; the rest of the tables is
+/// left a hole.
+fn write_l2_entries(
+    out: &mut StreamWriter<'_>,
+    layout: &Layout,
+    initial: ClusterCount,
+    task: Task<'_>,
+) -> Result<()> {
+    let geometry = layout.geometry;
+    let count = (layout.data.end - layout.data.start).get();
+    let total = geometry.bytes_of(ClusterCount::new(count));
+    for index in 0..count {
+        if index & 0xf_ffff == 0 {
+            task.step("metadata", geometry.bytes_of(ClusterCount::new(index)), total)?;
+        }
+        let host =
+            ClusterRef::sole(geometry.host_offset(layout.data.start + ClusterCount::new(index)));
+        // With subclusters, what is below shows through until the guest writes.
+        let written = index < initial.get();
+        let subclusters = if written { Subclusters::ALLOCATED } else { Subclusters::UNALLOCATED };
+        let entry = L2Entry::reserved(host, subclusters, geometry);
+        out.put(&entry.word.to_be_bytes())?;
+        if geometry.extended_l2() {
+            out.put(&entry.bitmap.to_be_bytes())?;
+        }
+    }
+    task.step("metadata", total, total)
+}

@@ -1,0 +1,204 @@
+//! Header extensions: typed records between the header and the backing file name. What is not
+//! known is kept as it is.
+
+use super::error::{FormatError, Problem};
+use super::feature::FeatureKind;
+
+const END: u32 = 0;
+const BACKING_FORMAT: u32 = 0xE279_2ACA;
+const EXTERNAL_DATA: u32 = 0x4441_5441;
+const FEATURE_NAMES: u32 = 0x6803_F857;
+const BITMAPS: u32 = 0x2385_2875;
+const ENCRYPTION: u32 = 0x0537_BE77;
+
+/// Bytes of an extension before its data: type and length.
+const PREFIX: usize = 8;
+/// The longest backing format name that QEMU accepts, in bytes.
+const MAX_FORMAT_NAME: usize = 15;
+/// Bytes of one feature name: set, bit and a padded name.
+const FEATURE_RECORD: usize = 48;
+
+/// The name of one feature bit, as the image spells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeatureName {
+    kind: u8,
+    bit: u8,
+    name: Vec<u8>,
+}
+
+impl FeatureName {
+    pub(super) fn new(kind: FeatureKind, bit: u8, name: &str) -> Self {
+        let kind = match kind {
+            FeatureKind::Incompatible => 0,
+            FeatureKind::Compatible => 1,
+            FeatureKind::Autoclear => 2,
+        };
+        FeatureName { kind, bit, name: name.as_bytes().to_vec() }
+    }
+
+    fn parse(record: &[u8]) -> Option<Self> {
+        let (&kind, rest) = record.split_first()?;
+        let (&bit, name) = rest.split_first()?;
+        let name = name.split(|&byte| byte == 0).next()?.to_vec();
+        Some(FeatureName { kind, bit, name })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut record = vec![self.kind, self.bit];
+        record.extend_from_slice(&self.name);
+        record.resize(FEATURE_RECORD, 0);
+        record
+    }
+}
+
+/// Where the bitmap directory lies (the bitmaps extension).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BitmapDirectory {
+    /// How many bitmaps there are.
+    pub count: u32,
+    /// The directory's size, in bytes.
+    pub size_bytes: u64,
+    /// The directory's host offset.
+    pub offset: u64,
+}
+
+/// One header extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extension {
+    /// The format of the backing file, such as `qcow2` or `raw`.
+    BackingFormat(Vec<u8>),
+    /// The name of the external data file.
+    ExternalData(Vec<u8>),
+    /// Names of feature bits.
+    FeatureNames(Vec<FeatureName>),
+    /// Where the bitmaps are.
+    Bitmaps(BitmapDirectory),
+    /// Where the full disk encryption header is: host offset and length in bytes.
+    Encryption {
+        /// Host offset.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// Anything else, kept as it is.
+    Unknown {
+        /// The extension's type.
+        id: u32,
+        /// Its data.
+        data: Vec<u8>,
+    },
+}
+
+impl Extension {
+    /// Reads every extension in `area`, which begins behind the header and ends where the backing
+    /// file name or the cluster does.
+    pub(super) fn parse_all(mut area: &[u8]) -> Result<Vec<Extension>, FormatError> {
+        let mut extensions = Vec::new();
+        // Fewer than eight bytes left means that there is no room for an end marker.
+        while let Some((prefix, rest)) = area.split_first_chunk::<PREFIX>() {
+            let (id, len) = split_prefix(*prefix);
+            if id == END {
+                break;
+            }
+            let len = usize::try_from(len).map_err(|_| Problem::ExtensionTooLong { id, len })?;
+            let Some((data, rest)) = rest.split_at_checked(len) else {
+                return Err(Problem::ExtensionTooLong { id, len: prefix_len(*prefix) }.into());
+            };
+            extensions.push(Self::parse(id, data)?);
+            let padding = len.next_multiple_of(PREFIX).saturating_sub(len);
+            area = rest.get(padding..).unwrap_or_default();
+        }
+        Ok(extensions)
+    }
+
+    fn parse(id: u32, data: &[u8]) -> Result<Extension, FormatError> {
+        let malformed = || FormatError::from(Problem::MalformedExtension { id });
+        Ok(match id {
+            BACKING_FORMAT if data.len() <= MAX_FORMAT_NAME => {
+                Extension::BackingFormat(data.to_vec())
+            }
+            BACKING_FORMAT => return Err(malformed()),
+            EXTERNAL_DATA => Extension::ExternalData(data.to_vec()),
+            FEATURE_NAMES => Extension::FeatureNames(
+                data.chunks_exact(FEATURE_RECORD).filter_map(FeatureName::parse).collect(),
+            ),
+            BITMAPS if data.len() == 24 => Extension::Bitmaps(BitmapDirectory {
+                count: be32(data, 0).ok_or_else(malformed)?,
+                size_bytes: be64(data, 8).ok_or_else(malformed)?,
+                offset: be64(data, 16).ok_or_else(malformed)?,
+            }),
+            ENCRYPTION if data.len() == 16 => Extension::Encryption {
+                offset: be64(data, 0).ok_or_else(malformed)?,
+                len: be64(data, 8).ok_or_else(malformed)?,
+            },
+            BITMAPS | ENCRYPTION => return Err(malformed()),
+            id => Extension::Unknown { id, data: data.to_vec() },
+        })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        let (id, data) = match self {
+            Extension::BackingFormat(name) => (BACKING_FORMAT, name.clone()),
+            Extension::ExternalData(name) => (EXTERNAL_DATA, name.clone()),
+            Extension::FeatureNames(names) => {
+                (FEATURE_NAMES, names.iter().flat_map(FeatureName::encode).collect())
+            }
+            Extension::Bitmaps(directory) => {
+                let mut data = u64::from(directory.count).rotate_left(32).to_be_bytes().to_vec();
+                data.extend(directory.size_bytes.to_be_bytes());
+                data.extend(directory.offset.to_be_bytes());
+                (BITMAPS, data)
+            }
+            Extension::Encryption { offset, len } => {
+                (ENCRYPTION, [offset.to_be_bytes(), len.to_be_bytes()].concat())
+            }
+            Extension::Unknown { id, data } => (*id, data.clone()),
+        };
+        out.extend(id.to_be_bytes());
+        // OK to default: nothing longer than a cluster was parsed or built.
+        out.extend(u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend(&data);
+        out.resize(out.len().next_multiple_of(PREFIX), 0);
+    }
+
+    /// The bytes of all extensions, with the end marker.
+    pub(super) fn encode_all(extensions: &[Extension]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for extension in extensions {
+            extension.encode(&mut out);
+        }
+        out.extend([0; PREFIX]);
+        out
+    }
+
+    /// The image's own name for a feature bit, escaped, if its table has one.
+    pub(super) fn feature_name(all: &[Extension], kind: FeatureKind, bit: u8) -> Option<String> {
+        let wanted = FeatureName::new(kind, bit, "");
+        let names = all.iter().filter_map(|extension| match extension {
+            Extension::FeatureNames(names) => Some(names),
+            _ => None,
+        });
+        let name =
+            names.flatten().find(|name| (name.kind, name.bit) == (wanted.kind, wanted.bit))?;
+        Some(name.name.escape_ascii().to_string())
+    }
+}
+
+fn split_prefix(prefix: [u8; PREFIX]) -> (u32, u32) {
+    let id = u64::from_be_bytes(prefix) >> 32;
+    // OK to default: a 64-bit number shifted by 32 fits.
+    (u32::try_from(id).unwrap_or(u32::MAX), prefix_len(prefix))
+}
+
+fn prefix_len(prefix: [u8; PREFIX]) -> u32 {
+    let [_, _, _, _, a, b, c, d] = prefix;
+    u32::from_be_bytes([a, b, c, d])
+}
+
+fn be32(data: &[u8], at: usize) -> Option<u32> {
+    data.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+fn be64(data: &[u8], at: usize) -> Option<u64> {
+    data.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}

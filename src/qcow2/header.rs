@@ -1,0 +1,514 @@
+//! The header, behind three doors: [`RawHeader`] is bytes, [`UncheckedHeader`] is what they mean,
+//! and only a [`Header`], whose every bound was checked against the file, leads to the tables.
+//!
+//! Field layout: `docs/interop/qcow2`, section "Header".
+
+use zerocopy::big_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::error::{FormatError, Problem};
+use super::extension::Extension;
+use super::feature::{Autoclear, Compatible, FeatureKind, Incompatible};
+use super::geometry::{
+    ClusterBits, ENTRY_SIZE, Geometry, HostOffset, MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES,
+    RefcountOrder,
+};
+use crate::error::Result;
+use crate::host::storage::Storage;
+
+/// The first four bytes of every qcow2 image: `QFI` and 0xFB.
+pub const MAGIC: [u8; 4] = *b"QFI\xfb";
+/// Bytes of the header of version 2.
+pub(super) const V2_HEADER_LEN: u32 = 72;
+/// The smallest header of version 3, in bytes: without the compression type.
+pub(super) const V3_MIN_HEADER_LEN: u32 = 104;
+/// What QEMU writes since 5.1: with the compression type and its padding.
+pub(super) const V3_HEADER_LEN: u32 = 112;
+/// The longest backing file name that the format allows, in bytes.
+pub const MAX_BACKING_NAME: usize = 1023;
+const MAX_SNAPSHOTS: u32 = 65_536;
+
+/// The fixed part of the header as stored, version 3 with the compression type.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct RawHeader {
+    /// 0: `QFI\xfb`.
+    magic: [u8; 4],
+    /// 4: 2 or 3.
+    version: U32,
+    /// 8: where the backing file name is in the image, or 0.
+    backing_file_offset: U64,
+    /// 16: length of that name, in bytes.
+    backing_file_size: U32,
+    /// 20: logarithm of the cluster size.
+    cluster_bits: U32,
+    /// 24: virtual size in bytes.
+    size: U64,
+    /// 32: 0 none, 1 AES, 2 LUKS.
+    crypt_method: U32,
+    /// 36: entries in the active L1 table.
+    l1_size: U32,
+    /// 40: host offset of the active L1 table.
+    l1_table_offset: U64,
+    /// 48: host offset of the refcount table.
+    refcount_table_offset: U64,
+    /// 56: clusters that the refcount table occupies.
+    refcount_table_clusters: U32,
+    /// 60: number of snapshots.
+    nb_snapshots: U32,
+    /// 64: host offset of the snapshot table.
+    snapshots_offset: U64,
+    /// 72: incompatible features. From here on version 3 only.
+    incompatible_features: U64,
+    /// 80: compatible features.
+    compatible_features: U64,
+    /// 88: autoclear features.
+    autoclear_features: U64,
+    /// 96: logarithm of the width of reference counts.
+    refcount_order: U32,
+    /// 100: length of this structure, in bytes.
+    header_length: U32,
+    /// 104: 0 deflate, 1 zstd; present when `header_length` exceeds 104.
+    compression_type: u8,
+    /// 105: zeros.
+    padding: [u8; 7],
+}
+
+const RAW_LEN: usize = 112;
+const _: () = assert!(size_of::<RawHeader>() == RAW_LEN);
+
+/// The version of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// `compat=0.10`: no feature bits, no zero clusters, 16-bit reference counts.
+    V2,
+    /// `compat=1.1`.
+    V3,
+}
+
+/// How compressed clusters are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompressionType {
+    /// Raw deflate.
+    Zlib,
+    /// One Zstandard frame a cluster.
+    Zstd,
+}
+
+/// How guest data is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// Not at all.
+    None,
+    /// The legacy AES-CBC method.
+    Aes,
+    /// LUKS.
+    Luks,
+}
+
+/// A table in the image file: where it begins, and how many entries or clusters it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableRef {
+    /// Host offset of the first entry.
+    pub offset: HostOffset,
+    /// Entries (L1 table, snapshot table) or clusters (refcount table).
+    pub count: u32,
+}
+
+/// The backing file as the image names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackingName {
+    /// The name: relative to the image's folder unless absolute. Not trusted.
+    pub name: Vec<u8>,
+    /// The format that the image records for it.
+    pub format: Option<Vec<u8>>,
+}
+
+/// What the header says, before any bound was checked against the file.
+#[derive(Debug, Clone)]
+pub(super) struct UncheckedHeader {
+    raw: RawHeader,
+    header: Header,
+}
+
+/// A header that keeps all of the format's rules, with its tables inside the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The version of the format.
+    pub version: Version,
+    /// Cluster size, reference count width and L2 entry form.
+    pub geometry: Geometry,
+    /// The size of the guest's disk, in bytes.
+    pub virtual_size: u64,
+    /// The backing file.
+    pub backing: Option<BackingName>,
+    /// How guest data is encrypted.
+    pub encryption: Encryption,
+    /// The active L1 table; its count is entries.
+    pub l1: TableRef,
+    /// The refcount table; its count is clusters.
+    pub refcount_table: TableRef,
+    /// The snapshot table; its count is snapshots.
+    pub snapshots: TableRef,
+    /// Incompatible feature bits.
+    pub incompatible: Incompatible,
+    /// Compatible feature bits.
+    pub compatible: Compatible,
+    /// Autoclear feature bits.
+    pub autoclear: Autoclear,
+    /// How compressed clusters are packed.
+    pub compression: CompressionType,
+    /// The length of the fixed part, in bytes.
+    pub header_length: u32,
+    /// What the fixed part has beyond what this version knows.
+    pub unknown_tail: Vec<u8>,
+    /// The extensions in their order, without the end marker.
+    pub extensions: Vec<Extension>,
+}
+
+impl RawHeader {
+    /// The fixed part; what a shorter header lacks is zero.
+    fn read(bytes: &[u8]) -> Result<RawHeader, FormatError> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(Problem::NoMagic.into());
+        }
+        let truncated = || Problem::HeaderTruncated { len: len_of(bytes) };
+        let mut fixed = [0; RAW_LEN];
+        let version = bytes.get(4..8).and_then(|b| b.first_chunk()).copied();
+        let len = match version.map(u32::from_be_bytes).ok_or_else(truncated)? {
+            2 => index(V2_HEADER_LEN),
+            3 => RAW_LEN.min(bytes.len()).max(index(V3_MIN_HEADER_LEN)),
+            other => return Err(Problem::Version(other).into()),
+        };
+        let present = bytes.get(..len).ok_or_else(truncated)?;
+        for (to, from) in fixed.iter_mut().zip(present) {
+            *to = *from;
+        }
+        let mut raw: RawHeader = zerocopy::transmute!(fixed);
+        if len > index(V3_MIN_HEADER_LEN) && raw.header_length.get() <= V3_MIN_HEADER_LEN {
+            raw.compression_type = 0;
+        }
+        Ok(raw)
+    }
+}
+
+impl UncheckedHeader {
+    /// Gives the beginning of the file, up to a cluster of it, its meaning.
+    pub(super) fn parse(bytes: &[u8]) -> Result<UncheckedHeader, FormatError> {
+        let raw = RawHeader::read(bytes)?;
+        let bits = raw.cluster_bits.get();
+        let bits = ClusterBits::new(bits).ok_or(Problem::ClusterBits(bits))?;
+        let bytes = bytes.get(..index_u64(bits.cluster_size())).unwrap_or(bytes);
+        let v3 = raw.version.get() == 3;
+        let header_length = if v3 { raw.header_length.get() } else { V2_HEADER_LEN };
+        check_header_length(v3, header_length, bits)?;
+        let area = extension_area(bytes, &raw, header_length)?;
+        let extensions = Extension::parse_all(area)?;
+
+        let incompatible =
+            Incompatible::from_bits(if v3 { raw.incompatible_features.get() } else { 0 });
+        refuse_unknown(incompatible, &extensions)?;
+        let order = if v3 { raw.refcount_order.get() } else { RefcountOrder::DEFAULT.get() };
+        let order = RefcountOrder::new(order).ok_or(Problem::RefcountOrder(order))?;
+        let geometry = Geometry::new(bits, order, incompatible.contains(Incompatible::EXTENDED_L2))
+            .ok_or(Problem::SubclusterSize(bits.get()))?;
+        let tail = bytes.get(RAW_LEN..index(header_length)).unwrap_or_default().to_vec();
+        let header = Header {
+            version: if v3 { Version::V3 } else { Version::V2 },
+            geometry,
+            virtual_size: raw.size.get(),
+            backing: backing_name(bytes, &raw, &extensions)?,
+            encryption: encryption(raw.crypt_method.get())?,
+            l1: table(raw.l1_table_offset, raw.l1_size),
+            refcount_table: table(raw.refcount_table_offset, raw.refcount_table_clusters),
+            snapshots: table(raw.snapshots_offset, raw.nb_snapshots),
+            incompatible,
+            compatible: Compatible::from_bits(if v3 { raw.compatible_features.get() } else { 0 }),
+            autoclear: Autoclear::from_bits(if v3 { raw.autoclear_features.get() } else { 0 }),
+            compression: compression(raw.compression_type, incompatible)?,
+            header_length,
+            unknown_tail: tail,
+            extensions,
+        };
+        Ok(UncheckedHeader { raw, header })
+    }
+
+    /// Checks every bound against the format's limits and the length of the file.
+    pub(super) fn verify(self, file_len: u64) -> Result<Header, FormatError> {
+        let UncheckedHeader { raw, header } = self;
+        let geometry = header.geometry;
+        let max = geometry.max_virtual_size();
+        let size = header.virtual_size;
+        if size > max {
+            return Err(Problem::VirtualSize { size, max }.into());
+        }
+        let entries = header.l1.count;
+        let (needed, max) = (geometry.l1_entries_for(size), MAX_L1_BYTES / ENTRY_SIZE);
+        if u64::from(entries) < needed || u64::from(entries) > max {
+            return Err(Problem::L1Size { entries, needed, max }.into());
+        }
+        let clusters = header.refcount_table.count;
+        let max = geometry.clusters_for(MAX_REFCOUNT_TABLE_BYTES).get();
+        if clusters == 0 || u64::from(clusters) > max {
+            return Err(Problem::RefcountTableSize { clusters, max }.into());
+        }
+        let inside = Bounds { geometry, file_len };
+        if entries > 0 {
+            inside.check(
+                "L1 table",
+                header.l1.offset,
+                u64::from(entries).saturating_mul(ENTRY_SIZE),
+            )?;
+        }
+        let table_len = u64::from(clusters).saturating_mul(geometry.cluster_size());
+        inside.check("refcount table", header.refcount_table.offset, table_len)?;
+        let count = raw.nb_snapshots.get();
+        if count > MAX_SNAPSHOTS {
+            return Err(Problem::TooManySnapshots { count }.into());
+        }
+        if count > 0 {
+            inside.check(
+                "snapshot table",
+                header.snapshots.offset,
+                u64::from(count).saturating_mul(40),
+            )?;
+        }
+        Ok(header)
+    }
+}
+
+impl Header {
+    /// Reads and checks the header of the image in `storage`.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), [`UnsupportedFeature`](crate::ErrorKind::UnsupportedFeature)
+    /// for versions and feature bits beyond this version, [`FormatMismatch`](crate::ErrorKind::FormatMismatch)
+    /// without the magic, and what the storage says.
+    pub fn read(storage: &dyn Storage) -> Result<Header> {
+        let file_len = storage.len()?;
+        let mut bytes = vec![0; 4096];
+        let found = storage.read_at(0, &mut bytes)?;
+        bytes.truncate(found);
+        if let Some(cluster) = claimed_cluster_len(&bytes).filter(|&len| len > found) {
+            // A whole first cluster is read only if something may lie beyond the first 4 KiB.
+            bytes.resize(cluster, 0);
+            let found = storage.read_at(0, &mut bytes)?;
+            bytes.truncate(found);
+        }
+        let header =
+            UncheckedHeader::parse(&bytes).and_then(|unchecked| unchecked.verify(file_len));
+        header.map_err(FormatError::into_error)
+    }
+
+    /// The bytes of the first cluster up to the last that means something: header, extensions,
+    /// backing file name. `None` when they do not fit in a cluster.
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        out.extend(&self.unknown_tail);
+        out.extend(Extension::encode_all(&self.extensions));
+        let fixed_len = index(self.header_length).min(RAW_LEN);
+        let name_at = fixed_len.checked_add(out.len())?;
+        let name = self.backing.as_ref().map_or(&[][..], |backing| &backing.name);
+        out.extend(name);
+        let backing = if name.is_empty() { (0, 0) } else { (name_at, name.len()) };
+        let raw = self.raw(u64::try_from(backing.0).ok()?, u32::try_from(backing.1).ok()?);
+        let mut bytes = raw.as_bytes().get(..fixed_len)?.to_vec();
+        bytes.append(&mut out);
+        (bytes.len() <= self.geometry.cluster_len()).then_some(bytes)
+    }
+
+    /// What changes in the life of an image, as one write inside the header's first sector: its
+    /// offset in the file and its bytes. The magic, the backing file name and the cluster size stay
+    /// as they are.
+    pub(super) fn encode_switch(&self) -> (u64, Vec<u8>) {
+        const SIZE_AT: usize = 24;
+        let end = index(self.header_length.min(V3_MIN_HEADER_LEN));
+        let raw = self.raw(0, 0);
+        let bytes = raw.as_bytes().get(SIZE_AT..end).unwrap_or_default();
+        (24, bytes.to_vec())
+    }
+
+    fn raw(&self, backing_file_offset: u64, backing_file_size: u32) -> RawHeader {
+        RawHeader {
+            magic: MAGIC,
+            version: U32::new(match self.version {
+                Version::V2 => 2,
+                Version::V3 => 3,
+            }),
+            backing_file_offset: U64::new(backing_file_offset),
+            backing_file_size: U32::new(backing_file_size),
+            cluster_bits: U32::new(self.geometry.cluster_bits().get()),
+            size: U64::new(self.virtual_size),
+            crypt_method: U32::new(match self.encryption {
+                Encryption::None => 0,
+                Encryption::Aes => 1,
+                Encryption::Luks => 2,
+            }),
+            l1_size: U32::new(self.l1.count),
+            l1_table_offset: U64::new(self.l1.offset.get()),
+            refcount_table_offset: U64::new(self.refcount_table.offset.get()),
+            refcount_table_clusters: U32::new(self.refcount_table.count),
+            nb_snapshots: U32::new(self.snapshots.count),
+            snapshots_offset: U64::new(self.snapshots.offset.get()),
+            incompatible_features: U64::new(self.incompatible.bits()),
+            compatible_features: U64::new(self.compatible.bits()),
+            autoclear_features: U64::new(self.autoclear.bits()),
+            refcount_order: U32::new(self.geometry.refcount_order().get()),
+            header_length: U32::new(self.header_length),
+            compression_type: match self.compression {
+                CompressionType::Zlib => 0,
+                CompressionType::Zstd => 1,
+            },
+            padding: [0; 7],
+        }
+    }
+
+    /// Whether guest data lives in a file of its own.
+    pub fn has_external_data(&self) -> bool {
+        self.incompatible.contains(Incompatible::EXTERNAL_DATA)
+    }
+
+    /// Where the bitmaps are, if the image has any.
+    pub fn bitmaps(&self) -> Option<super::extension::BitmapDirectory> {
+        self.extensions.iter().find_map(|extension| match extension {
+            Extension::Bitmaps(directory) => Some(*directory),
+            _ => None,
+        })
+    }
+
+    /// The name of the external data file, if the image names one.
+    pub fn data_file(&self) -> Option<&[u8]> {
+        self.extensions.iter().find_map(|extension| match extension {
+            Extension::ExternalData(name) => Some(name.as_slice()),
+            _ => None,
+        })
+    }
+}
+
+/// Bounds that a table claimed by the header must keep.
+struct Bounds {
+    geometry: Geometry,
+    file_len: u64,
+}
+
+impl Bounds {
+    fn check(&self, what: &'static str, offset: HostOffset, len: u64) -> Result<(), FormatError> {
+        if !self.geometry.is_aligned(offset) || offset == HostOffset::ZERO {
+            return Err(Problem::Unaligned { what, offset: offset.get() }.into());
+        }
+        // The last cluster of a file may be cut short: what is missing was never written.
+        let file_end = self.file_len.next_multiple_of(self.geometry.cluster_size());
+        if offset.plus_bytes(len).get() > file_end {
+            let file_len = self.file_len;
+            return Err(Problem::BeyondFile { what, offset: offset.get(), len, file_len }.into());
+        }
+        Ok(())
+    }
+}
+
+fn table(offset: U64, count: U32) -> TableRef {
+    TableRef { offset: HostOffset::new(offset.get()), count: count.get() }
+}
+
+fn check_header_length(v3: bool, len: u32, bits: ClusterBits) -> Result<(), FormatError> {
+    let max = bits.cluster_size();
+    let smallest = if v3 { V3_MIN_HEADER_LEN } else { V2_HEADER_LEN };
+    if len < smallest || !len.is_multiple_of(8) || u64::from(len) > max {
+        return Err(Problem::HeaderLength { len, max }.into());
+    }
+    Ok(())
+}
+
+/// The bytes between the header and the backing file name, or the end of the cluster.
+fn extension_area<'a>(
+    bytes: &'a [u8],
+    raw: &RawHeader,
+    header_length: u32,
+) -> Result<&'a [u8], FormatError> {
+    let start = index(header_length);
+    let end = match raw.backing_file_offset.get() {
+        0 => bytes.len(),
+        offset => index_u64(offset).min(bytes.len()),
+    };
+    if start > bytes.len() {
+        return Err(Problem::HeaderTruncated { len: len_of(bytes) }.into());
+    }
+    // A name that begins inside the header leaves no room for extensions: caught with the name.
+    Ok(bytes.get(start..end).unwrap_or_default())
+}
+
+fn backing_name(
+    bytes: &[u8],
+    raw: &RawHeader,
+    extensions: &[Extension],
+) -> Result<Option<BackingName>, FormatError> {
+    let (offset, len) = (raw.backing_file_offset.get(), raw.backing_file_size.get());
+    if offset == 0 || len == 0 {
+        return Ok(None);
+    }
+    let start = index_u64(offset);
+    let name = start.checked_add(index(len)).and_then(|end| bytes.get(start..end));
+    let name = name.filter(|name| name.len() <= MAX_BACKING_NAME && !name.contains(&0));
+    let name = name.ok_or(Problem::BackingName { offset, len })?.to_vec();
+    let format = extensions.iter().find_map(|extension| match extension {
+        Extension::BackingFormat(format) => Some(format.clone()),
+        _ => None,
+    });
+    Ok(Some(BackingName { name, format }))
+}
+
+fn encryption(method: u32) -> Result<Encryption, FormatError> {
+    match method {
+        0 => Ok(Encryption::None),
+        1 => Ok(Encryption::Aes),
+        2 => Ok(Encryption::Luks),
+        other => Err(Problem::CryptMethod(other).into()),
+    }
+}
+
+fn compression(kind: u8, incompatible: Incompatible) -> Result<CompressionType, FormatError> {
+    match (kind, incompatible.contains(Incompatible::COMPRESSION)) {
+        (0, false) => Ok(CompressionType::Zlib),
+        (1, true) => Ok(CompressionType::Zstd),
+        (kind, true) => Err(Problem::CompressionType(kind, "set").into()),
+        (kind, false) => Err(Problem::CompressionType(kind, "clear").into()),
+    }
+}
+
+fn refuse_unknown(bits: Incompatible, extensions: &[Extension]) -> Result<(), FormatError> {
+    let names: Vec<_> = bits
+        .unknown()
+        .map(|bit| match Extension::feature_name(extensions, FeatureKind::Incompatible, bit) {
+            Some(name) => format!("bit {bit} ('{name}')"),
+            None => format!("bit {bit}"),
+        })
+        .collect();
+    if names.is_empty() {
+        Ok(())
+    } else {
+        Err(Problem::UnknownIncompatible(names.join(", ")).into())
+    }
+}
+
+/// The first cluster's length as the header claims it, when the claim is one that is allowed.
+fn claimed_cluster_len(bytes: &[u8]) -> Option<usize> {
+    let bits = bytes.get(20..)?.first_chunk().map(|b| u32::from_be_bytes(*b))?;
+    Some(index_u64(ClusterBits::new(bits)?.cluster_size()))
+}
+
+/// A 32-bit length for indexing.
+fn index(len: u32) -> usize {
+    // OK to default: beyond every slice.
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
+
+/// A 64-bit length for indexing.
+fn index_u64(len: u64) -> usize {
+    // OK to default: beyond every slice.
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
+
+fn len_of(bytes: &[u8]) -> u64 {
+    // OK to default: a slice's length fits in 64 bits.
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}

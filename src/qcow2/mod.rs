@@ -1,0 +1,49 @@
+//! The qcow2 format engine: between the bytes of an image file and what its guest sees.
+//!
+//! It knows storage and offsets, never a path. The format is specified by QEMU's
+//! `docs/interop/qcow2`; limits that the specification leaves open are QEMU's own.
+//!
+//! - What is on disk: [`geometry`], `header`, `feature`, `extension`, `entry`, `table`, `refblock`,
+//!   `snapshot`.
+//! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
+//! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
+//!   of writes, `release` frees.
+//! - Guest data: `read`, `compress`.
+#![cfg_attr(
+    not(test),
+    deny(clippy::as_conversions, clippy::arithmetic_side_effects, clippy::indexing_slicing)
+)]
+#![deny(clippy::little_endian_bytes, clippy::host_endian_bytes)]
+
+mod compress;
+mod create;
+mod entry;
+mod error;
+mod extension;
+mod feature;
+mod flush;
+pub mod geometry;
+mod growth;
+mod header;
+mod layout;
+mod open;
+mod read;
+mod rebuild;
+mod refblock;
+mod refcounts;
+mod release;
+mod resize;
+mod snapshot;
+mod stream;
+mod table;
+
+pub use create::{CreateOptions, Created, HeaderForm, L1Capacity, Preallocation, create};
+pub use error::FormatError;
+pub use extension::{BitmapDirectory, Extension, FeatureName};
+pub use feature::{Autoclear, Compatible, FeatureKind, Incompatible};
+pub use header::{
+    BackingName, CompressionType, Encryption, Header, MAGIC, MAX_BACKING_NAME, TableRef, Version,
+};
+pub use open::{Backing, Qcow2};
+pub use resize::{ResizeOptions, Resized};
+pub use snapshot::Snapshot;

@@ -1,0 +1,186 @@
+//! A refcount block: the reference counts of a run of host clusters, of any width from 1 to 64
+//! bits, big-endian, the least significant bits of a byte first where several share it.
+
+use super::geometry::Geometry;
+
+/// One cluster full of reference counts, as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RefcountBlock {
+    bytes: Vec<u8>,
+    bits: u64,
+}
+
+impl RefcountBlock {
+    /// A block in which every count is zero.
+    pub(super) fn zeroed(geometry: Geometry) -> Self {
+        Self::from_bytes(vec![0; geometry.cluster_len()], geometry)
+    }
+
+    /// A block as read from the image; must be one cluster long.
+    pub(super) fn from_bytes(bytes: Vec<u8>, geometry: Geometry) -> Self {
+        RefcountBlock { bytes, bits: geometry.refcount_order().bits() }
+    }
+
+    /// The block as stored.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The count at `index`; zero beyond the block.
+    pub(super) fn get(&self, index: u64) -> u64 {
+        let Some((byte, shift)) = self.position(index) else { return 0 };
+        if self.bits < 8 {
+            let byte = self.bytes.get(byte).copied().unwrap_or_default();
+            return u64::from(byte >> shift & self.mask());
+        }
+        let stored = self.bytes.get(byte..).unwrap_or_default().iter().take(self.width());
+        stored.fold(0, |count, &byte| count << 8 | u64::from(byte))
+    }
+
+    /// Sets the count at `index`, which must fit the width; does nothing beyond the block.
+    pub(super) fn set(&mut self, index: u64, count: u64) {
+        debug_assert!(
+            self.bits == 64 || count >> self.bits == 0,
+            "{count} fits {} bits",
+            self.bits
+        );
+        let Some((at, shift)) = self.position(index) else { return };
+        let (mask, width) = (self.mask(), self.width());
+        let [.., low] = count.to_be_bytes();
+        let Some(stored) = self.bytes.get_mut(at..) else { return };
+        if self.bits < 8 {
+            if let Some(byte) = stored.first_mut() {
+                *byte = *byte & !(mask << shift) | (low & mask) << shift;
+            }
+            return;
+        }
+        for (to, from) in stored.iter_mut().take(width).rev().zip(count.to_be_bytes().iter().rev())
+        {
+            *to = *from;
+        }
+    }
+
+    /// Sets the counts from `first` up to but not including `end` to one.
+    pub(super) fn fill_ones(&mut self, first: u64, end: u64) {
+        let mut index = first;
+        // Counts that share bytes with others, one by one; whole bytes at once.
+        while index < end && (self.bits < 8 && !index.is_multiple_of(8)) {
+            self.set(index, 1);
+            index = index.saturating_add(1);
+        }
+        let whole = if self.bits < 8 { end & !7 } else { end };
+        if index < whole {
+            self.fill_ones_bytewise(index, whole);
+            index = whole;
+        }
+        while index < end {
+            self.set(index, 1);
+            index = index.saturating_add(1);
+        }
+    }
+
+    fn fill_ones_bytewise(&mut self, first: u64, end: u64) {
+        let (Some((start, _)), bits) = (self.position(first), self.bits) else { return };
+        let len = end.saturating_sub(first).saturating_mul(bits) >> 3;
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let stop = start.saturating_add(len).min(self.bytes.len());
+        let Some(range) = self.bytes.get_mut(start..stop) else { return };
+        match bits {
+            1 => range.fill(0xff),
+            2 => range.fill(0x55),
+            4 => range.fill(0x11),
+            8 => range.fill(1),
+            _ => {
+                range.fill(0);
+                let width = usize::try_from(bits >> 3).unwrap_or(8);
+                for count in range.chunks_exact_mut(width) {
+                    if let Some(last) = count.last_mut() {
+                        *last = 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether every count is zero.
+    pub(super) fn is_zero(&self) -> bool {
+        self.bytes.iter().all(|&byte| byte == 0)
+    }
+
+    /// The byte that the count begins in, and the shift within it.
+    fn position(&self, index: u64) -> Option<(usize, u32)> {
+        let bit = index.checked_mul(self.bits)?;
+        let byte = usize::try_from(bit >> 3).ok().filter(|&byte| byte < self.bytes.len())?;
+        Some((byte, u32::try_from(bit & 7).ok()?))
+    }
+
+    /// The low bits of a byte that one count of less than a byte takes.
+    fn mask(&self) -> u8 {
+        match self.bits {
+            1 => 0b1,
+            2 => 0b11,
+            4 => 0b1111,
+            _ => u8::MAX,
+        }
+    }
+
+    /// Bytes that one count of at least a byte takes.
+    fn width(&self) -> usize {
+        usize::try_from(self.bits >> 3).unwrap_or(8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::qcow2::geometry::{ClusterBits, RefcountOrder};
+
+    fn geometry(order: u32) -> Geometry {
+        let bits = ClusterBits::new(9).unwrap();
+        Geometry::new(bits, RefcountOrder::new(order).unwrap(), false).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn counts_come_back_whatever_their_width(
+            order in 0u32..=6,
+            sets in prop::collection::vec((0u64..4096, any::<u64>()), 1..40),
+        ) {
+            let geometry = geometry(order);
+            let mut block = RefcountBlock::zeroed(geometry);
+            let mut model = BTreeMap::new();
+            for (index, count) in sets {
+                let index = index % geometry.refblock_entries();
+                let count = count & geometry.refcount_order().max_count();
+                block.set(index, count);
+                model.insert(index, count);
+            }
+            for index in 0..geometry.refblock_entries() {
+                prop_assert_eq!(block.get(index), model.get(&index).copied().unwrap_or(0));
+            }
+        }
+
+        #[test]
+        fn filling_is_setting_one_by_one(order in 0u32..=6, a in 0u64..4096, b in 0u64..4096) {
+            let geometry = geometry(order);
+            let (a, b) = (a % geometry.refblock_entries(), b % geometry.refblock_entries());
+            let (first, end) = (a.min(b), a.max(b));
+            let (mut filled, mut set) = (RefcountBlock::zeroed(geometry), RefcountBlock::zeroed(geometry));
+            filled.fill_ones(first, end);
+            (first..end).for_each(|index| set.set(index, 1));
+            prop_assert_eq!(filled, set);
+        }
+    }
+
+    #[test]
+    fn sub_byte_counts_begin_at_the_low_bits() {
+        let mut block = RefcountBlock::zeroed(geometry(1));
+        block.set(0, 1);
+        block.set(3, 2);
+        assert_eq!(block.bytes()[0], 0b1000_0001);
+    }
+}

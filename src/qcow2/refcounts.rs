@@ -1,0 +1,119 @@
+//! Reference counts of host clusters, found through the refcount table, one block in memory at a
+//! time.
+
+use super::entry::RefcountTableEntry;
+use super::error::Problem;
+use super::geometry::{Geometry, HostCluster, HostOffset};
+use super::refblock::RefcountBlock;
+use crate::error::Result;
+use crate::host::storage::{Storage, read_exact_at};
+
+/// The counts of an image. Changes reach the file when another block is needed and on
+/// [`flush`](Self::flush).
+pub(super) struct Refcounts<'a> {
+    storage: &'a dyn Storage,
+    geometry: Geometry,
+    table: &'a [RefcountTableEntry],
+    current: Option<Loaded>,
+}
+
+struct Loaded {
+    index: u64,
+    offset: HostOffset,
+    block: RefcountBlock,
+    dirty: bool,
+}
+
+impl<'a> Refcounts<'a> {
+    pub(super) fn new(
+        storage: &'a dyn Storage,
+        geometry: Geometry,
+        table: &'a [RefcountTableEntry],
+    ) -> Self {
+        Refcounts { storage, geometry, table, current: None }
+    }
+
+    /// Where the block with this index is, if there is one.
+    pub(super) fn block_offset(&self, index: u64) -> Result<Option<HostOffset>> {
+        let entry = usize::try_from(index).ok().and_then(|index| self.table.get(index));
+        let Some(entry) = entry else { return Ok(None) };
+        entry.decode(self.geometry).map_err(|error| error.into_error())
+    }
+
+    /// The count of a cluster.
+    pub(super) fn get(&mut self, cluster: HostCluster) -> Result<u64> {
+        let index = self.geometry.index_in_refblock(cluster);
+        let block = self.load(self.geometry.refblock_index(cluster))?;
+        Ok(block.map_or(0, |loaded| loaded.block.get(index)))
+    }
+
+    /// Takes one reference away and returns how many are left.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) when there was none.
+    pub(super) fn release(&mut self, cluster: HostCluster) -> Result<u64> {
+        let index = self.geometry.index_in_refblock(cluster);
+        let offset = self.geometry.host_offset(cluster).get();
+        let impossible = Problem::ImpossibleCount { offset, count: 0 };
+        let block = self.load(self.geometry.refblock_index(cluster))?;
+        let Some(loaded) = block else { return Err(impossible.into_error()) };
+        let Some(left) = loaded.block.get(index).checked_sub(1) else {
+            return Err(impossible.into_error());
+        };
+        loaded.block.set(index, left);
+        loaded.dirty = true;
+        Ok(left)
+    }
+
+    /// The first cluster at or beyond `from` that has no used cluster behind it.
+    pub(super) fn end_of_use(&mut self, from: HostCluster) -> Result<HostCluster> {
+        let blocks = u64::try_from(self.table.len()).unwrap_or(u64::MAX);
+        for index in (self.geometry.refblock_index(from)..blocks).rev() {
+            let entries = self.geometry.refblock_entries();
+            let first = self.geometry.first_cluster_of_refblock(index);
+            let Some(loaded) = self.load(index)? else { continue };
+            let last = (0..entries).rev().find(|&entry| loaded.block.get(entry) != 0);
+            if let Some(last) = last {
+                let end = HostCluster::new(first.get().saturating_add(last).saturating_add(1));
+                return Ok(end.max(from));
+            }
+        }
+        Ok(from)
+    }
+
+    /// Gives `visit` every block with its index, where it is, and its counts.
+    pub(super) fn each_block(
+        &mut self,
+        mut visit: impl FnMut(u64, HostOffset, &RefcountBlock) -> Result<()>,
+    ) -> Result<()> {
+        for index in (0..).take(self.table.len()) {
+            if let Some(loaded) = self.load(index)? {
+                visit(index, loaded.offset, &loaded.block)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The block with this index, loaded.
+    fn load(&mut self, index: u64) -> Result<Option<&mut Loaded>> {
+        if self.current.as_ref().is_none_or(|loaded| loaded.index != index) {
+            self.flush()?;
+            self.current = None;
+            let Some(offset) = self.block_offset(index)? else { return Ok(None) };
+            let mut bytes = vec![0; self.geometry.cluster_len()];
+            read_exact_at(self.storage, offset.get(), &mut bytes)?;
+            let block = RefcountBlock::from_bytes(bytes, self.geometry);
+            self.current = Some(Loaded { index, offset, block, dirty: false });
+        }
+        Ok(self.current.as_mut())
+    }
+
+    /// Writes what was changed. Does not sync.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        if let Some(loaded) = self.current.as_mut().filter(|loaded| loaded.dirty) {
+            self.storage.write_at(loaded.offset.get(), loaded.block.bytes())?;
+            loaded.dirty = false;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! Releasing clusters after a switch: counts go down, their room goes back to the host, and the
+//! file ends where the last used cluster does. A crash in here leaves leaks at most.
+
+use std::ops::Range;
+
+use super::entry::{L1Entry, L2Entry, Mapping, RefcountTableEntry};
+use super::error::FormatError;
+use super::geometry::{ClusterCount, Geometry, HostCluster};
+use super::header::Header;
+use super::refcounts::Refcounts;
+use super::table::{L2Table, encode_words};
+use crate::error::Result;
+use crate::host::storage::Storage;
+
+/// Takes references away and gathers what becomes free.
+pub(super) struct Releaser<'a> {
+    storage: &'a dyn Storage,
+    geometry: Geometry,
+    table: Vec<RefcountTableEntry>,
+    /// Runs whose counts go down, oldest first; bounded by what was gathered since the last pass.
+    pending: Vec<Range<HostCluster>>,
+    freed: ClusterCount,
+}
+
+impl<'a> Releaser<'a> {
+    /// For the image in `storage`, with its refcount table as it is after the switch.
+    pub(super) fn new(
+        storage: &'a dyn Storage,
+        geometry: Geometry,
+        table: Vec<RefcountTableEntry>,
+    ) -> Self {
+        Releaser { storage, geometry, table, pending: Vec::new(), freed: ClusterCount::ZERO }
+    }
+
+    /// A run of clusters loses one reference each.
+    pub(super) fn release_run(&mut self, run: Range<HostCluster>) -> Result<()> {
+        match self.pending.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => self.pending.push(run),
+        }
+        if self.pending.len() >= 4096 { self.lower_counts() } else { Ok(()) }
+    }
+
+    /// What an L2 entry refers to loses one reference.
+    pub(super) fn release_entry(&mut self, entry: L2Entry) -> Result<()> {
+        let mapping = entry.decode(self.geometry).map_err(FormatError::into_error)?;
+        if let Mapping::Compressed(range) = mapping {
+            // Counted by the clusters that the range touches.
+            let last = range.offset.plus_bytes(range.len.saturating_sub(1));
+            let end = self.geometry.host_cluster(last) + ClusterCount::new(1);
+            return self.release_run(self.geometry.host_cluster(range.offset)..end);
+        }
+        match mapping.host_cluster() {
+            None => Ok(()),
+            Some(host) => {
+                let cluster = self.geometry.host_cluster(host.offset);
+                self.release_run(cluster..cluster + ClusterCount::new(1))
+            }
+        }
+    }
+
+    /// An L2 table and everything that it maps lose one reference.
+    pub(super) fn release_table(&mut self, table: L1Entry) -> Result<()> {
+        let at = table.decode(self.geometry).map_err(FormatError::into_error)?;
+        let Some(at) = at else { return Ok(()) };
+        let entries = L2Table::read(self.storage, at.offset, self.geometry)?;
+        for entry in entries.entries() {
+            self.release_entry(*entry)?;
+        }
+        let cluster = self.geometry.host_cluster(at.offset);
+        self.release_run(cluster..cluster + ClusterCount::new(1))
+    }
+
+    /// Lowers the counts that are still pending, drops refcount blocks that count nothing, cuts
+    /// the file behind its last used cluster. Returns the bytes freed. Does not sync at its end:
+    /// what is not on the medium then is leaked at worst.
+    pub(super) fn finish(mut self, header: &Header) -> Result<u64> {
+        self.lower_counts()?;
+        if self.freed != ClusterCount::ZERO {
+            self.drop_idle_blocks(header)?;
+            self.cut_file()?;
+        }
+        Ok(self.geometry.bytes_of(self.freed))
+    }
+
+    fn lower_counts(&mut self) -> Result<()> {
+        let mut refcounts = Refcounts::new(self.storage, self.geometry, &self.table);
+        let mut free: Vec<Range<HostCluster>> = Vec::new();
+        let one = ClusterCount::new(1);
+        for run in std::mem::take(&mut self.pending) {
+            let mut cluster = run.start;
+            while cluster < run.end {
+                let next = cluster + one;
+                if refcounts.release(cluster)? == 0 {
+                    self.freed = self.freed + one;
+                    match free.last_mut() {
+                        Some(last) if last.end == cluster => last.end = next,
+                        _ => free.push(cluster..next),
+                    }
+                }
+                cluster = next;
+            }
+        }
+        refcounts.flush()?;
+        free.into_iter().try_for_each(|run| self.punch(run))
+    }
+
+    fn punch(&self, run: Range<HostCluster>) -> Result<()> {
+        let offset = self.geometry.host_offset(run.start).get();
+        let len = self.geometry.bytes_of(run.end - run.start);
+        let inside = self.storage.len()?.saturating_sub(offset).min(len);
+        if inside > 0 { self.storage.punch_hole(offset, inside) } else { Ok(()) }
+    }
+
+    /// Takes refcount blocks out of use that count nothing but themselves, so that they do not
+    /// keep the file long. The entry goes first: it is the reference.
+    fn drop_idle_blocks(&mut self, header: &Header) -> Result<()> {
+        let geometry = self.geometry;
+        let mut idle = Vec::new();
+        Refcounts::new(self.storage, geometry, &self.table).each_block(
+            |index, offset, block| {
+                let own = geometry.host_cluster(offset);
+                let mut others = block.clone();
+                if geometry.refblock_index(own) == index
+                    && block.get(geometry.index_in_refblock(own)) == 1
+                {
+                    others.set(geometry.index_in_refblock(own), 0);
+                }
+                if others.is_zero() {
+                    idle.push((index, own));
+                }
+                Ok(())
+            },
+        )?;
+        // Counts of a block's own cluster that lie in another block are lowered afterwards.
+        let counted_elsewhere =
+            |(index, own): &(u64, HostCluster)| geometry.refblock_index(*own) != *index;
+        if idle.is_empty() {
+            return Ok(());
+        }
+        for (index, _) in &idle {
+            let entry = usize::try_from(*index).ok().and_then(|index| self.table.get_mut(index));
+            if let Some(entry) = entry {
+                *entry = RefcountTableEntry::EMPTY;
+            }
+        }
+        self.storage.sync()?;
+        let words = encode_words(self.table.iter().map(|entry| entry.word()));
+        self.storage.write_at(header.refcount_table.offset.get(), &words)?;
+        self.storage.sync()?;
+        let one = ClusterCount::new(1);
+        for block in idle {
+            let run = block.1..block.1 + one;
+            if counted_elsewhere(&block) {
+                self.release_run(run)?;
+            } else {
+                // Its count went with it.
+                self.freed = self.freed + one;
+                self.punch(run)?;
+            }
+        }
+        self.lower_counts()
+    }
+
+    fn cut_file(&mut self) -> Result<()> {
+        let mut refcounts = Refcounts::new(self.storage, self.geometry, &self.table);
+        let end = refcounts.end_of_use(HostCluster::ZERO)?;
+        let end = self.geometry.host_offset(end).get();
+        if end > 0 && end < self.storage.len()? { self.storage.set_len(end) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,136 @@
+//! Resizing: survey the image, plan the change, write everything new where nothing refers to it,
+//! switch with one write in the header's first sector, release what was dropped.
+
+mod apply;
+mod plan;
+mod survey;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::task::Task;
+use crate::units::VirtualSize;
+
+use self::plan::Plan;
+use self::survey::Survey;
+use super::create::Preallocation;
+use super::feature::Incompatible;
+use super::geometry::GuestOffset;
+use super::header::Version;
+use super::open::Qcow2;
+use super::snapshot;
+
+/// What a resize is asked to do.
+#[derive(Debug, Clone, Copy)]
+pub struct ResizeOptions {
+    /// The size of the disk afterwards.
+    pub virtual_size: VirtualSize,
+    /// What is laid out for added clusters; inferred from the image when not given.
+    pub preallocation: Option<Preallocation>,
+}
+
+/// How what is added is laid out.
+#[derive(Debug, Clone, Copy)]
+struct Growth {
+    preallocation: Preallocation,
+    /// Where what is below ends; `None` when the backing file was not opened: it is then hidden
+    /// from everything that is added.
+    below_end: Option<GuestOffset>,
+}
+
+/// What a resize did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resized {
+    /// What was laid out for the added clusters; `None` when the disk shrank.
+    pub preallocation: Option<Preallocation>,
+    /// Bytes of the file whose clusters were freed.
+    pub freed_bytes: u64,
+    /// Whether the image was dirty, and its reference counts were made true first.
+    pub rebuilt: bool,
+}
+
+impl Qcow2 {
+    /// Makes the disk larger or smaller, down to the byte. Added bytes read as zeros whatever is
+    /// below; clusters behind a smaller disk's end are released. The reference counts of a dirty
+    /// image are rebuilt first. The caller must hold the image's lock. The open image is consumed:
+    /// its tables change.
+    ///
+    /// A crash leaves the old disk or the new one, and at worst leaked clusters.
+    ///
+    /// # Errors
+    /// Before anything is written: [`Corrupt`](ErrorKind::Corrupt), [`Dirty`](ErrorKind::Dirty)
+    /// where the counts cannot be rebuilt, [`HasSnapshots`](ErrorKind::HasSnapshots),
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) with bitmaps,
+    /// [`BadSize`](ErrorKind::BadSize) beyond the format's limits,
+    /// [`BackingRefused`](ErrorKind::BackingRefused) where the backing file's bytes are needed and
+    /// it was not opened. Afterwards ([`changed`](Error::changed) is set) what the storage says.
+    pub fn resize(mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
+        self.refuse_resize(options)?;
+        let rebuilt = self.header.incompatible.contains(Incompatible::DIRTY);
+        if rebuilt {
+            self.rebuild_refcounts()?;
+        }
+        let resized = self.resize_clean(options, task);
+        let resized = if rebuilt { resized.map_err(Error::after_changes) } else { resized };
+        resized.map(|resized| Resized { rebuilt, ..resized })
+    }
+
+    fn resize_clean(&self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
+        let new_size = options.virtual_size.bytes();
+        if new_size < self.header.virtual_size {
+            let survey = Survey::new(self, new_size, None)?;
+            let plan = Plan::new(&survey, new_size, None)?;
+            let freed_bytes = self.apply(&survey, plan, None, task)?;
+            return Ok(Resized { preallocation: None, freed_bytes, rebuilt: false });
+        }
+        let mut growth = Growth {
+            preallocation: options.preallocation.unwrap_or(Preallocation::Off),
+            below_end: self.below_end(),
+        };
+        let survey = Survey::new(self, new_size, Some(growth))?;
+        if options.preallocation.is_none() && survey.edge_is_fully_mapped() {
+            growth.preallocation = Preallocation::Metadata;
+        }
+        let plan = Plan::new(&survey, new_size, Some(growth))?;
+        let freed_bytes = self.apply(&survey, plan, Some(growth.preallocation), task)?;
+        Ok(Resized { preallocation: Some(growth.preallocation), freed_bytes, rebuilt: false })
+    }
+
+    /// Where what is below ends: at 0 without a backing file, unknown when it was not opened.
+    fn below_end(&self) -> Option<GuestOffset> {
+        match (&self.header.backing, &self.backing) {
+            (None, _) => Some(GuestOffset::ZERO),
+            (Some(_), Some(below)) => Some(GuestOffset::new(below.size())),
+            (Some(_), None) => None,
+        }
+    }
+
+    fn refuse_resize(&self, options: &ResizeOptions) -> Result<()> {
+        let header = &self.header;
+        if header.incompatible.contains(Incompatible::CORRUPT) {
+            return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
+        }
+        if header.bitmaps().is_some() {
+            let message = "resizing an image with persistent bitmaps";
+            return Err(Error::new(ErrorKind::UnsupportedFeature, message));
+        }
+        if !header.geometry.holds(options.virtual_size) {
+            let (size, max) = (options.virtual_size, header.geometry.max_virtual_size());
+            let cluster = header.geometry.cluster_size();
+            let message =
+                format!("size {size}: clusters of {cluster} bytes map at most {max} bytes");
+            return Err(Error::new(ErrorKind::BadSize, message));
+        }
+        if header.snapshots.count > 0 {
+            let has_snapshots = |why: &str| Err(Error::new(ErrorKind::HasSnapshots, why));
+            if header.version == Version::V2 {
+                return has_snapshots(
+                    "a version 2 image with internal snapshots cannot be resized",
+                );
+            }
+            let snapshots = snapshot::read_all(&*self.storage, header)?;
+            if snapshots.iter().any(|snapshot| snapshot.disk_size_bytes.is_none()) {
+                return has_snapshots("an internal snapshot does not say how large its disk is");
+            }
+        }
+        Ok(())
+    }
+}

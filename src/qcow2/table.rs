@@ -1,0 +1,98 @@
+//! Tables of 64-bit big-endian words: the L1 table, the refcount table, and L2 tables.
+
+use super::entry::{L1Entry, L2Entry, RefcountTableEntry};
+use super::geometry::{ENTRY_SIZE, Geometry, HostOffset};
+use super::header::Header;
+use crate::error::Result;
+use crate::host::storage::{Storage, read_exact_at, read_padded_at};
+
+/// Reads the active L1 table. Its length was checked with the header.
+pub(super) fn read_l1(storage: &dyn Storage, header: &Header) -> Result<Vec<L1Entry>> {
+    let words = read_words(storage, header.l1.offset, u64::from(header.l1.count))?;
+    Ok(words.into_iter().map(L1Entry::from_word).collect())
+}
+
+/// Reads the refcount table. Its length was checked with the header.
+pub(super) fn read_refcount_table(
+    storage: &dyn Storage,
+    header: &Header,
+) -> Result<Vec<RefcountTableEntry>> {
+    let entries = u64::from(header.refcount_table.count)
+        .saturating_mul(header.geometry.cluster_size() / ENTRY_SIZE);
+    let words = read_words(storage, header.refcount_table.offset, entries)?;
+    Ok(words.into_iter().map(RefcountTableEntry::from_word).collect())
+}
+
+/// The words as they are stored.
+pub(super) fn encode_words(words: impl IntoIterator<Item = u64>) -> Vec<u8> {
+    words.into_iter().flat_map(u64::to_be_bytes).collect()
+}
+
+/// One L2 table, as read or as it will be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct L2Table(Vec<L2Entry>);
+
+impl L2Table {
+    pub(super) fn empty(geometry: Geometry) -> Self {
+        L2Table(vec![L2Entry::UNALLOCATED; table_len(geometry)])
+    }
+
+    pub(super) fn read(
+        storage: &dyn Storage,
+        offset: HostOffset,
+        geometry: Geometry,
+    ) -> Result<Self> {
+        let mut bytes = vec![0; geometry.cluster_len()];
+        read_exact_at(storage, offset.get(), &mut bytes)?;
+        let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |word| u64::from_be_bytes(*word));
+        let entries = if geometry.extended_l2() {
+            let entry = |e: &[u8]| L2Entry { word: word(e), bitmap: word(e.get(8..).unwrap_or(e)) };
+            bytes.chunks_exact(16).map(entry).collect()
+        } else {
+            bytes.chunks_exact(8).map(|e| L2Entry { word: word(e), bitmap: 0 }).collect()
+        };
+        Ok(L2Table(entries))
+    }
+
+    pub(super) fn encode(&self, geometry: Geometry) -> Vec<u8> {
+        if geometry.extended_l2() {
+            encode_words(self.0.iter().flat_map(|entry| [entry.word, entry.bitmap]))
+        } else {
+            encode_words(self.0.iter().map(|entry| entry.word))
+        }
+    }
+
+    pub(super) fn entries(&self) -> &[L2Entry] {
+        &self.0
+    }
+
+    /// The entry at `index`; unallocated beyond the table.
+    pub(super) fn get(&self, index: u64) -> L2Entry {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        self.0.get(index).copied().unwrap_or_default()
+    }
+
+    /// Replaces the entry at `index`; does nothing beyond the table.
+    pub(super) fn set(&mut self, index: u64, entry: L2Entry) {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        if let Some(place) = self.0.get_mut(index) {
+            *place = entry;
+        }
+    }
+}
+
+fn table_len(geometry: Geometry) -> usize {
+    // OK to default: a cluster has at most 2^18 entries.
+    usize::try_from(geometry.l2_entries()).unwrap_or_default()
+}
+
+/// Reads `count` words, zeros where the file has ended: a table may end in a cluster that was
+/// never wholly written.
+fn read_words(storage: &dyn Storage, offset: HostOffset, count: u64) -> Result<Vec<u64>> {
+    // OK to default: tables are limited to 32 MiB where the header is checked.
+    let len = usize::try_from(count.saturating_mul(ENTRY_SIZE)).unwrap_or_default();
+    let mut bytes = vec![0; len];
+    read_padded_at(storage, offset.get(), &mut bytes)?;
+    let words = bytes.chunks_exact(8).filter_map(|word| word.first_chunk());
+    Ok(words.map(|word| u64::from_be_bytes(*word)).collect())
+}
