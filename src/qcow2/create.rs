@@ -163,24 +163,6 @@ impl CreateOptions {
     }
 }
 
-/// Writes zeros where guest data will be, stopping between pieces if asked to.
-pub(super) fn write_zeros(
-    storage: &dyn Storage,
-    offset: u64,
-    len: u64,
-    task: Task<'_>,
-) -> Result<()> {
-    const PIECE: u64 = 16 << 20;
-    let mut done = 0;
-    while done < len {
-        task.step("zeros", done, len)?;
-        let piece = len.saturating_sub(done).min(PIECE);
-        storage.allocate(offset.saturating_add(done), piece, Allocation::Zeros)?;
-        done = done.saturating_add(piece);
-    }
-    task.step("zeros", len, len)
-}
-
 fn header(options: &CreateOptions, layout: &Layout) -> Result<Header> {
     let geometry = layout.geometry;
     let v3 = options.version == Version::V3;

@@ -1,0 +1,143 @@
+//! The backing file of a new overlay: found, opened with everything below it, and named the way
+//! the overlay will store it.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::context::Context;
+use super::options::{BackingOptions, BackingStore};
+use crate::block::BlockDevice;
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::{FileId, folder_of, resolve};
+use crate::image::Image;
+use crate::image::gate::MAX_CHAIN_DEPTH;
+use crate::image::probe::Format;
+use crate::qcow2::{BackingName, MAX_BACKING_NAME};
+
+/// A backing file, open and locked against writers.
+pub(super) struct Base {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    pub(super) format: Format,
+    /// Its name as the overlay stores it.
+    pub(super) name: Vec<u8>,
+    pub(super) image: Image,
+}
+
+impl Base {
+    /// Opens the backing file of an overlay that will lie at `overlay`.
+    ///
+    /// # Errors
+    /// [`BackingMissing`](ErrorKind::BackingMissing), [`FormatMismatch`](ErrorKind::FormatMismatch)
+    /// when its format is neither told nor beyond doubt,
+    /// [`BackingCycle`](ErrorKind::BackingCycle) also when the chain reaches the file that the
+    /// overlay would replace, [`BadRequest`](ErrorKind::BadRequest) for a name too long to store.
+    pub(super) fn open(
+        options: &BackingOptions,
+        overlay: &Path,
+        context: Context<'_>,
+    ) -> Result<Base> {
+        let folder = folder_of(overlay)?;
+        let given = match options.store {
+            // Readers resolve the stored characters against the image's folder: so do we.
+            Some(BackingStore::AsGiven) => folder.join(&options.path),
+            _ => options.path.clone(),
+        };
+        let path = resolve(&given).map_err(|error| missing(error, &given))?;
+        let told = options.format.map(Format::from);
+        let opening = context.opening();
+        let link = opening.named_by_caller(&path, told)?;
+        if link.format == Format::Raw && told.is_none() {
+            let message = "a backing file is never guessed to be raw: its guest may change what it looks like";
+            return Err(Error::new(ErrorKind::FormatMismatch, message).at_path(&path));
+        }
+        let replaced: Vec<FileId> = FileId::of(overlay).into_iter().collect();
+        if replaced.contains(&link.storage.id()?) {
+            let message = "the backing file is the new image's own path";
+            return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
+        }
+        let below = opening.below(&link, &replaced)?;
+        if below.len().saturating_add(2) > MAX_CHAIN_DEPTH {
+            let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
+            return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
+        }
+        let format = link.format;
+        let image = link.assemble(below)?;
+        let name = stored_name(options, &folder, &given)?;
+        Ok(Base { path, format, name, image })
+    }
+
+    /// What the overlay records.
+    pub(super) fn backing_name(&self) -> BackingName {
+        let format = self.format.name().as_bytes().to_vec();
+        BackingName { name: self.name.clone(), format: Some(format) }
+    }
+
+    /// The size of the disk below, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.image.size()
+    }
+}
+
+fn missing(error: Error, path: &Path) -> Error {
+    if error.kind() == ErrorKind::NotFound {
+        let message = format!("backing file {} does not exist", path.display());
+        return Error::new(ErrorKind::BackingMissing, message).at_path(path);
+    }
+    error
+}
+
+/// The characters that the overlay stores.
+fn stored_name(options: &BackingOptions, folder: &Path, given: &Path) -> Result<Vec<u8>> {
+    // The last component stays as named: a link such as `latest.qcow2` is kept.
+    let target = match given.file_name() {
+        Some(last) => folder_of(given)?.join(last),
+        None => resolve(given)?,
+    };
+    let relative = || relative_path(folder, &target);
+    let path = match options.store {
+        Some(BackingStore::AsGiven) => options.path.clone(),
+        Some(BackingStore::Absolute) => target,
+        Some(BackingStore::Relative) => relative(),
+        None => {
+            let relative = relative();
+            let parents = relative.components().filter(|c| *c == Component::ParentDir).count();
+            if parents <= 1 { relative } else { target }
+        }
+    };
+    let mut name = path.as_os_str().as_bytes().to_vec();
+    let first = name.split(|&byte| byte == b'/').next().unwrap_or_default();
+    if first.contains(&b':') && options.store != Some(BackingStore::AsGiven) {
+        // QEMU would take what stands before the colon for a protocol.
+        name.splice(0..0, *b"./");
+    }
+    if name.len() > MAX_BACKING_NAME {
+        let len = name.len();
+        let message = format!("backing file name of {len} bytes: at most {MAX_BACKING_NAME} are allowed");
+        return Err(Error::new(ErrorKind::BadRequest, message));
+    }
+    Ok(name)
+}
+
+/// The way from one folder to a file, both without symbolic links in their folders.
+fn relative_path(from: &Path, to: &Path) -> PathBuf {
+    let (mut from, mut to) = (from.components().peekable(), to.components().peekable());
+    while from.peek().is_some() && from.peek() == to.peek() {
+        from.next();
+        to.next();
+    }
+    from.map(|_| Component::ParentDir).chain(to).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_paths_lead_from_folder_to_file() {
+        let way = |from: &str, to: &str| relative_path(Path::new(from), Path::new(to));
+        assert_eq!(way("/a/b", "/a/b/c.qcow2"), Path::new("c.qcow2"));
+        assert_eq!(way("/a/b", "/a/c/d.qcow2"), Path::new("../c/d.qcow2"));
+        assert_eq!(way("/a/b", "/x"), Path::new("../../x"));
+    }
+}

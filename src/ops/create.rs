@@ -1,0 +1,323 @@
+//! `create`: a new disk, whole and synced before anybody can see it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::backing::Base;
+use super::context::Context;
+use super::existing::{Existing, differences};
+use super::options::{
+    BackingOptions, Format, GuestOptions, IfExists, LayoutOptions, Preallocation,
+};
+use super::payload::Prepared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::{
+    DEFAULT_MODE, FileStorage, Owner, Publish, Staging, path_exists, resolve_target,
+};
+use crate::image::probe;
+use crate::units::{ByteSize, VirtualSize};
+use crate::{qcow2, raw};
+
+/// A disk that is asked for.
+#[derive(Debug, Clone)]
+pub struct CreateRequest {
+    /// Where.
+    pub path: PathBuf,
+    /// How large; above a backing file, its size when not given.
+    pub size: Option<ByteSize>,
+    /// The format; by default what the path's name promises, else qcow2.
+    pub format: Option<Format>,
+    /// How it is laid out.
+    pub layout: LayoutOptions,
+    /// What it lies above.
+    pub backing: Option<BackingOptions>,
+    /// What the guest will find.
+    pub guest: GuestOptions,
+    /// What to do when the path exists.
+    pub if_exists: IfExists,
+    /// The file's permission bits; 0600 when not given.
+    pub mode: Option<u32>,
+    /// The file's owner, as `user` or `user:group`, by name or number.
+    pub owner: Option<String>,
+}
+
+impl CreateRequest {
+    /// A qcow2 or raw disk at `path` with every default.
+    pub fn new(path: impl Into<PathBuf>, size: Option<ByteSize>) -> Self {
+        CreateRequest {
+            path: path.into(),
+            size,
+            format: None,
+            layout: LayoutOptions::default(),
+            backing: None,
+            guest: GuestOptions::default(),
+            if_exists: IfExists::Fail,
+            mode: None,
+            owner: None,
+        }
+    }
+
+    /// The format asked for, or promised by the name.
+    pub(super) fn format(&self) -> Format {
+        let promised = || probe::Format::promised_by(&self.path).map(Format::from);
+        self.format.or_else(promised).unwrap_or(Format::Qcow2)
+    }
+}
+
+/// What was created.
+#[derive(Debug, Clone, Serialize)]
+pub struct CreateReport {
+    /// Where it is.
+    pub path: String,
+    /// Whether anything was written; `false` when an existing disk was kept.
+    pub changed: bool,
+    /// Its format.
+    pub format: Format,
+    /// The size of the guest's disk, in bytes.
+    pub virtual_size_bytes: u64,
+    /// The length of the file, in bytes.
+    pub file_size_bytes: u64,
+    /// What of it is allocated on the host, in bytes.
+    pub allocated_bytes: u64,
+    /// What was laid out from the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preallocation: Option<Preallocation>,
+    /// The backing file as it is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing: Option<BackingReport>,
+    /// What the guest will find at the beginning of the disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestReport>,
+    /// What else the caller should know.
+    pub notes: Vec<String>,
+}
+
+/// A backing file as recorded.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackingReport {
+    /// The name as stored in the image.
+    pub name: String,
+    /// The recorded format.
+    pub format: Format,
+    /// The size of its disk, in bytes.
+    pub virtual_size_bytes: u64,
+}
+
+/// A payload as written.
+#[derive(Debug, Clone, Serialize)]
+pub struct GuestReport {
+    /// The profile's name.
+    pub profile: String,
+    /// The archive's layout; none for the bare magic or a ready archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
+    /// Public keys installed; not known for a ready archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<u64>,
+    /// The payload's length, in bytes.
+    pub payload_bytes: u64,
+}
+
+/// Makes the disk: staged in its folder, synced, published without replacing anything that
+/// appeared meanwhile, folder synced.
+///
+/// # Errors
+/// Of any kind that concerns options, backing file, keys and the host; whatever it is, the path
+/// is as it was before.
+pub fn create(request: &CreateRequest, context: Context<'_>) -> Result<CreateReport> {
+    let target = resolve_target(&request.path)?;
+    if path_exists(&target)? {
+        match request.if_exists {
+            IfExists::Fail => {
+                let message = "the path exists already";
+                return Err(Error::new(ErrorKind::Exists, message).at_path(&request.path));
+            }
+            IfExists::Keep => return keep(request, &target, context),
+            IfExists::Replace => {
+                let replaced = Existing::open_to_replace(&target, context)?;
+                return build(request, &target, Publish::Replace, Some(replaced), context);
+            }
+        }
+    }
+    build(request, &target, Publish::NoReplace, None, context)
+}
+
+fn keep(request: &CreateRequest, target: &Path, context: Context<'_>) -> Result<CreateReport> {
+    let existing = Existing::open_to_read(target, request.format, context)?;
+    let differs = differences(&existing, request, true)?;
+    if !differs.is_empty() {
+        let message = format!("the disk that is there is not as asked: {}", differs.join("; "));
+        return Err(Error::new(ErrorKind::Exists, message).at_path(&request.path));
+    }
+    let notes = vec!["kept as it is; keys and payload were not looked at".to_owned()];
+    existing.report_as_created(request, notes)
+}
+
+/// Everything that is checked before anything is made, then the making.
+pub(super) fn build(
+    request: &CreateRequest,
+    target: &Path,
+    publish: Publish,
+    replaced: Option<FileStorage>,
+    context: Context<'_>,
+) -> Result<CreateReport> {
+    let mut notes = Vec::new();
+    let owner = request.owner.as_deref().map(Owner::parse).transpose()?;
+    let format = request.format();
+    let base = match &request.backing {
+        Some(_) if format == Format::Raw => {
+            let message = "a raw disk cannot have a backing file";
+            return Err(Error::new(ErrorKind::IncompatibleOptions, message));
+        }
+        Some(options) => Some(Base::open(options, target, context)?),
+        None => None,
+    };
+    let size = virtual_size(request, base.as_ref(), &mut notes)?;
+    let prepared = request.guest.prepare(base.is_some(), context)?;
+    note_keys(prepared.as_ref(), &mut notes);
+    note_name(request, format, &mut notes);
+    let plan = Plan::new(request, format, size, base.as_ref(), prepared.as_ref())?;
+
+    let staging = Staging::begin(target, request.mode.unwrap_or(DEFAULT_MODE), owner)?;
+    if request.layout.nocow && !staging.storage().set_nocow()? {
+        notes.push("nocow has no effect: the folder is not on btrfs".to_owned());
+    }
+    plan.write(staging.storage(), context)?;
+    let info = staging.storage().info()?;
+    context.cancel.check()?;
+    staging.publish(publish)?;
+    drop(replaced);
+    Ok(CreateReport {
+        path: request.path.display().to_string(),
+        changed: true,
+        format,
+        virtual_size_bytes: size.bytes(),
+        file_size_bytes: info.len,
+        allocated_bytes: info.allocated_bytes,
+        preallocation: Some(plan.preallocation()),
+        backing: base.as_ref().map(|base| BackingReport {
+            name: base.name.escape_ascii().to_string(),
+            format: base.format.into(),
+            virtual_size_bytes: base.size(),
+        }),
+        guest: prepared.as_ref().map(Prepared::report),
+        notes,
+    })
+}
+
+/// The size asked for or the backing file's, rounded up to whole sectors.
+fn virtual_size(
+    request: &CreateRequest,
+    base: Option<&Base>,
+    notes: &mut Vec<String>,
+) -> Result<VirtualSize> {
+    let asked = match (request.size, base) {
+        (Some(size), _) => size,
+        (None, Some(base)) => ByteSize::from_bytes(base.size()),
+        (None, None) => {
+            return Err(Error::new(ErrorKind::BadRequest, "a disk without a backing file needs a size"));
+        }
+    };
+    let size = VirtualSize::round_up(asked)?;
+    if size.byte_size() != asked {
+        notes.push(format!("size rounded up from {} to {} bytes", asked.bytes(), size.bytes()));
+    }
+    if let Some(base) = base.filter(|base| base.size() > size.bytes()) {
+        let message = format!(
+            "backing file {} has {} bytes, more than the size asked for: {} bytes",
+            base.path.display(),
+            base.size(),
+            size.bytes()
+        );
+        return Err(Error::new(ErrorKind::BadSize, message));
+    }
+    Ok(size)
+}
+
+fn note_keys(prepared: Option<&Prepared>, notes: &mut Vec<String>) {
+    if prepared.is_some_and(|prepared| prepared.payload.key_count() == Some(0)) {
+        notes.push("no key is installed: the guest formats the disk but nobody can log in by key".to_owned());
+    }
+}
+
+fn note_name(request: &CreateRequest, format: Format, notes: &mut Vec<String>) {
+    let promised = probe::Format::promised_by(&request.path).map(Format::from);
+    if let Some(promised) = promised.filter(|promised| *promised != format) {
+        notes.push(format!(
+            "the name promises {promised}: other verbs will need --format {format} for this disk"
+        ));
+    }
+}
+
+/// A new disk, ready to be written.
+enum Plan {
+    Qcow2(qcow2::CreateOptions, Vec<u8>),
+    Raw(VirtualSize, Preallocation, raw::RawAllocation, Vec<u8>),
+}
+
+impl Plan {
+    fn new(
+        request: &CreateRequest,
+        format: Format,
+        size: VirtualSize,
+        base: Option<&Base>,
+        prepared: Option<&Prepared>,
+    ) -> Result<Plan> {
+        if format == Format::Raw {
+            let initial = prepared.map_or_else(Vec::new, |p| p.payload.bytes().to_vec());
+            let preallocation = request.layout.preallocation.unwrap_or(Preallocation::Off);
+            let incompatible = |what: &str| {
+                Error::new(ErrorKind::IncompatibleOptions, format!("a raw disk has no {what}"))
+            };
+            if let Some(option) = request.layout.first_qcow2_option() {
+                return Err(incompatible(option));
+            }
+            let allocation = preallocation.for_raw();
+            let allocation = allocation
+                .ok_or_else(|| incompatible(&format!("preallocation {preallocation}")))?;
+            return Ok(Plan::Raw(size, preallocation, allocation, initial));
+        }
+        let options = request.layout.resolve(size, base.map(Base::backing_name))?;
+        let initial = match (prepared, base) {
+            (None, _) => Vec::new(),
+            (Some(prepared), None) => prepared.payload.bytes().to_vec(),
+            (Some(prepared), Some(base)) => {
+                let footprint = prepared.payload.footprint_bytes(prepared.profile);
+                let clusters = footprint.next_multiple_of(options.geometry.cluster_size());
+                let len = clusters.min(size.bytes());
+                prepared.above(&base.image, &base.path, request.guest.overwrite, len)?
+            }
+        };
+        Ok(Plan::Qcow2(options, initial))
+    }
+
+    fn write(&self, storage: &FileStorage, context: Context<'_>) -> Result<()> {
+        match self {
+            Plan::Qcow2(options, initial) => {
+                qcow2::create(storage, options, initial, context.task()).map(|_| ())
+            }
+            Plan::Raw(size, _, allocation, initial) => {
+                raw::create(storage, *size, *allocation, initial, context.task())
+            }
+        }
+    }
+
+    fn preallocation(&self) -> Preallocation {
+        match self {
+            Plan::Qcow2(options, _) => options.preallocation.into(),
+            Plan::Raw(_, preallocation, ..) => *preallocation,
+        }
+    }
+}
+
+impl Prepared {
+    fn report(&self) -> GuestReport {
+        GuestReport {
+            profile: self.profile.name().to_owned(),
+            layout: self.payload.layout().map(|layout| layout.name().to_owned()),
+            keys: self.payload.key_count().map(|count| count as u64),
+            payload_bytes: self.payload.bytes().len() as u64,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `ensure`: create, or grow, or nothing; the one call for every machine start.
+
+use serde::Serialize;
+
+use super::context::Context;
+use super::create::{CreateReport, CreateRequest, build};
+use super::existing::{Existing, differences};
+use super::options::IfExists;
+use super::resize::{ResizeReport, ResizeRequest, TargetSize, resize_open};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::{Publish, path_exists, resolve, resolve_target};
+use crate::image::gate::Trust;
+
+/// What `ensure` found to do.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum EnsureReport {
+    /// There was no disk: it was created.
+    Created(CreateReport),
+    /// The disk was smaller: it was grown.
+    Grown(ResizeReport),
+    /// The disk is as asked.
+    Unchanged(CreateReport),
+}
+
+impl EnsureReport {
+    /// Whether anything was written.
+    pub fn changed(&self) -> bool {
+        !matches!(self, EnsureReport::Unchanged(_))
+    }
+}
+
+/// Makes sure that the disk exists with at least what is asked: safe to repeat at any time.
+///
+/// # Errors
+/// [`WouldShrink`](ErrorKind::WouldShrink) when the disk is larger,
+/// [`FormatMismatch`](ErrorKind::FormatMismatch) when it has another format,
+/// [`Exists`](ErrorKind::Exists) when it differs in what was explicitly asked for, and as
+/// [`create`](super::create) and [`resize`](super::resize).
+pub fn ensure(request: &CreateRequest, context: Context<'_>) -> Result<EnsureReport> {
+    if request.if_exists != IfExists::Fail {
+        let message = "ensure decides itself what happens to an existing disk";
+        return Err(Error::new(ErrorKind::BadRequest, message));
+    }
+    let target = resolve_target(&request.path)?;
+    if !path_exists(&target)? {
+        match build(request, &target, Publish::NoReplace, None, context) {
+            // Somebody else created it meanwhile: then it is looked at like any other.
+            Err(error) if error.kind() == ErrorKind::Exists => {}
+            report => return report.map(EnsureReport::Created),
+        }
+    }
+    let existing = Existing::open_to_change(&target, request.format, context)?;
+    if existing.format() != request.format() {
+        let message = format!("the disk is {}, asked for {}", existing.format(), request.format());
+        return Err(Error::new(ErrorKind::FormatMismatch, message).at_path(&request.path));
+    }
+    let differs = differences(&existing, request, false)?;
+    if !differs.is_empty() {
+        let message = format!("the disk that is there is not as asked: {}", differs.join("; "));
+        return Err(Error::new(ErrorKind::Exists, message).at_path(&request.path));
+    }
+    let Some(size) = request.size else {
+        let report = existing.report_as_created(request, Vec::new());
+        return report.map(EnsureReport::Unchanged);
+    };
+    let resize = ResizeRequest {
+        path: request.path.clone(),
+        size: TargetSize::Absolute(size),
+        format: request.format,
+        preallocation: None,
+        shrink: false,
+    };
+    let unchanged = existing.report_as_created(request, Vec::new())?;
+    let trust = trust_with_backing(request, context.trust);
+    let report = resize_open(existing, &resize, Context { trust: &trust, ..context })?;
+    if report.changed {
+        return Ok(EnsureReport::Grown(report));
+    }
+    Ok(EnsureReport::Unchanged(CreateReport { notes: report.notes, ..unchanged }))
+}
+
+/// The policy of this call: the backing file that the caller names is trusted.
+fn trust_with_backing(request: &CreateRequest, trust: &Trust) -> Trust {
+    let backing = request.backing.as_ref().and_then(|backing| resolve(&backing.path).ok());
+    match (trust, backing) {
+        (Trust::Folder, Some(backing)) => Trust::Named(vec![backing]),
+        (Trust::Named(folders), Some(backing)) => {
+            Trust::Named(folders.iter().cloned().chain([backing]).collect())
+        }
+        _ => trust.clone(),
+    }
+}

@@ -1,0 +1,155 @@
+//! `resize`: the same disk, larger or smaller.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::context::Context;
+use super::existing::Existing;
+use super::options::{Format, Preallocation};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::FileKind;
+use crate::image::Image;
+use crate::qcow2::ResizeOptions;
+use crate::raw::RawAllocation;
+use crate::units::{ByteSize, VirtualSize};
+
+/// The size that a disk gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetSize {
+    /// This size.
+    Absolute(ByteSize),
+    /// So much more than it has.
+    More(ByteSize),
+}
+
+/// A resize that is asked for.
+#[derive(Debug, Clone)]
+pub struct ResizeRequest {
+    /// The disk.
+    pub path: PathBuf,
+    /// Its size afterwards.
+    pub size: TargetSize,
+    /// Its format, where name and content leave a doubt.
+    pub format: Option<Format>,
+    /// What is laid out for what is added; inferred from the image when not given.
+    pub preallocation: Option<Preallocation>,
+    /// Whether it may become smaller.
+    pub shrink: bool,
+}
+
+/// What a resize did.
+#[derive(Debug, Clone, Serialize)]
+pub struct ResizeReport {
+    /// The disk.
+    pub path: String,
+    /// Whether anything was written.
+    pub changed: bool,
+    /// Its format.
+    pub format: Format,
+    /// Its size before, in bytes.
+    pub old_virtual_size_bytes: u64,
+    /// Its size now, in bytes.
+    pub virtual_size_bytes: u64,
+    /// What was laid out for what was added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preallocation: Option<Preallocation>,
+    /// Whether that was inferred from the image.
+    pub preallocation_inferred: bool,
+    /// Bytes of the file whose clusters were freed.
+    pub freed_bytes: u64,
+    /// Whether reference counts of a dirty image were rebuilt first.
+    pub refcounts_rebuilt: bool,
+    /// What else the caller should know.
+    pub notes: Vec<String>,
+}
+
+/// Resizes the disk. A crash leaves the old disk or the new one.
+///
+/// # Errors
+/// [`WouldShrink`](ErrorKind::WouldShrink) unless shrinking was allowed, and as
+/// [`Qcow2::resize`](crate::qcow2::Qcow2::resize).
+pub fn resize(request: &ResizeRequest, context: Context<'_>) -> Result<ResizeReport> {
+    let existing = Existing::open_to_change(&request.path, request.format, context)?;
+    resize_open(existing, request, context)
+}
+
+/// Resizes a disk that is open and locked.
+pub(super) fn resize_open(
+    existing: Existing,
+    request: &ResizeRequest,
+    context: Context<'_>,
+) -> Result<ResizeReport> {
+    let at_path = |error: Error| error.at_path(&request.path);
+    let old = existing.virtual_size()?;
+    let mut notes = Vec::new();
+    let size = new_size(request.size, old, &mut notes)?;
+    let mut report = ResizeReport {
+        path: request.path.display().to_string(),
+        changed: false,
+        format: existing.format(),
+        old_virtual_size_bytes: old,
+        virtual_size_bytes: size.bytes(),
+        preallocation: None,
+        preallocation_inferred: false,
+        freed_bytes: 0,
+        refcounts_rebuilt: false,
+        notes,
+    };
+    if size.bytes() == old {
+        return Ok(report);
+    }
+    if size.bytes() < old && !request.shrink {
+        let message = format!("the disk has {old} bytes, more than the {} asked for", size.bytes());
+        return Err(at_path(Error::new(ErrorKind::WouldShrink, message)));
+    }
+    if existing.storage().info()?.kind == FileKind::BlockDevice {
+        let message = "resizing a block device";
+        return Err(at_path(Error::new(ErrorKind::UnsupportedFeature, message)));
+    }
+    let grows = size.bytes() > old;
+    match existing.assemble(context, &mut report.notes).map_err(at_path)? {
+        Image::Qcow2(image) => {
+            let preallocation = request.preallocation.map(Into::into);
+            let options = ResizeOptions { virtual_size: size, preallocation };
+            let done = image.resize(&options, context.task()).map_err(at_path)?;
+            report.preallocation = done.preallocation.map(Into::into);
+            report.preallocation_inferred = grows && request.preallocation.is_none();
+            report.freed_bytes = done.freed_bytes;
+            report.refcounts_rebuilt = done.rebuilt;
+        }
+        Image::Raw(image) => {
+            let how = raw_allocation(request.preallocation)?;
+            image.resize(size, how, context.task()).map_err(at_path)?;
+            report.preallocation = grows.then(|| request.preallocation.unwrap_or(Preallocation::Off));
+        }
+    }
+    report.changed = true;
+    Ok(report)
+}
+
+fn new_size(target: TargetSize, old: u64, notes: &mut Vec<String>) -> Result<VirtualSize> {
+    let asked = match target {
+        TargetSize::Absolute(size) => size,
+        TargetSize::More(more) => {
+            let sum = old.checked_add(more.bytes());
+            ByteSize::from_bytes(sum.ok_or_else(|| {
+                let message = format!("{old} bytes and {} more are too large", more.bytes());
+                Error::new(ErrorKind::BadSize, message)
+            })?)
+        }
+    };
+    let size = VirtualSize::round_up(asked)?;
+    if size.byte_size() != asked {
+        notes.push(format!("size rounded up from {} to {} bytes", asked.bytes(), size.bytes()));
+    }
+    Ok(size)
+}
+
+fn raw_allocation(preallocation: Option<Preallocation>) -> Result<RawAllocation> {
+    let asked = preallocation.unwrap_or(Preallocation::Off);
+    asked.for_raw().ok_or_else(|| {
+        let message = format!("a raw disk has no preallocation {asked}");
+        Error::new(ErrorKind::IncompatibleOptions, message)
+    })
+}

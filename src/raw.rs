@@ -1,0 +1,133 @@
+//! A raw disk: the guest's bytes are the file's bytes.
+
+use crate::block::BlockDevice;
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::storage::{Allocation, Storage, read_padded_at};
+use crate::task::Task;
+use crate::units::VirtualSize;
+
+/// What of a raw disk's room is taken from the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RawAllocation {
+    /// Nothing: the file is sparse.
+    Sparse,
+    /// The host file system reserves the room.
+    Reserve,
+    /// Zeros are written.
+    Zeros,
+}
+
+/// An open raw disk.
+pub struct Raw {
+    storage: Box<dyn Storage>,
+    size: u64,
+}
+
+impl std::fmt::Debug for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Raw").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Raw {
+    /// A disk as large as the file.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub fn open(storage: Box<dyn Storage>) -> Result<Raw> {
+        let size = storage.len()?;
+        Ok(Raw { storage, size })
+    }
+
+    /// Makes the file `size` long; what is added reads as zeros and is allocated as told. The
+    /// result is on the medium.
+    ///
+    /// # Errors
+    /// What the storage says; [`changed`](Error::changed) is set.
+    pub fn resize(self, size: VirtualSize, how: RawAllocation, task: Task<'_>) -> Result<()> {
+        let storage = &*self.storage;
+        let changed = |error: Error| error.after_changes();
+        if let Some(added) = size.bytes().checked_sub(self.size).filter(|&added| added > 0) {
+            let allocated = allocate(storage, self.size, added, how, task);
+            if let Err(error) = allocated {
+                // Back to the old length: the disk is as it was.
+                return match storage.set_len(self.size).and_then(|()| storage.sync()) {
+                    Ok(()) => Err(error),
+                    Err(_) => Err(changed(error)),
+                };
+            }
+        } else {
+            storage.set_len(size.bytes()).map_err(changed)?;
+        }
+        storage.sync().map_err(changed)
+    }
+}
+
+impl BlockDevice for Raw {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.size) {
+            let message = format!("read of {} bytes beyond the disk's end", buf.len());
+            return Err(Error::new(ErrorKind::BadRequest, message).at_offset(offset));
+        }
+        read_padded_at(&*self.storage, offset, buf)
+    }
+}
+
+/// Writes a new raw disk into an empty `storage`, with `initial` at its beginning. Does not sync.
+///
+/// # Errors
+/// [`BadSize`](ErrorKind::BadSize) when `initial` is longer than the disk, and what the storage
+/// says.
+pub fn create(
+    storage: &dyn Storage,
+    size: VirtualSize,
+    how: RawAllocation,
+    initial: &[u8],
+    task: Task<'_>,
+) -> Result<()> {
+    if initial.len() as u64 > size.bytes() {
+        let message =
+            format!("size {size} is smaller than the {} bytes to begin with", initial.len());
+        return Err(Error::new(ErrorKind::BadSize, message));
+    }
+    allocate(storage, 0, size.bytes(), how, task)?;
+    if initial.is_empty() { Ok(()) } else { storage.write_at(0, initial) }
+}
+
+fn allocate(
+    storage: &dyn Storage,
+    offset: u64,
+    len: u64,
+    how: RawAllocation,
+    task: Task<'_>,
+) -> Result<()> {
+    storage.set_len(offset.saturating_add(len))?;
+    match how {
+        RawAllocation::Sparse => Ok(()),
+        RawAllocation::Reserve => storage.allocate(offset, len, Allocation::Reserve),
+        RawAllocation::Zeros => write_zeros(storage, offset, len, task),
+    }
+}
+
+/// Writes zeros, stopping between pieces if asked to.
+pub(crate) fn write_zeros(
+    storage: &dyn Storage,
+    offset: u64,
+    len: u64,
+    task: Task<'_>,
+) -> Result<()> {
+    const PIECE: u64 = 16 << 20;
+    let mut done = 0;
+    while done < len {
+        task.step("zeros", done, len)?;
+        let piece = (len - done).min(PIECE);
+        storage.allocate(offset.saturating_add(done), piece, Allocation::Zeros)?;
+        done += piece;
+    }
+    task.step("zeros", len, len)
+}
