@@ -1,2 +1,21 @@
-//! The outside world: files, locks, holes, staging and publishing.
+//! The outside world: files, locks, holes, staging and publishing, signals.
+//!
+//! The only room that names `nix` and `std::fs`, and the only one where `unsafe` may be expected.
+//! What differs between systems is in `sys`, one file a system with the same functions in it.
+//! Nothing here knows what is inside a disk, and nothing here prints.
+
+mod file;
+mod lock;
+mod owner;
+mod signal;
+mod stage;
 pub mod storage;
+#[cfg_attr(target_os = "linux", path = "sys/linux.rs")]
+#[cfg_attr(target_os = "macos", path = "sys/macos.rs")]
+mod sys;
+
+pub use file::{Access, FileId, FileInfo, FileKind, FileStorage, read_small_file, resolve};
+pub use lock::{LockMode, LockPolicy, LockState, open_locked};
+pub use owner::Owner;
+pub use signal::trip_on_signals;
+pub use stage::{DEFAULT_MODE, Publish, Staging};

@@ -1,0 +1,269 @@
+//! [`FileStorage`]: a regular file or a block device as [`Storage`], opened with suspicion.
+
+mod info;
+mod input;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+pub use info::{FileId, FileInfo, FileKind};
+pub use input::read_small_file;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::lock::{LockState, release};
+use crate::host::storage::{Allocation, Storage};
+use crate::host::sys;
+
+/// What an open file may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading alone.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+/// A regular file or a block device, open. Its locks live as long as it does.
+#[derive(Debug)]
+pub struct FileStorage {
+    file: File,
+    path: PathBuf,
+    access: Access,
+    kind: FileKind,
+    locks: OnceLock<LockState>,
+}
+
+/// The path without symbolic links, `.` and `..`: what [`FileStorage::open`] expects.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`], [`ErrorKind::Permission`] or [`ErrorKind::Io`].
+pub fn resolve(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().map_err(|error| Error::io("cannot find", path, error))
+}
+
+impl FileStorage {
+    /// Opens a file that exists. `path` must not end in a symbolic link: [`resolve`] it first, so
+    /// that what was checked is what gets opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotADisk`] for anything but a regular file or a block device, and what
+    /// open(2) says.
+    pub fn open(path: &Path, access: Access) -> Result<Self> {
+        let failed = |error| Error::io("cannot open", path, error);
+        // Asked before opening, because opening a device may set something going.
+        let before = path.symlink_metadata().map_err(failed)?;
+        FileKind::of_disk(&before, path)?;
+        // Should a pipe take the file's place here, O_NONBLOCK keeps the open from hanging.
+        let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == Access::Write).custom_flags(flags.bits());
+        let file = options.open(path).map_err(failed)?;
+        Self::from_file(file, path.to_owned(), access)
+    }
+
+    /// Takes over a file that is open already.
+    pub(super) fn from_file(file: File, path: PathBuf, access: Access) -> Result<Self> {
+        let metadata =
+            file.metadata().map_err(|error| Error::io("cannot look at", &path, error))?;
+        let kind = FileKind::of_disk(&metadata, &path)?;
+        Ok(FileStorage { file, path, access, kind, locks: OnceLock::new() })
+    }
+
+    /// The path that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it may be used for.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The locks that are held on it.
+    pub fn lock_state(&self) -> LockState {
+        self.locks.get().copied().unwrap_or_default()
+    }
+
+    /// What the system knows about it now.
+    ///
+    /// # Errors
+    /// What fstat(2) says.
+    pub fn info(&self) -> Result<FileInfo> {
+        let metadata = self.file.metadata().map_err(|error| self.io("cannot look at", error))?;
+        Ok(FileInfo::new(&metadata, self.kind, self.len()?))
+    }
+
+    /// Which file it is, whatever its name.
+    ///
+    /// # Errors
+    /// What fstat(2) says.
+    pub fn id(&self) -> Result<FileId> {
+        let metadata = self.file.metadata().map_err(|error| self.io("cannot look at", error))?;
+        Ok(FileId::new(&metadata))
+    }
+
+    /// Asks btrfs not to copy this file on every write (`FS_NOCOW_FL`), which disks suffer from.
+    /// Works only before anything is written. `false` where the file system is another one or
+    /// refuses.
+    ///
+    /// # Errors
+    /// What fstatfs(2) says.
+    pub fn set_nocow(&self) -> Result<bool> {
+        sys::set_nocow(&self.file).map_err(|error| self.io("cannot set attributes of", error))
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Remembers what is held, once it is.
+    pub(super) fn remember(&self, state: LockState) {
+        self.locks.get_or_init(|| state);
+    }
+
+    fn io(&self, doing: &str, source: io::Error) -> Error {
+        Error::io(doing, &self.path, source)
+    }
+
+    /// The range as the system takes it: signed 64 bits.
+    fn range(&self, offset: u64, len: u64) -> Result<(i64, i64)> {
+        let end = offset.checked_add(len).filter(|&end| i64::try_from(end).is_ok());
+        match (end, i64::try_from(offset), i64::try_from(len)) {
+            (Some(_), Ok(offset), Ok(len)) => Ok((offset, len)),
+            _ => {
+                let message = format!("{len} bytes reach beyond the largest file, 2^63 - 1 bytes");
+                Err(Error::new(ErrorKind::NoSpace, message).at_path(&self.path).at_offset(offset))
+            }
+        }
+    }
+
+    /// Room on a block device is there or is not; nothing can be added.
+    fn require_inside(&self, offset: u64, len: u64) -> Result<()> {
+        let present = self.len()?;
+        if offset.checked_add(len).is_some_and(|end| end <= present) {
+            return Ok(());
+        }
+        let message = format!("{len} bytes do not fit on a block device of {present} bytes");
+        Err(Error::new(ErrorKind::NoSpace, message).at_path(&self.path).at_offset(offset))
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> Result<()> {
+        let (start, count) = self.range(offset, len)?;
+        sys::reserve(&self.file, start, count).map_err(|error| {
+            let error_number = error.raw_os_error().map(Errno::from_raw);
+            // On some systems two names of one number: no match arm for each.
+            let unsupported = [Errno::EOPNOTSUPP, Errno::ENOTSUP, Errno::ENOSYS];
+            if error_number.is_some_and(|number| unsupported.contains(&number)) {
+                let message = "the file system cannot reserve this range without writing to it";
+                let error = Error::new(ErrorKind::UnsupportedFeature, message).with_source(error);
+                return error.at_path(&self.path).at_offset(offset);
+            }
+            self.io("cannot reserve room in", error).at_offset(offset)
+        })
+    }
+
+    fn write_zeros(&self, mut offset: u64, mut len: u64) -> Result<()> {
+        static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+        while len > 0 {
+            // OK: a usize always fits, and the smaller of the two fits a usize.
+            let piece = len.min(ZEROS.len() as u64);
+            self.write_at(offset, &ZEROS[..piece as usize])?;
+            offset += piece;
+            len -= piece;
+        }
+        Ok(())
+    }
+}
+
+impl Storage for FileStorage {
+    fn len(&self) -> Result<u64> {
+        let len = match self.kind {
+            FileKind::Regular => self.file.metadata().map(|metadata| metadata.len()),
+            FileKind::BlockDevice => sys::device_len(&self.file),
+        };
+        len.map_err(|error| self.io("cannot find the length of", error))
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        // No file reaches beyond what a signed offset can address. OK: a usize always fits.
+        let within = (i64::MAX as u64).saturating_sub(offset).min(buf.len() as u64);
+        let buf = &mut buf[..within as usize];
+        let mut done = 0;
+        while done < buf.len() {
+            let at = offset + done as u64;
+            match self.file.read_at(&mut buf[done..], at) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.io("cannot read", error).at_offset(at)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        // OK: a usize always fits.
+        self.range(offset, data.len() as u64)?;
+        let written = self.file.write_all_at(data, offset);
+        written.map_err(|error| self.io("cannot write", error).at_offset(offset))
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.range(0, len)?;
+        if self.kind == FileKind::BlockDevice {
+            let present = self.len()?;
+            if len == present {
+                return Ok(());
+            }
+            let message = format!("a block device of {present} bytes cannot become {len} bytes");
+            return Err(Error::new(ErrorKind::UnsupportedFeature, message).at_path(&self.path));
+        }
+        self.file.set_len(len).map_err(|error| self.io("cannot set the length of", error))
+    }
+
+    fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Result<()> {
+        match how {
+            _ if len == 0 => Ok(()),
+            Allocation::Zeros => self.write_zeros(offset, len),
+            Allocation::Reserve if self.kind == FileKind::BlockDevice => {
+                self.require_inside(offset, len)
+            }
+            Allocation::Reserve => self.reserve(offset, len),
+        }
+    }
+
+    fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
+        /// No device has larger logical blocks, and devices take whole ones alone.
+        const DEVICE_BLOCK: u64 = 4096;
+        let (mut start, mut end) = (offset, offset.saturating_add(len));
+        if self.kind == FileKind::BlockDevice {
+            start = start.checked_next_multiple_of(DEVICE_BLOCK).unwrap_or(u64::MAX);
+            end = end / DEVICE_BLOCK * DEVICE_BLOCK;
+        }
+        if start >= end {
+            return Ok(());
+        }
+        let (start, len) = self.range(start, end - start)?;
+        let punched = sys::punch_hole(&self.file, start, len);
+        punched.map_err(|error| self.io("cannot punch a hole in", error).at_offset(offset))
+    }
+
+    fn sync(&self) -> Result<()> {
+        sys::sync_data(&self.file).map_err(|error| self.io("cannot sync", error))
+    }
+}
+
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a child between fork and exec shares the locks until then.
+        release(self, self.lock_state());
+    }
+}

@@ -1,0 +1,40 @@
+//! Signals become a wish to stop.
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::register_usize;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::task::Cancel;
+
+/// From here on SIGINT and SIGTERM trip `cancel` instead of ending the process, and
+/// [`Cancel::signal`] tells which of them came.
+///
+/// # Errors
+/// [`ErrorKind::Io`] when the system refuses the handler.
+pub fn trip_on_signals(cancel: &Cancel) -> Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        // OK: signals are small positive numbers.
+        let number = signal as usize;
+        register_usize(signal, cancel.cell().clone(), number).map_err(|error| {
+            let message = format!("cannot watch for signal {signal}");
+            Error::new(ErrorKind::Io, message).with_source(error)
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_trips_and_is_remembered() {
+        let cancel = Cancel::new();
+        trip_on_signals(&cancel).unwrap();
+        assert!(!cancel.is_tripped());
+        signal_hook::low_level::raise(SIGTERM).unwrap();
+        assert!(cancel.is_tripped());
+        assert_eq!(cancel.signal(), Some(15));
+        assert_eq!(cancel.check().unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+}

@@ -1,0 +1,185 @@
+//! [`Staging`]: a new file appears whole or not at all.
+//!
+//! The file is made under a temporary name in the folder of its final one, and renamed once it is
+//! complete and synced. Its maker holds a `flock` on it for as long as the maker lives, so that
+//! what a killed run leaves behind can be told from what is being made.
+
+mod stale;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use tempfile::{Builder, TempPath};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::file::{Access, FileId, FileStorage};
+use crate::host::lock::LockState;
+use crate::host::owner::Owner;
+use crate::host::sys;
+
+/// Temporary names are this, random letters and digits, and [`SUFFIX`].
+const PREFIX: &str = ".vmdisk-";
+const SUFFIX: &str = ".tmp";
+const RANDOM_LEN: usize = 12;
+
+/// The permission bits of a new disk: keys and data inside concern its owner alone.
+pub const DEFAULT_MODE: u32 = 0o600;
+
+/// What [`Staging::publish`] does with a file that has the final name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publish {
+    /// Refuse with [`ErrorKind::Exists`] and leave it alone.
+    NoReplace,
+    /// Take its place. Whoever has it open keeps the old one: lock it first.
+    Replace,
+}
+
+/// A file in the making. Dropping it removes it.
+#[derive(Debug)]
+pub struct Staging {
+    // Dropped in this order: the name goes before the lock.
+    temporary: TempPath,
+    storage: FileStorage,
+    folder: File,
+    target: PathBuf,
+    mode: u32,
+    owner: Option<Owner>,
+}
+
+impl Staging {
+    /// Makes an empty file in the folder of `target`, invisible until it is published; `mode`
+    /// ([`DEFAULT_MODE`] by default) and `owner` are applied just before. What dead runs left
+    /// behind in that folder is removed on the way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such folder, [`ErrorKind::BadRequest`] when
+    /// `target` names no file, and what open(2) says.
+    pub fn begin(target: &Path, mode: u32, owner: Option<Owner>) -> Result<Self> {
+        let Some(name) = target.file_name() else {
+            let message = format!("{} is not the name of a file", target.display());
+            return Err(Error::new(ErrorKind::BadRequest, message).at_path(target));
+        };
+        let (folder, folder_path) = open_folder(target)?;
+        stale::remove_all(&folder_path);
+        let (storage, temporary) = make(&folder_path)?;
+        let target = folder_path.join(name);
+        Ok(Staging { temporary, storage, folder, target, mode, owner })
+    }
+
+    /// The file, for writing.
+    pub fn storage(&self) -> &FileStorage {
+        &self.storage
+    }
+
+    /// The path that it is going to have, its folder free of symbolic links.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Syncs the file, gives it its mode, owner and final name, and syncs the folder.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Exists`] when something has that name and is not to be replaced; what the
+    /// system says. Unless [`Error::changed`] says otherwise, nothing was published and the
+    /// temporary file is gone.
+    pub fn publish(self, how: Publish) -> Result<()> {
+        let Staging { temporary, storage, folder, target, mode, owner } = self;
+        let failed = |doing: &'static str| {
+            let target = &target;
+            move |error| Error::io(doing, target, error)
+        };
+        let file = storage.file();
+        if let Some(Owner { user, group }) = owner {
+            fchown(file, Some(user), group).map_err(failed("cannot give an owner to"))?;
+        }
+        // After the owner: changing that one clears set-user-ID bits.
+        file.set_permissions(Permissions::from_mode(mode)).map_err(failed("cannot set mode of"))?;
+        sys::sync_all(file).map_err(failed("cannot sync"))?;
+        let renamed = match how {
+            Publish::NoReplace => temporary.persist_noclobber(&target),
+            Publish::Replace => temporary.persist(&target),
+        };
+        renamed.map_err(|refused| match refused.error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                let message = format!("{} exists already", target.display());
+                Error::new(ErrorKind::Exists, message).at_path(&target)
+            }
+            _ => failed("cannot publish")(refused.error),
+        })?;
+        sync_folder(&folder)
+            .map_err(|error| failed("cannot sync the folder of")(error).after_changes())
+    }
+}
+
+/// The folder of `target`, open so that it can be synced, and its path.
+fn open_folder(target: &Path) -> Result<(File, PathBuf)> {
+    let named = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let named = named.unwrap_or(Path::new("."));
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let message = format!("folder {} does not exist", named.display());
+            Error::new(ErrorKind::NotFound, message).at_path(named)
+        }
+        _ => Error::io("cannot open folder", named, error),
+    };
+    let path = named.canonicalize().map_err(failed)?;
+    if !path.metadata().map_err(failed)?.is_dir() {
+        let message = format!("{} is not a folder", named.display());
+        return Err(Error::new(ErrorKind::NotFound, message).at_path(named));
+    }
+    Ok((File::open(&path).map_err(failed)?, path))
+}
+
+fn sync_folder(folder: &File) -> io::Result<()> {
+    // Some file systems (FUSE, SMB) cannot; their names are as safe as they get.
+    let unavailable = [Errno::EINVAL, Errno::ENOTSUP, Errno::ENOSYS];
+    sys::sync_all(folder).or_else(|error| match error.raw_os_error().map(Errno::from_raw) {
+        Some(errno) if unavailable.contains(&errno) => Ok(()),
+        _ => Err(error),
+    })
+}
+
+/// Makes a temporary file that is locked by us and still has its name.
+fn make(folder: &Path) -> Result<(FileStorage, TempPath)> {
+    const ATTEMPTS: u32 = 16;
+    let failed = |error| Error::io("cannot make a file in", folder, error);
+    for _ in 0..ATTEMPTS {
+        let mut builder = Builder::new();
+        builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM_LEN);
+        let (file, temporary) = builder.tempfile_in(folder).map_err(failed)?.into_parts();
+        // Between making and locking, another run may have taken it for a dead one's.
+        if let Some(state) = claim(&file, &temporary) {
+            let storage = FileStorage::from_file(file, temporary.to_path_buf(), Access::Write)?;
+            storage.remember(state);
+            return Ok((storage, temporary));
+        }
+    }
+    let message = format!("{ATTEMPTS} temporary files in {} were taken away", folder.display());
+    Err(Error::new(ErrorKind::Io, message).at_path(folder))
+}
+
+/// Locks a temporary file of ours; `None` when somebody else was faster.
+fn claim(file: &File, path: &Path) -> Option<LockState> {
+    let flock = match file.try_lock() {
+        Ok(()) => true,
+        Err(std::fs::TryLockError::WouldBlock) => return None,
+        // Without locks on this file system nobody removes what looks stale either.
+        Err(std::fs::TryLockError::Error(_)) => false,
+    };
+    let is_ours = is_named(file, path);
+    if !is_ours && flock {
+        let _ = file.unlock();
+    }
+    is_ours.then_some(LockState { ofd: false, flock })
+}
+
+/// Whether `path` is this very file, and not another or a link to it.
+fn is_named(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(named)) = (file.metadata(), path.symlink_metadata()) else { return false };
+    FileId::new(&open) == FileId::new(&named)
+}

@@ -1,0 +1,130 @@
+//! What Linux does in its own way.
+
+use std::fs::File;
+use std::io;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use nix::libc;
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, NFS_SUPER_MAGIC, fstatfs};
+
+/// Returns when contents and length are on the medium.
+pub(super) fn sync_data(file: &File) -> io::Result<()> {
+    file.sync_data()
+}
+
+/// Returns when contents, length, owner and mode are on the medium; of a folder, its names.
+pub(super) fn sync_all(file: &File) -> io::Result<()> {
+    file.sync_all()
+}
+
+/// Reserves blocks for the range, lengthening the file if it must.
+pub(super) fn reserve(file: &File, offset: i64, len: i64) -> io::Result<()> {
+    Ok(retry(|| fallocate(file, FallocateFlags::empty(), offset, len))?)
+}
+
+/// Gives back the blocks of the range, as far as the file system can.
+pub(super) fn punch_hole(file: &File, offset: i64, len: i64) -> io::Result<()> {
+    let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    match retry(|| fallocate(file, how, offset, len)) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// The length of a block device in bytes.
+pub(super) fn device_len(mut file: &File) -> io::Result<u64> {
+    io::Seek::seek(&mut file, io::SeekFrom::End(0))
+}
+
+/// Whether the locks of this file go to an NFS server, where a `flock` is a byte lock over the
+/// whole file and would collide with QEMU's bytes.
+pub(super) fn on_nfs(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == NFS_SUPER_MAGIC)
+}
+
+/// `FS_NOCOW_FL` of <linux/fs.h>.
+const NOCOW: libc::c_int = 0x0080_0000;
+
+/// Asks btrfs not to copy this file on every write. Works only before anything is written.
+pub(super) fn set_nocow(file: &File) -> io::Result<bool> {
+    if fstatfs(file)?.filesystem_type() != BTRFS_SUPER_MAGIC {
+        return Ok(false);
+    }
+    let Ok(flags) = attributes::get(file) else { return Ok(false) };
+    if attributes::set(file, flags | NOCOW).is_err() {
+        return Ok(false);
+    }
+    // The kernel ignores the flag without a word when the file holds data.
+    Ok(attributes::get(file).is_ok_and(|flags| flags & NOCOW != 0))
+}
+
+/// The inode flags of ioctl_iflags(2). Their numbers are made from `long`, but what is passed
+/// is an `int`.
+mod attributes {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use nix::libc::{c_int, c_long};
+
+    nix::ioctl_read_bad!(get_flags, nix::request_code_read!(b'f', 1, size_of::<c_long>()), c_int);
+    nix::ioctl_write_ptr_bad!(
+        set_flags,
+        nix::request_code_write!(b'f', 2, size_of::<c_long>()),
+        c_int
+    );
+
+    #[expect(unsafe_code, reason = "no safe call reads inode flags")]
+    pub(super) fn get(file: &File) -> nix::Result<c_int> {
+        let mut flags = 0;
+        // SAFETY: the descriptor is open, and the kernel writes one int to a live int.
+        unsafe { get_flags(file.as_raw_fd(), &raw mut flags) }?;
+        Ok(flags)
+    }
+
+    #[expect(unsafe_code, reason = "no safe call writes inode flags")]
+    pub(super) fn set(file: &File, flags: c_int) -> nix::Result<()> {
+        // SAFETY: the descriptor is open, and the kernel reads one int from a live int.
+        unsafe { set_flags(file.as_raw_fd(), &raw const flags) }?;
+        Ok(())
+    }
+}
+
+/// Locks one byte for the open file description: shared, or exclusive.
+pub(super) fn lock_byte(file: &File, byte: u32, exclusive: bool) -> nix::Result<()> {
+    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&range(kind, byte, 1))).map(drop)
+}
+
+/// Releases what the open file description holds of these bytes.
+pub(super) fn unlock_bytes(file: &File, first: u32, len: u32) -> nix::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, first, len))).map(drop)
+}
+
+/// Whether another open file description holds any lock on this byte.
+pub(super) fn is_byte_locked(file: &File, byte: u32) -> nix::Result<bool> {
+    let mut wanted = range(libc::F_WRLCK, byte, 1);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut wanted))?;
+    Ok(i32::from(wanted.l_type) != libc::F_UNLCK)
+}
+
+fn range(kind: libc::c_int, first: u32, len: u32) -> libc::flock {
+    libc::flock {
+        // OK: these constants are 0, 1 and 2.
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: first.into(),
+        l_len: len.into(),
+        // Required to be 0 for locks of open file descriptions.
+        l_pid: 0,
+    }
+}
+
+fn retry(mut call: impl FnMut() -> nix::Result<()>) -> nix::Result<()> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What macOS does in its own way: the same functions as `linux.rs`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+/// Returns when contents and length are on the medium: a plain fsync leaves them in the drive's
+/// cache here.
+pub(super) fn sync_data(file: &File) -> io::Result<()> {
+    match fcntl(file, FcntlArg::F_FULLFSYNC) {
+        // Network and foreign file systems know only the plain one.
+        Err(Errno::ENOTSUP | Errno::ENOTTY | Errno::EINVAL) => Ok(nix::unistd::fsync(file)?),
+        result => Ok(result.map(drop)?),
+    }
+}
+
+/// Returns when contents, length, owner and mode are on the medium; of a folder, its names.
+pub(super) fn sync_all(file: &File) -> io::Result<()> {
+    sync_data(file)
+}
+
+/// Reserves blocks behind the end of the file and lengthens it. Holes before the end cannot be
+/// reserved here.
+pub(super) fn reserve(file: &File, offset: i64, len: i64) -> io::Result<()> {
+    let present = i64::try_from(file.metadata()?.len()).map_err(|_| Errno::EFBIG)?;
+    let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
+    if offset < present {
+        return Err(Errno::ENOTSUP.into());
+    }
+    let mut wanted = libc::fstore_t {
+        fst_flags: libc::F_ALLOCATEALL,
+        fst_posmode: libc::F_PEOFPOSMODE,
+        fst_offset: 0,
+        fst_length: end - present,
+        fst_bytesalloc: 0,
+    };
+    fcntl(file, FcntlArg::F_PREALLOCATE(&mut wanted))?;
+    file.set_len(end.unsigned_abs())
+}
+
+/// Gives back the whole blocks inside the range, as far as the file system can.
+pub(super) fn punch_hole(file: &File, offset: i64, len: i64) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    let block = metadata.blksize().max(1);
+    let end = offset.saturating_add(len).unsigned_abs().min(metadata.len()) / block * block;
+    let start = offset.unsigned_abs().next_multiple_of(block);
+    if start >= end {
+        return Ok(());
+    }
+    match punch_blocks(file, start, end - start) {
+        // What cannot be given back stays: the caller is told so in the trait's words.
+        Err(Errno::ENOTSUP | Errno::EINVAL | Errno::ENOTTY) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+#[expect(unsafe_code, reason = "nix does not know F_PUNCHHOLE")]
+fn punch_blocks(file: &File, offset: u64, len: u64) -> nix::Result<()> {
+    let hole = libc::fpunchhole_t {
+        fp_flags: 0,
+        reserved: 0,
+        fp_offset: i64::try_from(offset).map_err(|_| Errno::EFBIG)?,
+        fp_length: i64::try_from(len).map_err(|_| Errno::EFBIG)?,
+    };
+    // SAFETY: the descriptor is open, and the kernel reads one fpunchhole_t from a live one.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_PUNCHHOLE, &raw const hole) };
+    Errno::result(result).map(drop)
+}
+
+/// The length of a block device in bytes: seeking tells nothing here.
+pub(super) fn device_len(file: &File) -> io::Result<u64> {
+    let (block, count) = device::geometry(file)?;
+    count.checked_mul(block.into()).ok_or_else(|| Errno::EFBIG.into())
+}
+
+/// The questions of <sys/disk.h>.
+mod device {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    nix::ioctl_read!(block_size, b'd', 24, u32);
+    nix::ioctl_read!(block_count, b'd', 25, u64);
+
+    /// Bytes a block, and the number of blocks.
+    #[expect(unsafe_code, reason = "no safe call asks a device for its length")]
+    pub(super) fn geometry(file: &File) -> nix::Result<(u32, u64)> {
+        let (mut size, mut count) = (0, 0);
+        // SAFETY: the descriptor is open, and the kernel writes one u32 to a live u32.
+        unsafe { block_size(file.as_raw_fd(), &raw mut size) }?;
+        // SAFETY: likewise, one u64 to a live u64.
+        unsafe { block_count(file.as_raw_fd(), &raw mut count) }?;
+        Ok((size, count))
+    }
+}
+
+/// Whether byte locks alone are to be used: never, since they are not used here at all.
+pub(super) fn on_nfs(_: &File) -> bool {
+    false
+}
+
+/// Asks the file system not to copy this file on every write: nothing to ask here.
+pub(super) fn set_nocow(_: &File) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Byte locks of open file descriptions are public only since the macOS 14 SDK, and exclude
+/// `flock` there: `flock` alone is used, which excludes them too.
+pub(super) fn lock_byte(_: &File, _: u32, _: bool) -> nix::Result<()> {
+    Err(Errno::ENOTSUP)
+}
+
+/// See [`lock_byte`].
+pub(super) fn unlock_bytes(_: &File, _: u32, _: u32) -> nix::Result<()> {
+    Ok(())
+}
+
+/// See [`lock_byte`].
+pub(super) fn is_byte_locked(_: &File, _: u32) -> nix::Result<bool> {
+    Ok(false)
+}
