@@ -2,7 +2,7 @@
 
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::{Allocation, Storage, read_padded_at};
+use crate::host::storage::{Allocation, Storage, read_padded_at, write_zeros};
 use crate::task::Task;
 use crate::units::VirtualSize;
 
@@ -112,22 +112,4 @@ fn allocate(
         RawAllocation::Reserve => storage.allocate(offset, len, Allocation::Reserve),
         RawAllocation::Zeros => write_zeros(storage, offset, len, task),
     }
-}
-
-/// Writes zeros, stopping between pieces if asked to.
-pub(crate) fn write_zeros(
-    storage: &dyn Storage,
-    offset: u64,
-    len: u64,
-    task: Task<'_>,
-) -> Result<()> {
-    const PIECE: u64 = 16 << 20;
-    let mut done = 0;
-    while done < len {
-        task.step("zeros", done, len)?;
-        let piece = (len - done).min(PIECE);
-        storage.allocate(offset.saturating_add(done), piece, Allocation::Zeros)?;
-        done += piece;
-    }
-    task.step("zeros", len, len)
 }

@@ -7,6 +7,7 @@
 mod file;
 mod lock;
 mod owner;
+mod path;
 mod signal;
 mod stage;
 pub mod storage;
@@ -17,5 +18,6 @@ mod sys;
 pub use file::{Access, FileId, FileInfo, FileKind, FileStorage, read_small_file, resolve};
 pub use lock::{LockMode, LockPolicy, LockState, open_locked};
 pub use owner::Owner;
+pub use path::{Occupant, folder_of, resolve_target};
 pub use signal::trip_on_signals;
 pub use stage::{DEFAULT_MODE, Publish, Staging};

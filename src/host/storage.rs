@@ -3,6 +3,7 @@
 use std::sync::RwLock;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::task::Task;
 
 /// How [`Storage::allocate`] makes room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,27 @@ pub fn read_padded_at(storage: &dyn Storage, offset: u64, buf: &mut [u8]) -> Res
         rest.fill(0);
     }
     Ok(())
+}
+
+/// Writes zeros, stopping between pieces if asked to.
+///
+/// # Errors
+/// [`Cancelled`](ErrorKind::Cancelled), and what the storage says.
+pub fn write_zeros(
+    storage: &dyn Storage,
+    offset: u64,
+    len: u64,
+    task: Task<'_>,
+) -> Result<()> {
+    const PIECE: u64 = 16 << 20;
+    let mut done = 0;
+    while done < len {
+        task.step("zeros", done, len)?;
+        let piece = (len - done).min(PIECE);
+        storage.allocate(offset.saturating_add(done), piece, Allocation::Zeros)?;
+        done += piece;
+    }
+    task.step("zeros", len, len)
 }
 
 /// A file that lives in memory.

@@ -53,7 +53,7 @@ impl Opening<'_> {
         let magic = Magic::read(&storage)?;
         let block_device = storage.info()?.kind == FileKind::BlockDevice;
         let format = Evidence { path, block_device, magic }.believe(told)?;
-        Link::new(path, format, storage)
+        Link::open(path, format, storage)
     }
 
     /// Everything below `top`, nearest first. `above` are files that must not come again.
@@ -110,13 +110,16 @@ impl Opening<'_> {
                 return Err(Error::new(ErrorKind::BackingRefused, message).at_path(&path));
             }
         };
-        Link::new(&path, format, storage).map(Some)
+        Link::open(&path, format, storage).map(Some)
     }
 }
 
 impl Link {
-    /// Reads the header of a qcow2 image.
-    pub(super) fn new(path: &Path, format: Format, storage: FileStorage) -> Result<Link> {
+    /// A file whose format is known; the header of a qcow2 image is read and checked.
+    ///
+    /// # Errors
+    /// As [`Header::read`].
+    pub fn open(path: &Path, format: Format, storage: FileStorage) -> Result<Link> {
         let header = match format {
             Format::Qcow2 => Some(Header::read(&storage).map_err(|error| error.at_path(path))?),
             Format::Raw => None,

@@ -1,6 +1,6 @@
 //! What a verb gets beside its request: whom to tell, when to stop, what may be opened.
 
-use crate::host::{LockMode, LockPolicy};
+use crate::host::LockPolicy;
 use crate::image::chain::Opening;
 use crate::image::gate::Trust;
 use crate::task::{Cancel, Progress, Task};
@@ -37,7 +37,4 @@ impl<'a> Context<'a> {
     pub(super) fn opening(&self) -> Opening<'a> {
         Opening { trust: self.trust, locks: Some(self.locks), cancel: self.cancel }
     }
-
-    /// The mode in which a disk that will be changed is locked.
-    pub(super) const CHANGE: LockMode = LockMode::Writer;
 }

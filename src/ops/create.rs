@@ -13,7 +13,7 @@ use super::options::{
 use super::payload::Prepared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{
-    DEFAULT_MODE, FileStorage, Owner, Publish, Staging, path_exists, resolve_target,
+    DEFAULT_MODE, FileStorage, Occupant, Owner, Publish, Staging, resolve_target,
 };
 use crate::image::probe;
 use crate::units::{ByteSize, VirtualSize};
@@ -127,20 +127,17 @@ pub struct GuestReport {
 /// is as it was before.
 pub fn create(request: &CreateRequest, context: Context<'_>) -> Result<CreateReport> {
     let target = resolve_target(&request.path)?;
-    if path_exists(&target)? {
-        match request.if_exists {
-            IfExists::Fail => {
-                let message = "the path exists already";
-                return Err(Error::new(ErrorKind::Exists, message).at_path(&request.path));
-            }
-            IfExists::Keep => return keep(request, &target, context),
-            IfExists::Replace => {
-                let replaced = Existing::open_to_replace(&target, context)?;
-                return build(request, &target, Publish::Replace, Some(replaced), context);
-            }
+    let refuse = |kind, why: &str| Err(Error::new(kind, why).at_path(&request.path));
+    match (Occupant::of(&target)?, request.if_exists) {
+        (Occupant::Nobody, _) => build(request, &target, Publish::NoReplace, None, context),
+        (Occupant::Folder, _) => refuse(ErrorKind::NotADisk, "is a folder: name a file in it"),
+        (Occupant::File, IfExists::Fail) => refuse(ErrorKind::Exists, "exists already"),
+        (Occupant::File, IfExists::Keep) => keep(request, &target, context),
+        (Occupant::File, IfExists::Replace) => {
+            let replaced = Existing::open_to_replace(&target, context)?;
+            build(request, &target, Publish::Replace, Some(replaced), context)
         }
     }
-    build(request, &target, Publish::NoReplace, None, context)
 }
 
 fn keep(request: &CreateRequest, target: &Path, context: Context<'_>) -> Result<CreateReport> {

@@ -8,7 +8,7 @@ use super::existing::{Existing, differences};
 use super::options::IfExists;
 use super::resize::{ResizeReport, ResizeRequest, TargetSize, resize_open};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{Publish, path_exists, resolve, resolve_target};
+use crate::host::{Occupant, Publish, resolve, resolve_target};
 use crate::image::gate::Trust;
 
 /// What `ensure` found to do.
@@ -43,7 +43,7 @@ pub fn ensure(request: &CreateRequest, context: Context<'_>) -> Result<EnsureRep
         return Err(Error::new(ErrorKind::BadRequest, message));
     }
     let target = resolve_target(&request.path)?;
-    if !path_exists(&target)? {
+    if Occupant::of(&target)? == Occupant::Nobody {
         match build(request, &target, Publish::NoReplace, None, context) {
             // Somebody else created it meanwhile: then it is looked at like any other.
             Err(error) if error.kind() == ErrorKind::Exists => {}

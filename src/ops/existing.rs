@@ -6,7 +6,6 @@ use std::path::Path;
 use super::context::Context;
 use super::create::{BackingReport, CreateReport, CreateRequest};
 use super::options::{Compat, Compression, Format};
-use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{
     Access, FileKind, FileStorage, LockMode, folder_of, open_locked, resolve,
@@ -192,9 +191,4 @@ fn backing_difference(
     Ok((!same).then(|| {
         format!("backing file is '{}', asked for {}", stored.escape_ascii(), asked.display())
     }))
-}
-
-/// The size of the disk of an image, to be told from the length of its file.
-pub(super) fn size_of(image: &Image) -> u64 {
-    image.size()
 }

@@ -13,7 +13,7 @@ use super::layout::Layout;
 use super::refblock::RefcountBlock;
 use super::stream::StreamWriter;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::{Allocation, Storage};
+use crate::host::storage::{Allocation, Storage, write_zeros};
 use crate::task::Task;
 use crate::units::VirtualSize;
 

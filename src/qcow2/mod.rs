@@ -46,4 +46,4 @@ pub use header::{
 };
 pub use open::{Backing, Qcow2};
 pub use resize::{ResizeOptions, Resized};
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, read_snapshots};

@@ -30,7 +30,10 @@ pub struct Snapshot {
 }
 
 /// Reads the whole table, entry by entry: no claim decides how much is allocated.
-pub(super) fn read_all(storage: &dyn Storage, header: &Header) -> Result<Vec<Snapshot>> {
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) for an entry beyond the format's limits or the file's end.
+pub fn read_snapshots(storage: &dyn Storage, header: &Header) -> Result<Vec<Snapshot>> {
     let start = header.snapshots.offset.get();
     let mut at = start;
     let mut snapshots = Vec::new();

@@ -3,8 +3,8 @@
 use super::plan::{L1Write, Plan, TailWrite};
 use super::survey::Survey;
 use crate::error::{Error, Result};
-use crate::host::storage::Allocation;
-use crate::qcow2::create::{Preallocation, write_zeros};
+use crate::host::storage::{Allocation, write_zeros};
+use crate::qcow2::create::Preallocation;
 use crate::qcow2::entry::L1Entry;
 use crate::qcow2::flush::switch_header;
 use crate::qcow2::geometry::{ClusterCount, GuestCluster};

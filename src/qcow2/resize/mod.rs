@@ -126,7 +126,7 @@ impl Qcow2 {
                     "a version 2 image with internal snapshots cannot be resized",
                 );
             }
-            let snapshots = snapshot::read_all(&*self.storage, header)?;
+            let snapshots = snapshot::read_snapshots(&*self.storage, header)?;
             if snapshots.iter().any(|snapshot| snapshot.disk_size_bytes.is_none()) {
                 return has_snapshots("an internal snapshot does not say how large its disk is");
             }

@@ -1,0 +1,56 @@
+//! `vmdisk completions` and `vmdisk man`: made from the parser, so they cannot drift from it.
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use super::Cli;
+use super::output::print;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Print completions for a shell
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  vmdisk completions bash > /etc/bash_completion.d/vmdisk")]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+impl CompletionsArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "vmdisk", &mut script);
+        print(&String::from_utf8_lossy(&script));
+        Ok(())
+    }
+}
+
+/// Print a manual page
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vmdisk man | man -l -
+  vmdisk man create > vmdisk-create.1")]
+pub(super) struct ManArgs {
+    /// The verb it is about [default: the program]
+    verb: Option<String>,
+}
+
+impl ManArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        let mut program = Cli::command();
+        program.build();
+        let command = match &self.verb {
+            None => program,
+            Some(verb) => program.find_subcommand(verb).cloned().ok_or_else(|| {
+                Error::new(ErrorKind::BadRequest, format!("there is no verb '{verb}'"))
+            })?,
+        };
+        let mut page = Vec::new();
+        let rendered = clap_mangen::Man::new(command).render(&mut page);
+        rendered.map_err(|error| {
+            Error::new(ErrorKind::Internal, "cannot write the page").with_source(error)
+        })?;
+        print(&String::from_utf8_lossy(&page));
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! Exit codes.
+
+use std::process::ExitCode;
+
+use crate::error::{Error, ErrorKind};
+use crate::task::Cancel;
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: the operation failed.
+    Failed,
+    /// 2: the request or the flags were not understood.
+    NotUnderstood,
+    /// 75: locked by another process; the same call may succeed later.
+    TryAgain,
+    /// 128 + n: ended by signal n.
+    Signal(i32),
+}
+
+impl Exit {
+    pub(super) fn of(error: &Error, cancel: &Cancel) -> Exit {
+        if let (ErrorKind::Cancelled, Some(signal)) = (error.kind(), cancel.signal()) {
+            return Exit::Signal(signal);
+        }
+        match error.kind() {
+            ErrorKind::Locked => Exit::TryAgain,
+            ErrorKind::BadRequest
+            | ErrorKind::BadSize
+            | ErrorKind::IncompatibleOptions
+            | ErrorKind::ProtocolUnsupported => Exit::NotUnderstood,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::NotUnderstood => 2,
+            Exit::TryAgain => 75,
+            Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(1),
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! Flags that several verbs share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::names::{bytes, mode, one_of, size};
+use crate::error::Result;
+use crate::host::LockPolicy;
+use crate::image::gate::Trust;
+use crate::ops::{
+    BackingOptions, BackingStore, Compat, Compression, Context, CreateRequest, Format, Guest,
+    GuestOptions, IfExists, LayoutOptions, Preallocation, Preset,
+};
+use crate::task::{Cancel, Progress};
+use crate::units::ByteSize;
+
+/// Flags of every verb.
+#[derive(Debug, Args)]
+pub(super) struct GlobalFlags {
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Wait this many seconds for a disk that is in use
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
+    lock_timeout: f64,
+    /// Go on where the file system offers no locks
+    #[arg(long, global = true)]
+    no_lock: bool,
+    /// Which files an image may make us open: none, those in its own folder, or all
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "folder",
+          value_parser = ["none", "folder", "full"])]
+    trust: String,
+    /// Also open files in this folder that an image names (repeatable)
+    #[arg(long, global = true, value_name = "FOLDER")]
+    allow: Vec<PathBuf>,
+}
+
+impl GlobalFlags {
+    pub(super) fn locks(&self) -> LockPolicy {
+        let timeout = Duration::from_secs_f64(self.lock_timeout);
+        LockPolicy { timeout, required: !self.no_lock }
+    }
+
+    pub(super) fn trust(&self) -> Trust {
+        match self.trust.as_str() {
+            "full" => Trust::Full,
+            "none" if self.allow.is_empty() => Trust::None,
+            _ if self.allow.is_empty() => Trust::Folder,
+            _ => Trust::Named(self.allow.clone()),
+        }
+    }
+
+    /// Runs a verb under these circumstances.
+    pub(super) fn with_context<R>(
+        &self,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+        verb: impl FnOnce(Context<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let (locks, trust) = (self.locks(), self.trust());
+        verb(Context { progress, cancel, trust: &trust, locks: &locks })
+    }
+}
+
+/// What a new disk is made of: flags of `create` and `ensure`.
+#[derive(Debug, Args)]
+pub(super) struct DiskFlags {
+    /// The disk [default: disk.qcow2, or disk.raw with --format raw]
+    path: Option<PathBuf>,
+    /// Size of the guest's disk, with its unit: 20G, 1.5TiB, 500MB
+    #[arg(long, short, value_parser = size, allow_hyphen_values = true)]
+    size: Option<ByteSize>,
+    /// Format [default: what the path's name promises, else qcow2]
+    #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
+    format: Option<Format>,
+    #[command(flatten)]
+    backing: BackingFlags,
+    #[command(flatten)]
+    guest: GuestFlags,
+    #[command(flatten)]
+    layout: LayoutFlags,
+    /// Permission bits of the file, in octal [default: 0600]
+    #[arg(long, value_parser = mode)]
+    mode: Option<u32>,
+    /// Owner of the file: user or user:group, names or numbers
+    #[arg(long)]
+    owner: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Backing file")]
+struct BackingFlags {
+    /// Lay the disk over this image, which stays as it is
+    #[arg(long, short, value_name = "FILE")]
+    backing: Option<PathBuf>,
+    /// Its format [default: probed for qcow2, never guessed raw]
+    #[arg(long, value_name = "FORMAT", requires = "backing",
+          value_parser = one_of(Format::ALL, Format::name))]
+    backing_format: Option<Format>,
+    /// How its name is stored [default: relative if at most one folder up, else absolute]
+    #[arg(long, value_name = "HOW", requires = "backing",
+          value_parser = one_of(BackingStore::ALL, BackingStore::name))]
+    backing_store: Option<BackingStore>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Guest")]
+struct GuestFlags {
+    /// Who formats the disk [default: boot2docker; none with --backing and without keys]
+    #[arg(long, value_parser = one_of(Guest::ALL, Guest::name))]
+    guest: Option<Guest>,
+    /// Public key that may log in (repeatable)
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Vec<PathBuf>,
+    /// A ready payload archive instead of keys
+    #[arg(long, value_name = "FILE.tar")]
+    userdata: Option<PathBuf>,
+    /// Write keys even over a partition table or filesystem
+    #[arg(long)]
+    overwrite_guest: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Layout")]
+struct LayoutFlags {
+    /// Who will use the disk [default: qemu]
+    #[arg(long, value_parser = one_of(Preset::ALL, Preset::name))]
+    preset: Option<Preset>,
+    /// What is laid out from the start [default: metadata; tables with --backing; off for raw]
+    #[arg(long, value_parser = one_of(Preallocation::ALL, Preallocation::name))]
+    preallocation: Option<Preallocation>,
+    /// Version of qcow2 [default: 1.1]
+    #[arg(long, value_parser = one_of(Compat::ALL, Compat::name))]
+    compat: Option<Compat>,
+    /// Cluster size: a power of two from 512 to 2M [default: 64K]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true)]
+    cluster_size: Option<ByteSize>,
+    /// Width of reference counts: 1, 2, 4, 8, 16, 32 or 64 [default: 16]
+    #[arg(long, value_name = "BITS")]
+    refcount_bits: Option<u64>,
+    /// Subclusters: smaller copies on write [default: off]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    extended_l2: Option<bool>,
+    /// How clusters will be compressed [default: zlib]
+    #[arg(long, value_parser = one_of(Compression::ALL, Compression::name))]
+    compression_type: Option<Compression>,
+    /// Update reference counts late [default: off; on with --preset hyperkit]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    lazy_refcounts: Option<bool>,
+    /// Ask btrfs not to copy the file on every write
+    #[arg(long)]
+    nocow: bool,
+}
+
+impl DiskFlags {
+    pub(super) fn request(&self, if_exists: IfExists) -> CreateRequest {
+        let default_path = || match self.format {
+            Some(Format::Raw) => PathBuf::from("disk.raw"),
+            _ => PathBuf::from("disk.qcow2"),
+        };
+        CreateRequest {
+            path: self.path.clone().unwrap_or_else(default_path),
+            size: self.size,
+            format: self.format,
+            layout: LayoutOptions {
+                preset: self.layout.preset,
+                compat: self.layout.compat,
+                cluster_size: self.layout.cluster_size,
+                refcount_bits: self.layout.refcount_bits,
+                extended_l2: self.layout.extended_l2,
+                compression: self.layout.compression_type,
+                lazy_refcounts: self.layout.lazy_refcounts,
+                preallocation: self.layout.preallocation,
+                nocow: self.layout.nocow,
+            },
+            backing: self.backing.backing.clone().map(|path| BackingOptions {
+                path,
+                format: self.backing.backing_format,
+                store: self.backing.backing_store,
+            }),
+            guest: GuestOptions {
+                guest: self.guest.guest,
+                ssh_keys: self.guest.ssh_key.clone(),
+                userdata: self.guest.userdata.clone(),
+                overwrite: self.guest.overwrite_guest,
+            },
+            if_exists,
+            mode: self.mode,
+            owner: self.owner.clone(),
+        }
+    }
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("'{text}' is neither on nor off")),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|s| Duration::try_from_secs_f64(*s).is_ok());
+    seconds.ok_or_else(|| format!("'{text}' is no number of seconds"))
+}

@@ -1,0 +1,34 @@
+//! What to do about an error, in the words of the command line.
+
+use crate::error::{Error, ErrorKind};
+
+/// The remedy, where there is a general one.
+pub(super) fn hint(error: &Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        ErrorKind::WouldShrink => {
+            "pass --shrink to cut the disk: what its guest has behind the new end is lost"
+        }
+        ErrorKind::Exists => "choose another path, or pass --if-exists keep or replace",
+        ErrorKind::Locked => {
+            "stop the machine that uses the disk, or wait for it with --lock-timeout SECONDS"
+        }
+        ErrorKind::LockUnavailable => {
+            "if nothing else can use the disk, pass --no-lock to go on without a lock"
+        }
+        ErrorKind::FormatMismatch => {
+            "if you know what it is, say so: --format raw or --format qcow2 (--backing-format for a \
+             backing file)"
+        }
+        ErrorKind::PayloadTooLarge => {
+            "use fewer or shorter keys: an ed25519 key takes about 100 bytes"
+        }
+        ErrorKind::GuestNotEmpty => "pass --overwrite-guest to write over it all the same",
+        ErrorKind::BackingMissing => "check the path: it is relative to the working directory",
+        ErrorKind::BackingRefused => {
+            "if you trust the image, allow its folder with --allow FOLDER, or everything with \
+             --trust full"
+        }
+        ErrorKind::NoSpace => "free some room on the file system, or choose another folder",
+        _ => return None,
+    })
+}

@@ -1,0 +1,109 @@
+//! The command line: flags as typed become requests as meant, reports become text or JSON.
+
+mod create;
+mod docs;
+mod ensure;
+mod exit;
+mod flags;
+mod hint;
+mod info;
+mod names;
+mod output;
+mod progress;
+mod resize;
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind as ClapErrorKind;
+use clap::{Parser, Subcommand};
+
+pub use self::exit::Exit;
+use self::flags::GlobalFlags;
+use self::output::Output;
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::trip_on_signals;
+use crate::task::Cancel;
+
+/// Disks of local virtual machines: created, grown and inspected.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vmdisk",
+    version,
+    about,
+    long_about = "Creates boot2docker-ready disks (qcow2 or raw), grows them and tells what they \
+                  are: no QEMU, no root, no mounts, no daemon.",
+    after_help = "Sizes: 20G and 20GiB are 20 x 2^30 bytes, 20GB is 20 x 10^9. Exit codes: 0 done, \
+                  1 failed, 2 not understood, 75 locked by another process (try again), 130/143 \
+                  ended by a signal.",
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: GlobalFlags,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create(create::Args),
+    Ensure(ensure::Args),
+    Resize(resize::Args),
+    Info(info::Args),
+    Completions(docs::CompletionsArgs),
+    Man(docs::ManArgs),
+}
+
+/// Runs the program with these arguments, the program's name first.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, args.iter().any(|arg| arg == "--json")),
+    };
+    let cancel = Cancel::new();
+    let result = trip_on_signals(&cancel).and_then(|()| cli.dispatch(&cancel));
+    match result {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            Output::new(cli.global.json).error(&error);
+            Exit::of(&error, &cancel)
+        }
+    }
+}
+
+impl Cli {
+    fn dispatch(&self, cancel: &Cancel) -> Result<()> {
+        match &self.verb {
+            Verb::Create(args) => args.run(&self.global, cancel),
+            Verb::Ensure(args) => args.run(&self.global, cancel),
+            Verb::Resize(args) => args.run(&self.global, cancel),
+            Verb::Info(args) => args.run(&self.global, cancel),
+            Verb::Completions(args) => args.run(),
+            Verb::Man(args) => args.run(),
+        }
+    }
+}
+
+/// Help and version are what was asked for; everything else was not understood.
+fn usage(error: &clap::Error, json: bool) -> Exit {
+    match error.kind() {
+        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
+            // A closed pipe before anything happened is no failure.
+            let _ = error.print();
+            Exit::Done
+        }
+        _ if json => {
+            let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<Error>());
+            let kind = cause.map_or(ErrorKind::BadRequest, Error::kind);
+            let message = error.render().to_string();
+            let message = message.trim_start_matches("error: ").lines().next().unwrap_or_default();
+            Output::new(true).error(&Error::new(kind, message));
+            Exit::NotUnderstood
+        }
+        _ => {
+            let _ = error.print();
+            Exit::NotUnderstood
+        }
+    }
+}

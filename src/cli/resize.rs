@@ -1,0 +1,86 @@
+//! `vmdisk resize`.
+
+use std::path::PathBuf;
+
+use super::flags::GlobalFlags;
+use super::names::one_of;
+use super::output::{Output, notes};
+use super::progress::TerminalProgress;
+use crate::error::Error;
+use crate::error::Result;
+use crate::ops::{self, Format, Preallocation, ResizeReport, ResizeRequest, TargetSize};
+use crate::task::Cancel;
+use crate::units::ByteSize;
+
+/// Grow a disk, or shrink it
+///
+/// What is added reads as zeros. A crash leaves the old disk or the new one.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vmdisk resize m.qcow2 --size 40G
+  vmdisk resize m.qcow2 --size +20G
+  vmdisk resize m.qcow2 --size 10G --shrink
+      what the guest has behind 10 GiB is lost")]
+pub(super) struct Args {
+    /// The disk
+    path: PathBuf,
+    /// Its size afterwards, with its unit; +SIZE adds to what it has
+    #[arg(long, short, value_parser = target_size, allow_hyphen_values = true)]
+    size: TargetSize,
+    /// Its format, where name and content leave a doubt
+    #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
+    format: Option<Format>,
+    /// What is laid out for what is added [default: metadata if the disk's end has it, else off]
+    #[arg(long, value_parser = one_of(Preallocation::ALL, Preallocation::name))]
+    preallocation: Option<Preallocation>,
+    /// Allow the disk to become smaller
+    #[arg(long)]
+    shrink: bool,
+}
+
+impl Args {
+    pub(super) fn run(&self, global: &GlobalFlags, cancel: &Cancel) -> Result<()> {
+        let progress = TerminalProgress::new();
+        let request = ResizeRequest {
+            path: self.path.clone(),
+            size: self.size,
+            format: self.format,
+            preallocation: self.preallocation,
+            shrink: self.shrink,
+        };
+        let report =
+            global.with_context(&progress, cancel, |context| ops::resize(&request, context))?;
+        drop(progress);
+        Output::new(global.json).report(&report, text)
+    }
+}
+
+fn target_size(text: &str) -> Result<TargetSize, Error> {
+    match text.strip_prefix('+') {
+        Some(more) => ByteSize::parse_with_unit(more).map(TargetSize::More),
+        None => ByteSize::parse_with_unit(text).map(TargetSize::Absolute),
+    }
+}
+
+/// The report as people read it.
+pub(super) fn text(report: &ResizeReport) -> String {
+    let old = ByteSize::from_bytes(report.old_virtual_size_bytes);
+    let new = ByteSize::from_bytes(report.virtual_size_bytes);
+    if !report.changed {
+        return format!("{} has {new} already\n", report.path) + &notes(&report.notes);
+    }
+    let verb = if new < old { "Shrank" } else { "Grew" };
+    let mut text = format!("{verb} {}: {old} -> {new}", report.path);
+    if let Some(preallocation) = report.preallocation {
+        let inferred = if report.preallocation_inferred { " (inferred from the disk)" } else { "" };
+        text.push_str(&format!(", preallocation {preallocation}{inferred}"));
+    }
+    if report.freed_bytes > 0 && new < old {
+        text.push_str(&format!(", {} freed", ByteSize::from_bytes(report.freed_bytes)));
+    }
+    text.push('\n');
+    if report.refcounts_rebuilt {
+        text.push_str("  the image was dirty: its reference counts were rebuilt first\n");
+    }
+    text + &notes(&report.notes)
+}

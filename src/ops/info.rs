@@ -1,0 +1,190 @@
+//! `info`: what a disk is. It takes no lock, so it works while a machine runs, and opens nothing
+//! that the image names unless the chain is asked for.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::context::Context;
+use super::options::{Compat, Compression, Format};
+use crate::error::Result;
+use crate::host::{Access, FileKind, FileStorage, resolve};
+use crate::image::chain::{Link, Opening};
+use crate::image::probe::{self, Evidence, Magic};
+use crate::qcow2::{
+    Compatible, CompressionType, Encryption, Header, Incompatible, Version, read_snapshots,
+};
+
+/// A disk that is asked about.
+#[derive(Debug, Clone)]
+pub struct InfoRequest {
+    /// The disk.
+    pub path: PathBuf,
+    /// Its format, where name and content leave a doubt.
+    pub format: Option<Format>,
+    /// Whether to open what is below it, as far as the trust policy allows.
+    pub chain: bool,
+}
+
+/// What a disk is.
+#[derive(Debug, Clone, Serialize)]
+pub struct InfoReport {
+    /// Where it is.
+    pub path: String,
+    /// The format of its content.
+    pub format: Format,
+    /// Why that format would not be believed by a verb that writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format_doubt: Option<String>,
+    /// The size of the guest's disk, in bytes.
+    pub virtual_size_bytes: u64,
+    /// The length of the file, in bytes.
+    pub file_size_bytes: u64,
+    /// What of it is allocated on the host, in bytes.
+    pub allocated_bytes: u64,
+    /// What only qcow2 has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qcow2: Option<Qcow2Report>,
+    /// What is below it, nearest first, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Vec<InfoReport>>,
+}
+
+/// What a qcow2 header says.
+#[derive(Debug, Clone, Serialize)]
+pub struct Qcow2Report {
+    /// The version, as qemu-img calls it.
+    pub compat: Compat,
+    /// Bytes a cluster.
+    pub cluster_size_bytes: u64,
+    /// Bits a reference count.
+    pub refcount_bits: u64,
+    /// Whether L2 entries have subclusters.
+    pub extended_l2: bool,
+    /// How compressed clusters are packed.
+    pub compression_type: Compression,
+    /// Whether reference counts may be updated late.
+    pub lazy_refcounts: bool,
+    /// Whether reference counts may be stale: the image was not closed, or never counts.
+    pub dirty: bool,
+    /// Whether the image is marked damaged.
+    pub corrupt: bool,
+    /// Bytes of the header's fixed part.
+    pub header_length_bytes: u64,
+    /// Entries of the L1 table.
+    pub l1_entries: u64,
+    /// The encryption method, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<String>,
+    /// The backing file's name as stored. Not trusted, not opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_file: Option<String>,
+    /// The backing file's format as recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_format: Option<String>,
+    /// The external data file's name as stored. Not trusted, not opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file: Option<String>,
+    /// Persistent bitmaps.
+    pub bitmaps: u64,
+    /// Internal snapshots.
+    pub snapshots: Vec<SnapshotReport>,
+}
+
+/// One internal snapshot.
+#[derive(Debug, Clone, Serialize)]
+pub struct SnapshotReport {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When it was taken, in seconds since 1970.
+    pub date_seconds: u64,
+    /// The size of the machine state saved with it, in bytes.
+    pub vm_state_bytes: u64,
+    /// The size of the disk when it was taken, in bytes, where the image says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_size_bytes: Option<u64>,
+}
+
+/// Reads what the disk says of itself.
+///
+/// # Errors
+/// What opening and [`Header::read`] say; with the chain, as
+/// [`Opening::below`](crate::image::chain::Opening::below).
+pub fn info(request: &InfoRequest, context: Context<'_>) -> Result<InfoReport> {
+    let path = resolve(&request.path)?;
+    let storage = FileStorage::open(&path, Access::Read)?;
+    let magic = Magic::read(&storage)?;
+    let block_device = storage.info()?.kind == FileKind::BlockDevice;
+    let evidence = Evidence { path: &path, block_device, magic };
+    let (format, doubt) = evidence.report(request.format.map(probe::Format::from));
+    let link = Link::open(&path, format, storage)?;
+    let mut report = describe(&link, &request.path)?;
+    report.format_doubt = doubt;
+    if request.chain {
+        let opening = Opening { trust: context.trust, locks: None, cancel: context.cancel };
+        let below = opening.below(&link, &[])?;
+        report.chain =
+            Some(below.iter().map(|link| describe(link, &link.path)).collect::<Result<_>>()?);
+    }
+    Ok(report)
+}
+
+fn describe(link: &Link, path: &Path) -> Result<InfoReport> {
+    let info = link.storage.info()?;
+    let header = link.header.as_ref();
+    Ok(InfoReport {
+        path: path.display().to_string(),
+        format: link.format.into(),
+        format_doubt: None,
+        virtual_size_bytes: header.map_or(info.len, |header| header.virtual_size),
+        file_size_bytes: info.len,
+        allocated_bytes: info.allocated_bytes,
+        qcow2: header.map(|header| describe_qcow2(&link.storage, header, path)).transpose()?,
+        chain: None,
+    })
+}
+
+fn describe_qcow2(storage: &FileStorage, header: &Header, path: &Path) -> Result<Qcow2Report> {
+    let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+    let backing = header.backing.as_ref();
+    let snapshots = read_snapshots(storage, header).map_err(|error| error.at_path(path))?;
+    Ok(Qcow2Report {
+        compat: match header.version {
+            Version::V2 => Compat::V2,
+            Version::V3 => Compat::V3,
+        },
+        cluster_size_bytes: header.geometry.cluster_size(),
+        refcount_bits: header.geometry.refcount_order().bits(),
+        extended_l2: header.geometry.extended_l2(),
+        compression_type: match header.compression {
+            CompressionType::Zlib => Compression::Zlib,
+            CompressionType::Zstd => Compression::Zstd,
+        },
+        lazy_refcounts: header.compatible.contains(Compatible::LAZY_REFCOUNTS),
+        dirty: header.incompatible.contains(Incompatible::DIRTY),
+        corrupt: header.incompatible.contains(Incompatible::CORRUPT),
+        header_length_bytes: u64::from(header.header_length),
+        l1_entries: u64::from(header.l1.count),
+        encryption: match header.encryption {
+            Encryption::None => None,
+            Encryption::Aes => Some("aes".to_owned()),
+            Encryption::Luks => Some("luks".to_owned()),
+        },
+        backing_file: backing.map(|backing| text(&backing.name)),
+        backing_format: backing.and_then(|b| b.format.as_deref()).map(text),
+        data_file: header.data_file().map(text),
+        bitmaps: header.bitmaps().map_or(0, |directory| u64::from(directory.count)),
+        snapshots: snapshots
+            .iter()
+            .map(|snapshot| SnapshotReport {
+                id: text(&snapshot.id),
+                name: text(&snapshot.name),
+                date_seconds: u64::from(snapshot.date_seconds),
+                vm_state_bytes: snapshot.vm_state_bytes,
+                virtual_size_bytes: snapshot.disk_size_bytes,
+            })
+            .collect(),
+    })
+}
