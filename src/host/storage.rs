@@ -69,12 +69,7 @@ pub fn read_padded_at(storage: &dyn Storage, offset: u64, buf: &mut [u8]) -> Res
 ///
 /// # Errors
 /// [`Cancelled`](ErrorKind::Cancelled), and what the storage says.
-pub fn write_zeros(
-    storage: &dyn Storage,
-    offset: u64,
-    len: u64,
-    task: Task<'_>,
-) -> Result<()> {
+pub fn write_zeros(storage: &dyn Storage, offset: u64, len: u64, task: Task<'_>) -> Result<()> {
     const PIECE: u64 = 16 << 20;
     let mut done = 0;
     while done < len {

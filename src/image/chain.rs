@@ -106,7 +106,8 @@ impl Opening<'_> {
                 Evidence { path: &path, block_device, magic }.believe(None)?
             }
             None => {
-                let message = format!("{} does not record its backing file's format", link.path.display());
+                let message =
+                    format!("{} does not record its backing file's format", link.path.display());
                 return Err(Error::new(ErrorKind::BackingRefused, message).at_path(&path));
             }
         };

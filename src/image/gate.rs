@@ -47,13 +47,15 @@ impl Trust {
             return refuse("may not be opened: this call trusts no name in an image");
         }
         let folder = crate::host::folder_of(image)?;
-        let path = crate::host::resolve(&folder.join(OsStr::from_bytes(name))).map_err(|error| {
-            if error.kind() == ErrorKind::NotFound {
-                let message = format!("backing file '{shown}' of {} is missing", image.display());
-                return Error::new(ErrorKind::BackingMissing, message).at_path(image);
-            }
-            error
-        })?;
+        let path =
+            crate::host::resolve(&folder.join(OsStr::from_bytes(name))).map_err(|error| {
+                if error.kind() == ErrorKind::NotFound {
+                    let message =
+                        format!("backing file '{shown}' of {} is missing", image.display());
+                    return Error::new(ErrorKind::BackingMissing, message).at_path(image);
+                }
+                error
+            })?;
         let allowed = |folder: &Path| path.starts_with(folder);
         let within = match self {
             Trust::None => false,

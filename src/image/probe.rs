@@ -93,9 +93,9 @@ impl Magic {
         if head.starts_with(&qcow2::MAGIC) {
             return Some(Magic::Qcow2);
         }
-        let foreign = FOREIGN.iter().find(|(at, magic, _)| {
-            head.get(*at..).is_some_and(|rest| rest.starts_with(magic))
-        });
+        let foreign = FOREIGN
+            .iter()
+            .find(|(at, magic, _)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)));
         foreign.map(|(_, _, name)| Magic::Foreign(name))
     }
 }

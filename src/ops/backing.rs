@@ -113,7 +113,8 @@ fn stored_name(options: &BackingOptions, folder: &Path, given: &Path) -> Result<
     }
     if name.len() > MAX_BACKING_NAME {
         let len = name.len();
-        let message = format!("backing file name of {len} bytes: at most {MAX_BACKING_NAME} are allowed");
+        let message =
+            format!("backing file name of {len} bytes: at most {MAX_BACKING_NAME} are allowed");
         return Err(Error::new(ErrorKind::BadRequest, message));
     }
     Ok(name)

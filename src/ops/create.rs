@@ -12,9 +12,7 @@ use super::options::{
 };
 use super::payload::Prepared;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{
-    DEFAULT_MODE, FileStorage, Occupant, Owner, Publish, Staging, resolve_target,
-};
+use crate::host::{DEFAULT_MODE, FileStorage, Occupant, Owner, Publish, Staging, resolve_target};
 use crate::image::probe;
 use crate::units::{ByteSize, VirtualSize};
 use crate::{qcow2, raw};
@@ -213,7 +211,10 @@ fn virtual_size(
         (Some(size), _) => size,
         (None, Some(base)) => ByteSize::from_bytes(base.size()),
         (None, None) => {
-            return Err(Error::new(ErrorKind::BadRequest, "a disk without a backing file needs a size"));
+            return Err(Error::new(
+                ErrorKind::BadRequest,
+                "a disk without a backing file needs a size",
+            ));
         }
     };
     let size = VirtualSize::round_up(asked)?;
@@ -234,7 +235,10 @@ fn virtual_size(
 
 fn note_keys(prepared: Option<&Prepared>, notes: &mut Vec<String>) {
     if prepared.is_some_and(|prepared| prepared.payload.key_count() == Some(0)) {
-        notes.push("no key is installed: the guest formats the disk but nobody can log in by key".to_owned());
+        notes.push(
+            "no key is installed: the guest formats the disk but nobody can log in by key"
+                .to_owned(),
+        );
     }
 }
 

@@ -7,9 +7,7 @@ use super::context::Context;
 use super::create::{BackingReport, CreateReport, CreateRequest};
 use super::options::{Compat, Compression, Format};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{
-    Access, FileKind, FileStorage, LockMode, folder_of, open_locked, resolve,
-};
+use crate::host::{Access, FileKind, FileStorage, LockMode, folder_of, open_locked, resolve};
 use crate::image::Image;
 use crate::image::chain::Link;
 use crate::image::probe::{self, Evidence, Magic};

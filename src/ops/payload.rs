@@ -32,10 +32,14 @@ impl GuestOptions {
         let incompatible = |why: &str| Err(Error::new(ErrorKind::IncompatibleOptions, why));
         let asks = !self.ssh_keys.is_empty() || self.userdata.is_some();
         if self.userdata.is_some() && !self.ssh_keys.is_empty() {
-            return incompatible("userdata and ssh keys exclude each other: put the keys into the archive");
+            return incompatible(
+                "userdata and ssh keys exclude each other: put the keys into the archive",
+            );
         }
         let profile = match self.guest {
-            Some(Guest::None) if asks => return incompatible("guest none has no use for keys or userdata"),
+            Some(Guest::None) if asks => {
+                return incompatible("guest none has no use for keys or userdata");
+            }
             Some(Guest::None) => return Ok(None),
             None if backing && !asks => return Ok(None),
             Some(Guest::Boot2docker) | None => Profile::Boot2docker,
@@ -80,7 +84,8 @@ impl Prepared {
     ) -> Result<Vec<u8>> {
         let contents = identify(below).map_err(|error| error.at_path(path))?;
         if !overwrite && !matches!(contents, Contents::Empty | Contents::Payload) {
-            let message = format!("the disk below begins with {contents}, which keys would overwrite");
+            let message =
+                format!("the disk below begins with {contents}, which keys would overwrite");
             return Err(Error::new(ErrorKind::GuestNotEmpty, message).at_path(path));
         }
         let len_in_memory = usize::try_from(len).unwrap_or(usize::MAX);

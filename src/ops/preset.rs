@@ -112,10 +112,19 @@ impl LayoutOptions {
         let reasons = [
             (backing, "its reader ignores backing files and shows zeros"),
             (self.compat == Some(Compat::V2), "it needs the lazy refcounts of version 3"),
-            (self.lazy_refcounts == Some(false), "it allocates without counting, so lazy refcounts must stay on"),
+            (
+                self.lazy_refcounts == Some(false),
+                "it allocates without counting, so lazy refcounts must stay on",
+            ),
             (self.extended_l2 == Some(true), "its reader rejects extended L2 entries"),
-            (self.compression == Some(Compression::Zstd), "its reader rejects compression type zstd"),
-            (self.refcount_bits.is_some_and(|bits| bits != 16), "it writes 16-bit reference counts whatever the header says"),
+            (
+                self.compression == Some(Compression::Zstd),
+                "its reader rejects compression type zstd",
+            ),
+            (
+                self.refcount_bits.is_some_and(|bits| bits != 16),
+                "it writes 16-bit reference counts whatever the header says",
+            ),
             (cluster_size < 4096, "its reader rejects clusters below 4 KiB"),
         ];
         reasons.into_iter().find(|(applies, _)| *applies).map(|(_, why)| why)

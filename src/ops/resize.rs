@@ -121,7 +121,8 @@ pub(super) fn resize_open(
         Image::Raw(image) => {
             let how = raw_allocation(request.preallocation)?;
             image.resize(size, how, context.task()).map_err(at_path)?;
-            report.preallocation = grows.then(|| request.preallocation.unwrap_or(Preallocation::Off));
+            report.preallocation =
+                grows.then(|| request.preallocation.unwrap_or(Preallocation::Off));
         }
     }
     report.changed = true;

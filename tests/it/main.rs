@@ -1,0 +1,5 @@
+//! Every promise that is made about the program as a whole, tested on the program as built, with
+//! QEMU's own tools as the oracle. One binary, one link.
+
+mod support;
+mod tidy;
