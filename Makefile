@@ -1,0 +1,49 @@
+PREFIX ?= /usr/local
+BIN = target/release/vmdisk
+VERBS = create ensure resize info completions man
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+
+.PHONY: demo test check lint matrix bench install release
+
+demo: release ## Create a boot2docker disk, grow it, look at it
+	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	ssh-keygen -q -t ed25519 -N '' -C demo -f "$$folder/id"; \
+	run() { echo "\$$ vmdisk $$*"; $(CURDIR)/$(BIN) "$$@"; }; cd "$$folder"; \
+	run create m.qcow2 --size 20G --ssh-key id.pub; \
+	run resize m.qcow2 --size 40G; \
+	run info m.qcow2
+
+test: lint ## Everything
+	@integration/test-tools.sh
+	cargo $(NEXTEST) --locked --no-fail-fast
+	cargo test --locked --doc
+
+check: test
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+matrix: ## The whole matrix against qemu-img, not the sample that `test` runs
+	@integration/test-tools.sh
+	VMDISK_MATRIX=full cargo $(NEXTEST) --locked --release --test it
+
+bench: release ## Against qemu-img and the floor, in one run
+	@integration/test-tools.sh
+	cargo run --release --locked --manifest-path integration/bench/Cargo.toml -- --vmdisk $(CURDIR)/$(BIN) $(BENCH)
+
+release:
+	cargo build --release --locked
+
+install: release
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/vmdisk
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(BIN) man > $(DESTDIR)$(PREFIX)/share/man/man1/vmdisk.1
+	for verb in $(VERBS); do \
+	  $(BIN) man $$verb > $(DESTDIR)$(PREFIX)/share/man/man1/vmdisk-$$verb.1 || exit 1; done
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+	  $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	$(BIN) completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmdisk
+	$(BIN) completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmdisk
+	$(BIN) completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmdisk.fish

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Installs what the tests need beside Rust, where the system has apt, dnf or brew; otherwise says
+# what is missing.
+set -eu
+
+missing=
+for tool in qemu-img qemu-io qemu-nbd ssh-keygen tar; do
+    command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
+done
+if [ "$(uname -s)" = Linux ]; then
+    for tool in mke2fs mkswap sfdisk setpriv unshare flock; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
+    done
+fi
+[ -n "$missing" ] || exit 0
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+if command -v apt-get >/dev/null 2>&1; then
+    as_root apt-get update -qq
+    as_root apt-get install -y -qq --no-install-recommends \
+        qemu-utils openssh-client tar e2fsprogs util-linux fdisk >/dev/null
+elif command -v dnf >/dev/null 2>&1; then
+    as_root dnf install -y -q qemu-img openssh-clients tar e2fsprogs util-linux
+elif command -v brew >/dev/null 2>&1; then
+    brew install --quiet qemu
+else
+    echo "the tests need$missing: please install them" >&2
+    exit 1
+fi
