@@ -6,9 +6,11 @@ use crate::error::{Error, ErrorKind};
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
         ErrorKind::WouldShrink => {
-            "pass --shrink to cut the disk: what its guest has behind the new end is lost"
+            "to cut the disk, and lose what its guest has behind the new end: vmdisk resize --shrink"
         }
-        ErrorKind::Exists => "choose another path, or pass --if-exists keep or replace",
+        ErrorKind::Exists => {
+            "choose another path, or keep or replace what is there: vmdisk create --if-exists"
+        }
         ErrorKind::Locked => {
             "stop the machine that uses the disk, or wait for it with --lock-timeout SECONDS"
         }

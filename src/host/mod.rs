@@ -8,6 +8,7 @@ mod file;
 mod lock;
 mod owner;
 mod path;
+pub mod recording;
 mod signal;
 mod stage;
 pub mod storage;

@@ -45,6 +45,36 @@ pub trait Storage: Send + Sync {
     fn sync(&self) -> Result<()>;
 }
 
+impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
+    fn len(&self) -> Result<u64> {
+        (**self).len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        (**self).read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        (**self).write_at(offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        (**self).set_len(len)
+    }
+
+    fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Result<()> {
+        (**self).allocate(offset, len, how)
+    }
+
+    fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
+        (**self).punch_hole(offset, len)
+    }
+
+    fn sync(&self) -> Result<()> {
+        (**self).sync()
+    }
+}
+
 /// Fills `buf`, which must lie inside the file: for metadata, where a missing byte is an error.
 pub fn read_exact_at(storage: &dyn Storage, offset: u64, buf: &mut [u8]) -> Result<()> {
     let wanted = buf.len();

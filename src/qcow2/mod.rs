@@ -15,7 +15,11 @@
 )]
 #![deny(clippy::little_endian_bytes, clippy::host_endian_bytes)]
 
+#[cfg(test)]
+mod audit_tests;
 mod compress;
+#[cfg(test)]
+mod crash_tests;
 mod create;
 mod entry;
 mod error;
