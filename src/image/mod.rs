@@ -16,7 +16,7 @@ use crate::raw::Raw;
 #[derive(Debug)]
 pub enum Image {
     /// qcow2, with what is below it.
-    Qcow2(Qcow2),
+    Qcow2(Box<Qcow2>),
     /// Raw.
     Raw(Raw),
 }
@@ -44,5 +44,5 @@ fn open_qcow2(
     below: Option<Backing>,
 ) -> Result<Image> {
     let image = Qcow2::open(Box::new(storage), header, below);
-    image.map(Image::Qcow2).map_err(|error| error.at_path(path))
+    image.map(|image| Image::Qcow2(Box::new(image))).map_err(|error| error.at_path(path))
 }

@@ -295,3 +295,25 @@ fn a_failing_medium_is_reported_and_harmless() {
         }
     }
 }
+
+/// Stopped while the new tables are written, a resize leaves the very bytes that were there.
+#[test]
+fn a_cancelled_resize_leaves_no_trace() {
+    struct TripsOnProgress(Cancel);
+    impl crate::task::Progress for TripsOnProgress {
+        fn advance(&self, _: &'static str, _: u64, _: u64) {
+            self.0.trip();
+        }
+    }
+    let case =
+        Case { name: "cancelled", to: 600 * KIB, resize: Some(Preallocation::Full), ..PLAIN };
+    let before = case.image();
+    let storage = Arc::new(MemoryStorage::new(before.clone()));
+    let header = Header::read(&*storage).unwrap();
+    let image = Qcow2::open(Box::new(storage.clone()), header, None).unwrap();
+    let options = ResizeOptions { virtual_size: size(case.to), preallocation: case.resize };
+    let progress = TripsOnProgress(Cancel::new());
+    let error = image.resize(&options, Task::new(&progress, &progress.0)).unwrap_err();
+    assert_eq!((error.kind(), error.changed()), (crate::ErrorKind::Cancelled, false));
+    assert!(storage.contents() == before);
+}

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::entry::RefcountTableEntry;
+use super::error::FormatError;
 use super::geometry::{
     ClusterCount, Geometry, HostCluster, MAX_HOST_OFFSET, MAX_REFCOUNT_TABLE_BYTES,
 };
@@ -117,10 +118,9 @@ impl RefcountGrowth {
         entries
     }
 
-    /// Writes the new blocks and the new table where nothing refers to them, and raises the counts
-    /// in existing blocks. `fill` gives a new block the counts that it has besides the added
-    /// clusters'. Until the switch, a crash leaves leaks at most.
-    pub(super) fn write(
+    /// Writes the new blocks and the new table, which nothing refers to yet. `fill` gives a new
+    /// block the counts that it has besides the added clusters'.
+    pub(super) fn write_added(
         &self,
         storage: &dyn Storage,
         old: &[RefcountTableEntry],
@@ -134,21 +134,30 @@ impl RefcountGrowth {
             let at = geometry.host_offset(self.added.start + ClusterCount::new(place));
             storage.write_at(at.get(), block.bytes())?;
         }
-        for index in
-            self.touched_blocks().filter(|index| self.new_blocks.binary_search(index).is_err())
-        {
+        if let Some(table) = &self.new_table {
+            let words = self.table(old).into_iter().map(RefcountTableEntry::word);
+            storage.write_at(geometry.host_offset(table.start).get(), &encode_words(words))?;
+        }
+        Ok(())
+    }
+
+    /// Raises the counts in blocks that exist. Until the switch, a crash leaves leaks at most.
+    pub(super) fn raise_existing(
+        &self,
+        storage: &dyn Storage,
+        old: &[RefcountTableEntry],
+    ) -> Result<()> {
+        let geometry = self.geometry;
+        let existing = |index: &u64| self.new_blocks.binary_search(index).is_err();
+        for index in self.touched_blocks().filter(existing) {
             let entry = usize::try_from(index).ok().and_then(|index| old.get(index));
             let entry = entry.copied().unwrap_or_default().decode(geometry);
-            let Some(offset) = entry.map_err(|error| error.into_error())? else { continue };
+            let Some(offset) = entry.map_err(FormatError::into_error)? else { continue };
             let mut bytes = vec![0; geometry.cluster_len()];
             read_exact_at(storage, offset.get(), &mut bytes)?;
             let mut block = RefcountBlock::from_bytes(bytes, geometry);
             self.count_added(index, &mut block);
             storage.write_at(offset.get(), block.bytes())?;
-        }
-        if let Some(table) = &self.new_table {
-            let words = self.table(old).into_iter().map(RefcountTableEntry::word);
-            storage.write_at(geometry.host_offset(table.start).get(), &encode_words(words))?;
         }
         Ok(())
     }

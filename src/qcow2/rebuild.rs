@@ -109,7 +109,8 @@ impl Qcow2 {
         let growth = RefcountGrowth::plan(geometry, table, end, ClusterCount::ZERO, &missing)?;
         if !growth.added().is_empty() {
             storage.set_len(geometry.host_offset(growth.added().end).get())?;
-            growth.write(storage, table, |index, block| scan.used.count(index, block))?;
+            growth.write_added(storage, table, |index, block| scan.used.count(index, block))?;
+            growth.raise_existing(storage, table)?;
         }
         storage.sync()?;
         self.set_copied(&scan.without_copied)?;
@@ -130,7 +131,7 @@ impl Qcow2 {
             let clusters = ClusterCount::new(u64::from(old.refcount_table.count));
             let mut releaser = Releaser::new(&*self.storage, geometry, growth.table(table));
             releaser.release_run(start..start + clusters)?;
-            releaser.finish(&header)?;
+            releaser.finish()?;
         }
         self.header = header;
         Ok(())

@@ -71,16 +71,20 @@ impl<'a> Releaser<'a> {
         self.release_run(cluster..cluster + ClusterCount::new(1))
     }
 
-    /// Lowers the counts that are still pending, drops refcount blocks that count nothing, cuts
-    /// the file behind its last used cluster. Returns the bytes freed. Does not sync at its end:
-    /// what is not on the medium then is leaked at worst.
-    pub(super) fn finish(mut self, header: &Header) -> Result<u64> {
+    /// Lowers the counts that are still pending. Returns the bytes freed. Does not sync: what is
+    /// not on the medium then is leaked at worst.
+    pub(super) fn finish(mut self) -> Result<u64> {
         self.lower_counts()?;
-        if self.freed != ClusterCount::ZERO {
-            self.drop_idle_blocks(header)?;
-            self.cut_file()?;
-        }
         Ok(self.geometry.bytes_of(self.freed))
+    }
+
+    /// As [`finish`](Self::finish), and drops refcount blocks that count nothing, and cuts the file
+    /// behind its last used cluster.
+    pub(super) fn finish_and_cut(mut self, header: &Header) -> Result<u64> {
+        self.lower_counts()?;
+        self.drop_idle_blocks(header)?;
+        self.cut_file()?;
+        self.finish()
     }
 
     fn lower_counts(&mut self) -> Result<()> {

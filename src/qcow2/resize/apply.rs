@@ -7,7 +7,7 @@ use crate::host::storage::{Allocation, write_zeros};
 use crate::qcow2::create::Preallocation;
 use crate::qcow2::entry::L1Entry;
 use crate::qcow2::flush::switch_header;
-use crate::qcow2::geometry::{ClusterCount, GuestCluster};
+use crate::qcow2::geometry::{ClusterCount, ENTRY_SIZE, GuestCluster};
 use crate::qcow2::open::Qcow2;
 use crate::qcow2::release::Releaser;
 use crate::qcow2::stream::StreamWriter;
@@ -23,37 +23,36 @@ impl Qcow2 {
         preallocation: Option<Preallocation>,
         task: Task<'_>,
     ) -> Result<u64> {
-        let storage = &*self.storage;
-        self.write_new(survey, &plan, preallocation, task).map_err(Error::after_changes)?;
-        let grows = preallocation.is_some();
-        if grows {
-            self.clean_tail(&plan).map_err(Error::after_changes)?;
-        }
-        switch_header(storage, &plan.header).map_err(Error::after_changes)?;
-        if !grows {
-            // Only now is it behind the disk's end.
-            self.clean_tail(&plan).map_err(Error::after_changes)?;
-        }
-        let table = plan.growth.table(&survey.refcount_table);
-        let mut releaser = Releaser::new(storage, plan.header.geometry, table);
-        for run in plan.released.metadata {
-            releaser.release_run(run).map_err(Error::after_changes)?;
-        }
-        for entry in plan.released.entries {
-            releaser.release_entry(entry).map_err(Error::after_changes)?;
-        }
-        for table in plan.released.tables {
-            releaser.release_table(table).map_err(Error::after_changes)?;
-        }
-        let freed_bytes = releaser.finish(&plan.header).map_err(Error::after_changes)?;
-        if !grows {
-            storage.sync().map_err(Error::after_changes)?;
-        }
-        Ok(freed_bytes)
+        self.write_added(survey, &plan, preallocation, task)?;
+        self.switch(survey, plan, preallocation.is_some()).map_err(Error::after_changes)
     }
 
-    /// Everything that nothing refers to yet.
-    fn write_new(
+    /// Everything that lies behind what the file has. If it cannot all be written, the file is cut
+    /// back to what it was.
+    fn write_added(
+        &self,
+        survey: &Survey,
+        plan: &Plan,
+        preallocation: Option<Preallocation>,
+        task: Task<'_>,
+    ) -> Result<()> {
+        let added = plan.growth.added();
+        if added.is_empty() {
+            return Ok(());
+        }
+        let storage = &*self.storage;
+        let old_len = storage.len()?;
+        let new_len = plan.header.geometry.host_offset(added.end).get();
+        let written = storage
+            .set_len(new_len.max(old_len))
+            .and_then(|()| self.write_clusters(survey, plan, preallocation, task));
+        written.map_err(|error| match storage.set_len(old_len) {
+            Ok(()) => error,
+            Err(_) => error.after_changes(),
+        })
+    }
+
+    fn write_clusters(
         &self,
         survey: &Survey,
         plan: &Plan,
@@ -62,31 +61,18 @@ impl Qcow2 {
     ) -> Result<()> {
         let (storage, geometry) = (&*self.storage, plan.header.geometry);
         let at = |cluster| geometry.host_offset(cluster).get();
-        let added = plan.growth.added();
-        if !added.is_empty() {
-            storage.set_len(at(added.end).max(storage.len()?))?;
-            let len = geometry.bytes_of(plan.data.end - plan.data.start);
-            match preallocation {
-                Some(Preallocation::Falloc) if len > 0 => {
-                    storage.allocate(at(plan.data.start), len, Allocation::Reserve)?;
-                }
-                Some(Preallocation::Full) => write_zeros(storage, at(plan.data.start), len, task)?,
-                _ => {}
+        let len = geometry.bytes_of(plan.data.end - plan.data.start);
+        match preallocation {
+            Some(Preallocation::Falloc) if len > 0 => {
+                storage.allocate(at(plan.data.start), len, Allocation::Reserve)?;
             }
-            plan.growth.write(storage, &survey.refcount_table, |_, _| {})?;
+            Some(Preallocation::Full) => write_zeros(storage, at(plan.data.start), len, task)?,
+            _ => {}
         }
-        match plan.l1_write {
-            L1Write::Nothing => {}
-            L1Write::InPlace(first) => {
-                let skip = usize::try_from(first).unwrap_or(usize::MAX);
-                let words = encode_words(plan.l1.iter().skip(skip).map(|entry| entry.word()));
-                let offset = plan.header.l1.offset.plus_bytes(first.saturating_mul(8));
-                storage.write_at(offset.get(), &words)?;
-            }
-            L1Write::Moved(to) => {
-                let words = plan.l1.iter().copied().map(L1Entry::word);
-                storage.write_at(at(to), &encode_words(words))?;
-            }
+        self.write_tables(plan, task)?;
+        if let L1Write::Moved(to) = plan.l1_write {
+            let words = plan.l1.iter().copied().map(L1Entry::word);
+            storage.write_at(at(to), &encode_words(words))?;
         }
         if let Some((to, table)) = &plan.edge {
             storage.write_at(at(*to), &table.encode(geometry))?;
@@ -94,7 +80,44 @@ impl Qcow2 {
         if let TailWrite::Copy(to, bytes) = &plan.tail {
             storage.write_at(at(*to), bytes)?;
         }
-        self.write_tables(plan, task)
+        plan.growth.write_added(storage, &survey.refcount_table, |_, _| {})
+    }
+
+    /// From the first write into what the image has already.
+    fn switch(&self, survey: &Survey, plan: Plan, grows: bool) -> Result<u64> {
+        let storage = &*self.storage;
+        if let L1Write::InPlace(first) = plan.l1_write {
+            let skip = usize::try_from(first).unwrap_or(usize::MAX);
+            let words = encode_words(plan.l1.iter().skip(skip).map(|entry| entry.word()));
+            let offset = plan.header.l1.offset.plus_bytes(first.saturating_mul(ENTRY_SIZE));
+            storage.write_at(offset.get(), &words)?;
+        }
+        plan.growth.raise_existing(storage, &survey.refcount_table)?;
+        if grows {
+            self.clean_tail(&plan)?;
+        }
+        switch_header(storage, &plan.header)?;
+        if !grows {
+            // Only now is it behind the disk's end.
+            self.clean_tail(&plan)?;
+        }
+        let table = plan.growth.table(&survey.refcount_table);
+        let mut releaser = Releaser::new(storage, plan.header.geometry, table);
+        for run in plan.released.metadata {
+            releaser.release_run(run)?;
+        }
+        for entry in plan.released.entries {
+            releaser.release_entry(entry)?;
+        }
+        for table in plan.released.tables {
+            releaser.release_table(table)?;
+        }
+        if grows {
+            return releaser.finish();
+        }
+        let freed_bytes = releaser.finish_and_cut(&plan.header)?;
+        storage.sync()?;
+        Ok(freed_bytes)
     }
 
     /// The L2 tables for what is added, one behind the other.
