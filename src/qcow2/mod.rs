@@ -29,6 +29,8 @@ mod flush;
 pub mod geometry;
 mod growth;
 mod header;
+#[cfg(test)]
+mod header_tests;
 mod layout;
 mod open;
 mod read;
