@@ -48,6 +48,16 @@ const PLAIN: Case = Case {
 
 const CASES: &[Case] = &[
     Case { name: "size alone", ..PLAIN },
+    Case { name: "a file of a few clusters", data: 0, from: 4 * KIB, to: 40 * KIB, ..PLAIN },
+    Case {
+        name: "a few clusters, with metadata",
+        data: 0,
+        from: 4 * KIB,
+        to: 40 * KIB,
+        resize: Some(Preallocation::Metadata),
+        ..PLAIN
+    },
+    Case { name: "the L1 table loses clusters", from: 8192 * KIB, to: 40 * KIB, ..PLAIN },
     Case { name: "L1 table moves", to: 4096 * KIB, ..PLAIN },
     Case {
         name: "metadata, new refcount blocks",

@@ -230,7 +230,7 @@ fn write_metadata(
 ) -> Result<()> {
     let geometry = layout.geometry;
     let at = |cluster| geometry.host_offset(cluster).get();
-    let mut out = StreamWriter::new(storage);
+    let mut out = StreamWriter::new(storage, 0);
     out.put(first_cluster)?;
     out.seek(at(layout.refcount_table.start))?;
     for block in 0..(layout.refcount_blocks.end - layout.refcount_blocks.start).get() {

@@ -15,8 +15,9 @@ pub(super) struct StreamWriter<'a> {
 }
 
 impl<'a> StreamWriter<'a> {
-    pub(super) fn new(storage: &'a dyn Storage) -> Self {
-        StreamWriter { storage, buffer: Vec::with_capacity(CAPACITY), offset: 0 }
+    /// Begins at `offset`.
+    pub(super) fn new(storage: &'a dyn Storage, offset: u64) -> Self {
+        StreamWriter { storage, buffer: Vec::with_capacity(CAPACITY), offset }
     }
 
     /// Appends `data`.

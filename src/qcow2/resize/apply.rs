@@ -123,8 +123,8 @@ impl Qcow2 {
     /// The L2 tables for what is added, one behind the other.
     fn write_tables(&self, plan: &Plan, task: Task<'_>) -> Result<()> {
         let geometry = plan.header.geometry;
-        let mut out = StreamWriter::new(&*self.storage);
-        out.seek(geometry.host_offset(plan.tables.start).get())?;
+        let start = geometry.host_offset(plan.tables.start).get();
+        let mut out = StreamWriter::new(&*self.storage, start);
         let count = (plan.fill.end() - plan.tables_from).get();
         let total = geometry.bytes_of(ClusterCount::new(count));
         let mut cluster: GuestCluster = plan.tables_from;

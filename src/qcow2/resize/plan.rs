@@ -209,7 +209,12 @@ impl Plan {
             .then(|| (edge_at, new_edge(survey, &fill, copies_tail.then_some(tail_at))));
         Ok(Plan {
             header: new_header(survey, new_size, &refcounts, l1_len, moves.then_some(l1_at))?,
-            released: released(survey, edge_changes, moves, refcounts.table_ref().is_some()),
+            released: released(
+                survey,
+                edge_changes,
+                &refcounts,
+                geometry.table_clusters(l1_len) - l1_clusters,
+            ),
             growth: refcounts,
             l1,
             l1_write,
@@ -294,28 +299,32 @@ fn new_header(
     })
 }
 
-fn released(survey: &Survey, edge: bool, moved_l1: bool, new_refcount_table: bool) -> Released {
+/// What the switch makes unused: the edge's table if it is written anew, the L1 table's clusters
+/// behind the `kept_l1` that stay in use, the old refcount table if there is a new one.
+fn released(
+    survey: &Survey,
+    edge: bool,
+    refcounts: &RefcountGrowth,
+    kept_l1: ClusterCount,
+) -> Released {
     let geometry = survey.header.geometry;
-    let run = |at: TableRef, clusters: ClusterCount| {
-        let start = geometry.host_cluster(at.offset);
-        start..start + clusters
-    };
     let mut released =
         Released { tables: survey.dropped_tables().collect(), ..Released::default() };
     if edge {
         released.entries.extend(survey.edge_dropped_entries());
         released.entries.extend(survey.replaced_tail());
-        released
-            .metadata
-            .extend(survey.edge_table_cluster().map(|at| at..at + ClusterCount::new(1)));
+        let table = survey.edge_table_cluster();
+        released.metadata.extend(table.map(|at| at..at + ClusterCount::new(1)));
     }
-    if moved_l1 {
-        let l1 = survey.header.l1;
-        released.metadata.push(run(l1, geometry.table_clusters(u64::from(l1.count))));
-    }
-    if new_refcount_table {
+    let l1 = survey.header.l1;
+    let start = geometry.host_cluster(l1.offset);
+    let old_l1 = geometry.table_clusters(u64::from(l1.count));
+    released.metadata.push(start + kept_l1..start + old_l1);
+    if refcounts.table_ref().is_some() {
         let table = survey.header.refcount_table;
-        released.metadata.push(run(table, ClusterCount::new(u64::from(table.count))));
+        let start = geometry.host_cluster(table.offset);
+        released.metadata.push(start..start + ClusterCount::new(u64::from(table.count)));
     }
+    released.metadata.retain(|run| run.start < run.end);
     released
 }
