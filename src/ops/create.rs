@@ -1,67 +1,20 @@
 //! `create`: a new disk, whole and synced before anybody can see it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::backing::Base;
 use super::context::Context;
-use super::existing::{Existing, differences};
-use super::options::{
-    BackingOptions, Format, GuestOptions, IfExists, LayoutOptions, Preallocation,
-};
+use super::existing::Existing;
+use super::fits::differences;
+use super::options::{CreateRequest, Format, IfExists, Preallocation};
 use super::payload::Prepared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{DEFAULT_MODE, FileStorage, Occupant, Owner, Publish, Staging, resolve_target};
 use crate::image::probe;
 use crate::units::{ByteSize, VirtualSize};
 use crate::{qcow2, raw};
-
-/// A disk that is asked for.
-#[derive(Debug, Clone)]
-pub struct CreateRequest {
-    /// Where.
-    pub path: PathBuf,
-    /// How large; above a backing file, its size when not given.
-    pub size: Option<ByteSize>,
-    /// The format; by default what the path's name promises, else qcow2.
-    pub format: Option<Format>,
-    /// How it is laid out.
-    pub layout: LayoutOptions,
-    /// What it lies above.
-    pub backing: Option<BackingOptions>,
-    /// What the guest will find.
-    pub guest: GuestOptions,
-    /// What to do when the path exists.
-    pub if_exists: IfExists,
-    /// The file's permission bits; 0600 when not given.
-    pub mode: Option<u32>,
-    /// The file's owner, as `user` or `user:group`, by name or number.
-    pub owner: Option<String>,
-}
-
-impl CreateRequest {
-    /// A qcow2 or raw disk at `path` with every default.
-    pub fn new(path: impl Into<PathBuf>, size: Option<ByteSize>) -> Self {
-        CreateRequest {
-            path: path.into(),
-            size,
-            format: None,
-            layout: LayoutOptions::default(),
-            backing: None,
-            guest: GuestOptions::default(),
-            if_exists: IfExists::Fail,
-            mode: None,
-            owner: None,
-        }
-    }
-
-    /// The format asked for, or promised by the name.
-    pub(super) fn format(&self) -> Format {
-        let promised = || probe::Format::promised_by(&self.path).map(Format::from);
-        self.format.or_else(promised).unwrap_or(Format::Qcow2)
-    }
-}
 
 /// What was created.
 #[derive(Debug, Clone, Serialize)]
@@ -130,7 +83,7 @@ pub fn create(request: &CreateRequest, context: Context<'_>) -> Result<CreateRep
         (Occupant::Nobody, _) => build(request, &target, Publish::NoReplace, None, context),
         (Occupant::Folder, _) => refuse(ErrorKind::NotADisk, "is a folder: name a file in it"),
         (Occupant::File, IfExists::Fail) => refuse(ErrorKind::Exists, "exists already"),
-        (Occupant::File, IfExists::Keep) => keep(request, &target, context),
+        (Occupant::File, IfExists::Keep) => keep_if_it_fits(request, &target, context),
         (Occupant::File, IfExists::Replace) => {
             let replaced = Existing::open_to_replace(&target, context)?;
             build(request, &target, Publish::Replace, Some(replaced), context)
@@ -138,7 +91,11 @@ pub fn create(request: &CreateRequest, context: Context<'_>) -> Result<CreateRep
     }
 }
 
-fn keep(request: &CreateRequest, target: &Path, context: Context<'_>) -> Result<CreateReport> {
+fn keep_if_it_fits(
+    request: &CreateRequest,
+    target: &Path,
+    context: Context<'_>,
+) -> Result<CreateReport> {
     let existing = Existing::open_to_read(target, request.format, context)?;
     let differs = differences(&existing, request, true)?;
     if !differs.is_empty() {
@@ -146,7 +103,28 @@ fn keep(request: &CreateRequest, target: &Path, context: Context<'_>) -> Result<
         return Err(Error::new(ErrorKind::Exists, message).at_path(&request.path));
     }
     let notes = vec!["kept as it is; keys and payload were not looked at".to_owned()];
-    existing.report_as_created(request, notes)
+    kept(&existing, request, notes)
+}
+
+/// What is there, in the words of `create`.
+pub(super) fn kept(
+    existing: &Existing,
+    request: &CreateRequest,
+    notes: Vec<String>,
+) -> Result<CreateReport> {
+    let info = existing.storage().info()?;
+    Ok(CreateReport {
+        path: request.path.display().to_string(),
+        changed: false,
+        format: existing.format(),
+        virtual_size_bytes: existing.virtual_size()?,
+        file_size_bytes: info.len,
+        allocated_bytes: info.allocated_bytes,
+        preallocation: None,
+        backing: None::<BackingReport>,
+        guest: None,
+        notes,
+    })
 }
 
 /// Everything that is checked before anything is made, then the making.

@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use super::context::Context;
-use super::create::{CreateReport, CreateRequest, build};
-use super::existing::{Existing, differences};
-use super::options::IfExists;
+use super::create::{CreateReport, build, kept};
+use super::existing::Existing;
+use super::fits::differences;
+use super::options::{CreateRequest, IfExists};
 use super::resize::{ResizeReport, ResizeRequest, TargetSize, resize_open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Occupant, Publish, resolve, resolve_target};
@@ -61,7 +62,7 @@ pub fn ensure(request: &CreateRequest, context: Context<'_>) -> Result<EnsureRep
         return Err(Error::new(ErrorKind::Exists, message).at_path(&request.path));
     }
     let Some(size) = request.size else {
-        let report = existing.report_as_created(request, Vec::new());
+        let report = kept(&existing, request, Vec::new());
         return report.map(EnsureReport::Unchanged);
     };
     let resize = ResizeRequest {
@@ -71,7 +72,7 @@ pub fn ensure(request: &CreateRequest, context: Context<'_>) -> Result<EnsureRep
         preallocation: None,
         shrink: false,
     };
-    let unchanged = existing.report_as_created(request, Vec::new())?;
+    let unchanged = kept(&existing, request, Vec::new())?;
     let trust = trust_with_backing(request, context.trust);
     let report = resize_open(existing, &resize, Context { trust: &trust, ..context })?;
     if report.changed {

@@ -7,6 +7,7 @@ mod context;
 mod create;
 mod ensure;
 mod existing;
+mod fits;
 mod info;
 mod options;
 mod payload;
@@ -15,11 +16,11 @@ mod resize;
 mod wire;
 
 pub use context::Context;
-pub use create::{BackingReport, CreateReport, CreateRequest, GuestReport, create};
+pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use ensure::{EnsureReport, ensure};
 pub use info::{InfoReport, InfoRequest, Qcow2Report, SnapshotReport, info};
 pub use options::{
-    BackingOptions, BackingStore, Compat, Compression, Format, Guest, GuestOptions, IfExists,
-    LayoutOptions, Preallocation, Preset,
+    BackingOptions, BackingStore, Compat, Compression, CreateRequest, Format, Guest, GuestOptions,
+    IfExists, LayoutOptions, Preallocation, Preset,
 };
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};

@@ -203,3 +203,49 @@ pub struct GuestOptions {
     /// Whether a guest's partition table or filesystem may be overwritten.
     pub overwrite: bool,
 }
+
+/// A disk that is asked for.
+#[derive(Debug, Clone)]
+pub struct CreateRequest {
+    /// Where.
+    pub path: PathBuf,
+    /// How large; above a backing file, its size when not given.
+    pub size: Option<ByteSize>,
+    /// The format; by default what the path's name promises, else qcow2.
+    pub format: Option<Format>,
+    /// How it is laid out.
+    pub layout: LayoutOptions,
+    /// What it lies above.
+    pub backing: Option<BackingOptions>,
+    /// What the guest will find.
+    pub guest: GuestOptions,
+    /// What to do when the path exists.
+    pub if_exists: IfExists,
+    /// The file's permission bits; 0600 when not given.
+    pub mode: Option<u32>,
+    /// The file's owner, as `user` or `user:group`, by name or number.
+    pub owner: Option<String>,
+}
+
+impl CreateRequest {
+    /// A qcow2 or raw disk at `path` with every default.
+    pub fn new(path: impl Into<PathBuf>, size: Option<ByteSize>) -> Self {
+        CreateRequest {
+            path: path.into(),
+            size,
+            format: None,
+            layout: LayoutOptions::default(),
+            backing: None,
+            guest: GuestOptions::default(),
+            if_exists: IfExists::Fail,
+            mode: None,
+            owner: None,
+        }
+    }
+
+    /// The format asked for, or promised by the name.
+    pub(super) fn format(&self) -> Format {
+        let promised = || probe::Format::promised_by(&self.path).map(Format::from);
+        self.format.or_else(promised).unwrap_or(Format::Qcow2)
+    }
+}

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use super::audit_tests::Audit;
-use super::create::{CreateOptions, HeaderForm, L1Capacity, Preallocation, create};
+use super::create::create;
 use super::geometry::{ClusterBits, Geometry, RefcountOrder};
 use super::header::{CompressionType, Header, Version};
 use super::open::Qcow2;
+use super::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 use super::resize::{ResizeOptions, Resized};
 use crate::block::BlockDevice;
 use crate::error::Result;

@@ -2,7 +2,7 @@
 //! known is kept as it is.
 
 use super::error::{FormatError, Problem};
-use super::feature::FeatureKind;
+use super::feature::{FeatureKind, FeatureName, RECORD_LEN};
 
 const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xE279_2ACA;
@@ -15,41 +15,6 @@ const ENCRYPTION: u32 = 0x0537_BE77;
 const PREFIX: usize = 8;
 /// The longest backing format name that QEMU accepts, in bytes.
 const MAX_FORMAT_NAME: usize = 15;
-/// Bytes of one feature name: set, bit and a padded name.
-const FEATURE_RECORD: usize = 48;
-
-/// The name of one feature bit, as the image spells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FeatureName {
-    kind: u8,
-    bit: u8,
-    name: Vec<u8>,
-}
-
-impl FeatureName {
-    pub(super) fn new(kind: FeatureKind, bit: u8, name: &str) -> Self {
-        let kind = match kind {
-            FeatureKind::Incompatible => 0,
-            FeatureKind::Compatible => 1,
-            FeatureKind::Autoclear => 2,
-        };
-        FeatureName { kind, bit, name: name.as_bytes().to_vec() }
-    }
-
-    fn parse(record: &[u8]) -> Option<Self> {
-        let (&kind, rest) = record.split_first()?;
-        let (&bit, name) = rest.split_first()?;
-        let name = name.split(|&byte| byte == 0).next()?.to_vec();
-        Some(FeatureName { kind, bit, name })
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut record = vec![self.kind, self.bit];
-        record.extend_from_slice(&self.name);
-        record.resize(FEATURE_RECORD, 0);
-        record
-    }
-}
 
 /// Where the bitmap directory lies (the bitmaps extension).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +85,7 @@ impl Extension {
             BACKING_FORMAT => return Err(malformed()),
             EXTERNAL_DATA => Extension::ExternalData(data.to_vec()),
             FEATURE_NAMES => Extension::FeatureNames(
-                data.chunks_exact(FEATURE_RECORD).filter_map(FeatureName::parse).collect(),
+                data.chunks_exact(RECORD_LEN).filter_map(FeatureName::parse).collect(),
             ),
             BITMAPS if data.len() == 24 => Extension::Bitmaps(BitmapDirectory {
                 count: be32(data, 0).ok_or_else(malformed)?,
@@ -173,14 +138,12 @@ impl Extension {
 
     /// The image's own name for a feature bit, escaped, if its table has one.
     pub(super) fn feature_name(all: &[Extension], kind: FeatureKind, bit: u8) -> Option<String> {
-        let wanted = FeatureName::new(kind, bit, "");
         let names = all.iter().filter_map(|extension| match extension {
             Extension::FeatureNames(names) => Some(names),
             _ => None,
         });
-        let name =
-            names.flatten().find(|name| (name.kind, name.bit) == (wanted.kind, wanted.bit))?;
-        Some(name.name.escape_ascii().to_string())
+        let name = names.flatten().find(|name| name.is_of(kind, bit))?;
+        Some(name.escaped())
     }
 }
 

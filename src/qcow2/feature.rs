@@ -1,17 +1,66 @@
 //! The three feature bit sets of the header. What an unknown bit means differs: an incompatible
 //! one forbids opening, a compatible one is kept, an autoclear one is cleared by a writer.
 
-use super::extension::FeatureName;
+/// Bytes of a record of the feature name table: set, bit and a padded name.
+pub(super) const RECORD_LEN: usize = 48;
 
 /// Which of the three sets a feature bit belongs to, as the feature name table numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeatureKind {
     /// An image with an unknown bit must not be opened.
-    Incompatible = 0,
+    Incompatible,
     /// An unknown bit may be ignored.
-    Compatible = 1,
+    Compatible,
     /// An unknown bit must be cleared by a program that writes to the image.
-    Autoclear = 2,
+    Autoclear,
+}
+
+impl FeatureKind {
+    const fn number(self) -> u8 {
+        match self {
+            FeatureKind::Incompatible => 0,
+            FeatureKind::Compatible => 1,
+            FeatureKind::Autoclear => 2,
+        }
+    }
+}
+
+/// The name of one feature bit, as the image spells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeatureName {
+    kind: u8,
+    bit: u8,
+    name: Vec<u8>,
+}
+
+impl FeatureName {
+    fn new(kind: FeatureKind, bit: u8, name: &str) -> Self {
+        FeatureName { kind: kind.number(), bit, name: name.as_bytes().to_vec() }
+    }
+
+    /// Whether it names this bit.
+    pub(super) fn is_of(&self, kind: FeatureKind, bit: u8) -> bool {
+        (self.kind, self.bit) == (kind.number(), bit)
+    }
+
+    /// The name, safe to print.
+    pub(super) fn escaped(&self) -> String {
+        self.name.escape_ascii().to_string()
+    }
+
+    pub(super) fn parse(record: &[u8]) -> Option<Self> {
+        let (&kind, rest) = record.split_first()?;
+        let (&bit, name) = rest.split_first()?;
+        let name = name.split(|&byte| byte == 0).next()?.to_vec();
+        Some(FeatureName { kind, bit, name })
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut record = vec![self.kind, self.bit];
+        record.extend_from_slice(&self.name);
+        record.resize(RECORD_LEN, 0);
+        record
+    }
 }
 
 macro_rules! bits {

@@ -2,12 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::create::{CreateOptions, HeaderForm, L1Capacity, Preallocation, create};
+use super::create::create;
 use super::error::{FormatError, Problem};
 use super::extension::Extension;
 use super::feature::Incompatible;
 use super::geometry::{ClusterBits, Geometry, RefcountOrder};
 use super::header::{BackingName, CompressionType, Header, Version};
+use super::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 use crate::error::{ErrorKind, Result};
 use crate::host::storage::MemoryStorage;
 use crate::task::{Cancel, Silent, Task};

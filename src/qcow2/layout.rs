@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::create::{CreateOptions, L1Capacity, Preallocation};
 use super::geometry::{
     ClusterCount, ENTRY_SIZE, Geometry, HostCluster, MAX_HOST_OFFSET, MAX_REFCOUNT_TABLE_BYTES,
 };
+use super::options::{CreateOptions, L1Capacity, Preallocation};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The structures of a new image in the order in which they lie, each a run of host clusters.

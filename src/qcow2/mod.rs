@@ -33,6 +33,8 @@ mod header;
 mod header_tests;
 mod layout;
 mod open;
+mod options;
+mod raw_header;
 mod read;
 mod rebuild;
 mod refblock;
@@ -43,13 +45,15 @@ mod snapshot;
 mod stream;
 mod table;
 
-pub use create::{CreateOptions, Created, HeaderForm, L1Capacity, Preallocation, create};
+pub use create::{Created, create};
 pub use error::FormatError;
-pub use extension::{BitmapDirectory, Extension, FeatureName};
-pub use feature::{Autoclear, Compatible, FeatureKind, Incompatible};
+pub use extension::{BitmapDirectory, Extension};
+pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible};
 pub use header::{
-    BackingName, CompressionType, Encryption, Header, MAGIC, MAX_BACKING_NAME, TableRef, Version,
+    BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, Version,
 };
 pub use open::{Backing, Qcow2};
+pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
+pub use raw_header::MAGIC;
 pub use resize::{ResizeOptions, Resized};
 pub use snapshot::{Snapshot, read_snapshots};

@@ -11,11 +11,11 @@ use crate::units::VirtualSize;
 
 use self::plan::Plan;
 use self::survey::Survey;
-use super::create::Preallocation;
 use super::feature::Incompatible;
 use super::geometry::GuestOffset;
 use super::header::Version;
 use super::open::Qcow2;
+use super::options::Preallocation;
 use super::snapshot;
 
 /// What a resize is asked to do.

@@ -105,7 +105,7 @@ impl Fill {
         } else {
             first
         };
-        let tables = growth.preallocation == crate::qcow2::create::Preallocation::Tables;
+        let tables = growth.preallocation == crate::qcow2::options::Preallocation::Tables;
         Fill {
             geometry,
             first,
