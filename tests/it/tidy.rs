@@ -193,12 +193,10 @@ fn files_and_functions_are_of_a_size_to_be_read() {
             if begins.iter().any(|begin| words.starts_with(begin)) {
                 start = Some((number, indent));
             }
-            if let Some((first, depth)) =
-                start.filter(|(_, depth)| words == "}" && indent == *depth)
-            {
+            let ends = |(_, depth): &(usize, usize)| words == "}" && indent == *depth;
+            if let Some((first, _)) = start.filter(ends) {
                 let len = number - first + 1;
                 assert!(len <= 70, "{}:{first} has {len} lines", source.path.display());
-                let _ = depth;
                 start = None;
             }
         }

@@ -159,75 +159,104 @@ impl Plan {
     /// Plans the change to `new_size`; `growth` says how what is added is laid out.
     pub(super) fn new(survey: &Survey, new_size: u64, growth: Option<Growth>) -> Result<Plan> {
         let geometry = survey.header.geometry;
-        let new_end = geometry.clusters_for(new_size);
-        let new_end = GuestCluster::new(new_end.get());
+        let new_end = GuestCluster::new(geometry.clusters_for(new_size).get());
         let mut fill =
             growth.map_or_else(|| Fill::nothing(survey), |g| Fill::new(survey, new_end, g));
-        let edge_changes = survey.edge_loses_entries()
-            || fill.table_end > survey.kept && survey.edge_has_room()
-            || matches!(survey.tail, Tail::Copy(_));
-        let first_table = survey.edge_index.saturating_add(1);
-        let tables_end = geometry.l1_entries_for(geometry.guest_offset(fill.table_end).get());
-        let new_tables = tables_end.saturating_sub(first_table);
-
         let l1_len = l1_len(survey, new_size);
-        let l1_changes = edge_changes || survey.keeps_dropped_entries(l1_len, new_tables);
+        let needs = Needs::new(survey, &fill, l1_len);
+        let places = Places::new(survey, &needs)?;
+        fill.data_start = places.data.start;
+        let kept_l1 = geometry.table_clusters(l1_len) - needs.l1;
         let old_l1_len = u64::from(survey.header.l1.count);
-        let fits = geometry.table_clusters(l1_len) <= geometry.table_clusters(old_l1_len);
-        let moves = l1_changes || !fits;
-        let l1_clusters = if moves { geometry.table_clusters(l1_len) } else { ClusterCount::ZERO };
+        let tail_at = needs.tail.then_some(places.tail);
+        Ok(Plan {
+            header: new_header(survey, new_size, l1_len, &places)?,
+            released: released(survey, &needs, &places.growth, kept_l1),
+            l1: new_l1(survey, l1_len, &needs, &places),
+            l1_write: match places.moved_l1 {
+                Some(to) => L1Write::Moved(to),
+                None if l1_len > old_l1_len => L1Write::InPlace(old_l1_len),
+                None => L1Write::Nothing,
+            },
+            edge: needs.edge.then(|| (places.edge, new_edge(survey, &fill, tail_at))),
+            tail: match &survey.tail {
+                Tail::Clean => TailWrite::Nothing,
+                Tail::InPlace(at, len) => TailWrite::Zeros(*at, *len),
+                Tail::Copy(cluster) => TailWrite::Copy(places.tail, cluster.clone()),
+            },
+            growth: places.growth,
+            tables: places.tables,
+            tables_from: geometry.first_cluster_of_table(survey.edge_index.saturating_add(1)),
+            data: places.data,
+            fill,
+        })
+    }
+}
 
+/// What must be written anew, and so needs clusters.
+struct Needs {
+    /// Clusters of an L1 table at a new place.
+    l1: ClusterCount,
+    /// Whether the edge's table changes.
+    edge: bool,
+    /// Whether the disk's last cluster is copied.
+    tail: bool,
+    /// L2 tables behind the edge.
+    tables: u64,
+    /// Host clusters for guest data.
+    data: ClusterCount,
+}
+
+impl Needs {
+    fn new(survey: &Survey, fill: &Fill, l1_len: u64) -> Needs {
+        let geometry = survey.header.geometry;
+        let tail = matches!(survey.tail, Tail::Copy(_));
+        let fills_edge = fill.table_end > survey.kept && survey.edge_has_room();
+        let edge = survey.edge_loses_entries() || fills_edge || tail;
+        let tables_end = geometry.l1_entries_for(geometry.guest_offset(fill.table_end).get());
+        let tables = tables_end.saturating_sub(survey.edge_index.saturating_add(1));
+        let l1_clusters = geometry.table_clusters(l1_len);
+        let fits = l1_clusters <= geometry.table_clusters(u64::from(survey.header.l1.count));
+        let moves = edge || !fits || survey.keeps_dropped_entries(l1_len, tables);
+        let l1 = if moves { l1_clusters } else { ClusterCount::ZERO };
+        Needs { l1, edge, tail, tables, data: fill.data_clusters() }
+    }
+}
+
+/// Where everything new goes: behind all that the file has.
+struct Places {
+    growth: RefcountGrowth,
+    moved_l1: Option<HostCluster>,
+    edge: HostCluster,
+    tail: HostCluster,
+    tables: Range<HostCluster>,
+    data: Range<HostCluster>,
+}
+
+impl Places {
+    fn new(survey: &Survey, needs: &Needs) -> Result<Places> {
         let one_if = |wanted: bool| ClusterCount::new(wanted.into());
-        let copies_tail = matches!(survey.tail, Tail::Copy(_));
-        let rest = l1_clusters
-            + one_if(edge_changes)
-            + one_if(copies_tail)
-            + ClusterCount::new(new_tables)
-            + fill.data_clusters();
-        let refcounts = RefcountGrowth::plan(
-            geometry,
+        let tables = ClusterCount::new(needs.tables);
+        let rest = needs.l1 + one_if(needs.edge) + one_if(needs.tail) + tables + needs.data;
+        let growth = RefcountGrowth::plan(
+            survey.header.geometry,
             &survey.refcount_table,
             survey.end,
             rest,
             &BTreeSet::new(),
         )?;
-
-        let l1_at = refcounts.rest();
-        let edge_at = l1_at + l1_clusters;
-        let tail_at = edge_at + one_if(edge_changes);
-        let tables_at = tail_at + one_if(copies_tail);
-        let data_at = tables_at + ClusterCount::new(new_tables);
-        fill.data_start = data_at;
-
-        let l1 = new_l1(survey, l1_len, edge_changes.then_some(edge_at), tables_at, new_tables);
-        let l1_write = match (moves, l1_len > old_l1_len) {
-            (true, _) => L1Write::Moved(l1_at),
-            (false, true) => L1Write::InPlace(old_l1_len),
-            (false, false) => L1Write::Nothing,
-        };
-        let edge = edge_changes
-            .then(|| (edge_at, new_edge(survey, &fill, copies_tail.then_some(tail_at))));
-        Ok(Plan {
-            header: new_header(survey, new_size, &refcounts, l1_len, moves.then_some(l1_at))?,
-            released: released(
-                survey,
-                edge_changes,
-                &refcounts,
-                geometry.table_clusters(l1_len) - l1_clusters,
-            ),
-            growth: refcounts,
-            l1,
-            l1_write,
+        let l1 = growth.rest();
+        let edge = l1 + needs.l1;
+        let tail = edge + one_if(needs.edge);
+        let tables_start = tail + one_if(needs.tail);
+        let data = tables_start + tables;
+        Ok(Places {
+            growth,
+            moved_l1: (needs.l1 != ClusterCount::ZERO).then_some(l1),
             edge,
-            tail: match &survey.tail {
-                Tail::Clean => TailWrite::Nothing,
-                Tail::InPlace(at, len) => TailWrite::Zeros(*at, *len),
-                Tail::Copy(cluster) => TailWrite::Copy(tail_at, cluster.clone()),
-            },
-            tables: tables_at..data_at,
-            tables_from: geometry.first_cluster_of_table(first_table),
-            data: data_at..data_at + fill.data_clusters(),
-            fill,
+            tail,
+            tables: tables_start..data,
+            data: data..data + needs.data,
         })
     }
 }
@@ -241,21 +270,15 @@ fn l1_len(survey: &Survey, new_size: u64) -> u64 {
     if keeps_reserve { old.max(needed) } else { needed }
 }
 
-fn new_l1(
-    survey: &Survey,
-    len: u64,
-    edge: Option<HostCluster>,
-    tables_at: HostCluster,
-    new_tables: u64,
-) -> Vec<L1Entry> {
+fn new_l1(survey: &Survey, len: u64, needs: &Needs, places: &Places) -> Vec<L1Entry> {
     let geometry = survey.header.geometry;
     let entry = |table| L1Entry::encode(ClusterRef::sole(geometry.host_offset(table)));
     (0..len)
         .map(|index| match index.checked_sub(survey.edge_index) {
-            None => survey.l1_entry(index),
-            Some(0) => edge.map_or_else(|| survey.l1_entry(index), entry),
-            Some(behind) if behind <= new_tables => {
-                entry(tables_at + ClusterCount::new(behind.saturating_sub(1)))
+            Some(0) if needs.edge => entry(places.edge),
+            None | Some(0) => survey.l1_entry(index),
+            Some(behind) if behind <= needs.tables => {
+                entry(places.tables.start + ClusterCount::new(behind.saturating_sub(1)))
             }
             Some(_) => L1Entry::EMPTY,
         })
@@ -277,22 +300,16 @@ fn new_edge(survey: &Survey, fill: &Fill, tail: Option<HostCluster>) -> L2Table 
     table
 }
 
-fn new_header(
-    survey: &Survey,
-    new_size: u64,
-    refcounts: &RefcountGrowth,
-    l1_len: u64,
-    moved_l1: Option<HostCluster>,
-) -> Result<Header> {
+fn new_header(survey: &Survey, new_size: u64, l1_len: u64, places: &Places) -> Result<Header> {
     let old = &survey.header;
     let too_large = || Error::new(ErrorKind::BadSize, "the L1 table would exceed its limit");
     Ok(Header {
         virtual_size: new_size,
         l1: TableRef {
-            offset: moved_l1.map_or(old.l1.offset, |at| old.geometry.host_offset(at)),
+            offset: places.moved_l1.map_or(old.l1.offset, |at| old.geometry.host_offset(at)),
             count: u32::try_from(l1_len).map_err(|_| too_large())?,
         },
-        refcount_table: refcounts.table_ref().unwrap_or(old.refcount_table),
+        refcount_table: places.growth.table_ref().unwrap_or(old.refcount_table),
         // A writer clears what it does not keep true.
         autoclear: Autoclear::default(),
         ..old.clone()
@@ -303,14 +320,14 @@ fn new_header(
 /// behind the `kept_l1` that stay in use, the old refcount table if there is a new one.
 fn released(
     survey: &Survey,
-    edge: bool,
+    needs: &Needs,
     refcounts: &RefcountGrowth,
     kept_l1: ClusterCount,
 ) -> Released {
     let geometry = survey.header.geometry;
     let mut released =
         Released { tables: survey.dropped_tables().collect(), ..Released::default() };
-    if edge {
+    if needs.edge {
         released.entries.extend(survey.edge_dropped_entries());
         released.entries.extend(survey.replaced_tail());
         let table = survey.edge_table_cluster();
