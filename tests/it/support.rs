@@ -1,8 +1,14 @@
 //! A folder, the program, and the oracles.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -128,6 +134,240 @@ impl Env {
         bytes.truncate(len);
         bytes
     }
+
+    /// Starts a program in the folder, its standard input open.
+    pub(crate) fn spawn<S: AsRef<OsStr>>(
+        &self,
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Running {
+        let mut command = Command::new(program.as_ref());
+        command.args(args).current_dir(self.folder.path()).stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::of(command)
+    }
+
+    /// Starts `vmdisk` with arguments separated by blanks.
+    pub(crate) fn start(&self, line: &str) -> Running {
+        self.spawn(VMDISK, line.split_whitespace())
+    }
+
+    /// Lets everybody look into the folder.
+    pub(crate) fn open_to_all(self) -> Env {
+        set_mode(self.folder.path(), 0o755);
+        self
+    }
+
+    /// The names in the folder, sorted.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).expect("the test's folder");
+        let name = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        let mut names: Vec<_> = entries.map(|entry| name(entry.expect("an entry"))).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Everything in the folder, each with all that a change would show in.
+    pub(crate) fn contents(&self) -> BTreeMap<String, String> {
+        let about = |name: &String| (name.clone(), fingerprint(&self.path(name)));
+        self.names().iter().map(about).collect()
+    }
+
+    /// The program must refuse this line of arguments: see [`Env::refuses_args`].
+    #[track_caller]
+    pub(crate) fn refuses(&self, line: &str, kind: &str) -> Value {
+        self.refuses_args(&line.split_whitespace().collect::<Vec<_>>(), kind)
+    }
+
+    /// The program must refuse these arguments: see [`Env::refuses_by`].
+    #[track_caller]
+    pub(crate) fn refuses_args(&self, args: &[&str], kind: &str) -> Value {
+        self.refuses_by(&[VMDISK], args, kind)
+    }
+
+    /// The program, called by way of `prefix`, must refuse these arguments, once in words and
+    /// once as JSON: with the exit code of `kind`, without a hang or a panic, with nothing on the
+    /// wrong stream, and with everything in the folder as it was. Returns the error object.
+    #[track_caller]
+    pub(crate) fn refuses_by(&self, prefix: &[&str], args: &[&str], kind: &str) -> Value {
+        let before = self.contents();
+        let call = |extra: &[&str]| {
+            let words: Vec<&str> = [prefix, args, extra].concat();
+            self.spawn(words[0], &words[1..]).wait()
+        };
+        let words = call(&[]).exits(code_of(kind));
+        assert_eq!(words.stdout, "", "{args:?}: words belong on standard error");
+        let begins = ["vmdisk: ", "error: "].iter().any(|begin| words.stderr.starts_with(begin));
+        assert!(begins && !words.stderr.contains("panicked"), "{args:?}: {words:?}");
+        let error = failure(&call(&["--json"]), kind);
+        assert_eq!(error["data"]["changed"], false, "{args:?}: {error:#}");
+        let after = self.contents();
+        assert_eq!(before, after, "{args:?} changed something: {error:#}");
+        error
+    }
+}
+
+/// What a change of a file would show in: kind, mode, owner, inode, length, time and content.
+fn fingerprint(path: &Path) -> String {
+    let about = path.symlink_metadata().expect("a file of the test");
+    let mut hasher = DefaultHasher::new();
+    if about.is_file() {
+        std::fs::read(path).expect("a file of the test").hash(&mut hasher);
+    } else if about.is_symlink() {
+        std::fs::read_link(path).expect("a link of the test").hash(&mut hasher);
+    }
+    // Those of a folder change with what is in it.
+    let (len, time) = if about.is_dir() { (0, 0) } else { (about.len(), about.mtime_nsec()) };
+    let (mode, user, inode) = (about.mode(), about.uid(), about.ino());
+    format!("{mode:o} of {user}, {inode}, {len} bytes, {time}, {:x}", hasher.finish())
+}
+
+/// The error object of a failed `--json` run, every promise about its form kept.
+#[track_caller]
+pub(crate) fn failure(run: &Run, kind: &str) -> Value {
+    assert_eq!(run.code, Some(code_of(kind)), "{run:?}");
+    assert!(!run.stderr.contains("panicked"), "{run:?}");
+    let whole = run.json();
+    let error = whole["error"].clone();
+    assert_eq!(whole.as_object().map(serde_json::Map::len), Some(1), "{whole:#}");
+    assert!(error["code"].as_i64().is_some_and(|code| code > 0), "{whole:#}");
+    assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{whole:#}");
+    assert_eq!(error["data"]["kind"], kind, "{whole:#}");
+    assert_eq!(error["data"]["retriable"], kind == "locked", "{whole:#}");
+    assert!(error["data"]["changed"].is_boolean(), "{whole:#}");
+    error
+}
+
+/// The exit code of a failure of this kind.
+fn code_of(kind: &str) -> i32 {
+    match kind {
+        "locked" => 75,
+        "bad_request" | "bad_size" | "incompatible_options" => 2,
+        _ => 1,
+    }
+}
+
+/// The text of a failure.
+pub(crate) fn message(error: &Value) -> &str {
+    error["message"].as_str().expect("a message")
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) {
+    let permissions = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(path, permissions).expect("a file of the test");
+}
+
+/// Waits until it is so, for a generous while.
+#[track_caller]
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+/// How long anything may take before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A program that runs. Dropping it kills it.
+pub(crate) struct Running {
+    child: Child,
+    what: String,
+}
+
+impl Running {
+    pub(crate) fn of(mut command: Command) -> Running {
+        let what = format!("{command:?}");
+        let child = command.spawn();
+        Running { child: child.unwrap_or_else(|error| panic!("cannot run {what}: {error}")), what }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name, such as `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.expect("kill").success(), "{}: no signal {name}", self.what);
+    }
+
+    /// Kills it with SIGKILL, if it still runs, and waits for its end.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
+    /// What it said and how it ended; hanging fails the test.
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> Run {
+        drop(self.child.stdin.take());
+        let start = Instant::now();
+        while !self.has_ended() {
+            assert!(start.elapsed() < PATIENCE, "{} hangs", self.what);
+            sleep(Duration::from_millis(1));
+        }
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let status = self.child.wait().expect("a child");
+        if let Some(mut pipe) = self.child.stdout.take() {
+            pipe.read_to_end(&mut stdout).expect("its output");
+        }
+        if let Some(mut pipe) = self.child.stderr.take() {
+            pipe.read_to_end(&mut stderr).expect("its words");
+        }
+        Run::of(Output { status, stdout, stderr })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The program as somebody without privileges runs it.
+pub(crate) struct Stranger {
+    /// Holds a copy of the program that everybody can reach.
+    _folder: tempfile::TempDir,
+    prefix: Vec<String>,
+}
+
+impl Stranger {
+    pub(crate) fn new() -> Stranger {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let program = folder.path().join("vmdisk");
+        let mut prefix = Vec::new();
+        if is_root() {
+            set_mode(folder.path(), 0o755);
+            std::fs::copy(VMDISK, &program).expect("a copy of the program");
+            let drops = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+            prefix = drops.map(str::to_owned).to_vec();
+        } else {
+            std::os::unix::fs::symlink(VMDISK, &program).expect("a link to the program");
+        }
+        prefix.push(program.display().to_string());
+        Stranger { _folder: folder, prefix }
+    }
+
+    /// The words before the arguments.
+    pub(crate) fn prefix(&self) -> Vec<&str> {
+        self.prefix.iter().map(String::as_str).collect()
+    }
+}
+
+/// Whether this run may do everything.
+pub(crate) fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|about| about.uid() == 0)
 }
 
 /// The program as built for this test run.
