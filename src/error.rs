@@ -123,7 +123,7 @@ struct Inner {
 
 impl Error {
     /// An error of this kind. The message is a lower-case fragment that names the thing, the value
-    /// found and the value allowed.
+    /// found and the value allowed; where a path is recorded, it stands before the message.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error(Box::new(Inner {
             kind,
@@ -137,10 +137,9 @@ impl Error {
     }
 
     /// A failed system call on `path`, its kind taken from the error number. `doing` is a
-    /// fragment such as "cannot open".
+    /// fragment such as "cannot open"; the path is not repeated in it.
     pub fn io(doing: &str, path: &Path, source: io::Error) -> Self {
-        let message = format!("{doing} {}", path.display());
-        let mut error = Error::new(classify(&source), message).with_source(source);
+        let mut error = Error::new(classify(&source), doing).with_source(source);
         error.0.path = Some(path.to_owned());
         error
     }
@@ -219,14 +218,10 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &self.0;
-        let message = &inner.message;
         if let Some(path) = &inner.path {
-            let path = path.display().to_string();
-            if !message.contains(&path) {
-                write!(f, "{path}: ")?;
-            }
+            write!(f, "{}: ", path.display())?;
         }
-        f.write_str(message)?;
+        f.write_str(&inner.message)?;
         if let Some(offset) = inner.offset {
             write!(f, " at byte {offset}")?;
         }
@@ -256,7 +251,6 @@ fn classify(error: &io::Error) -> ErrorKind {
         }
         io::ErrorKind::AlreadyExists => ErrorKind::Exists,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-        io::ErrorKind::FileTooLarge => ErrorKind::NoSpace,
         io::ErrorKind::IsADirectory => ErrorKind::NotADisk,
         io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => ErrorKind::BadRequest,
         _ => ErrorKind::Io,
@@ -274,7 +268,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         assert_eq!(error.errno(), Some(28));
         let text = error.to_string();
-        assert!(text.starts_with("cannot write /d/x.qcow2 at byte 512: No space left"), "{text}");
+        assert!(text.starts_with("/d/x.qcow2: cannot write at byte 512: No space left"), "{text}");
     }
 
     #[test]

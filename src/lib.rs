@@ -14,7 +14,7 @@
 //! let context = Context {
 //!     progress: &Silent,
 //!     cancel: &Cancel::new(),
-//!     trust: &Trust::Folder,
+//!     trust: &Trust::default(),
 //!     locks: &LockPolicy::default(),
 //! };
 //! let size = ByteSize::parse_with_unit("20G")?;

@@ -1,10 +1,9 @@
 //! `vmdisk create`.
 
-use super::flags::{DiskFlags, GlobalFlags};
+use super::flags::{ChangeFlags, DiskFlags};
 use super::names::one_of;
 use super::output::{Output, notes};
-use super::progress::TerminalProgress;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, CreateReport, IfExists};
 use crate::task::Cancel;
 use crate::units::ByteSize;
@@ -29,16 +28,33 @@ pub(super) struct Args {
     #[arg(long, value_name = "WHAT", default_value = "fail",
           value_parser = one_of(IfExists::ALL, IfExists::name))]
     if_exists: IfExists,
+    #[command(flatten)]
+    pub(super) flags: ChangeFlags,
 }
 
 impl Args {
-    pub(super) fn run(&self, global: &GlobalFlags, cancel: &Cancel) -> Result<()> {
-        let progress = TerminalProgress::new();
+    pub(super) fn run(&self, cancel: &Cancel) -> Result<()> {
         let request = self.disk.request(self.if_exists);
-        let report =
-            global.with_context(&progress, cancel, |context| ops::create(&request, context))?;
-        drop(progress);
-        Output::new(global.json).report(&report, text)
+        let report = self.flags.changing(cancel, |context| ops::create(&request, context))?;
+        Output::new(self.flags.output.json).report(&report, text)
+    }
+}
+
+impl Args {
+    /// What to do about an error of this verb.
+    pub(super) fn hint(&self, error: &Error) -> Option<&'static str> {
+        match (error.kind(), self.if_exists) {
+            (ErrorKind::Exists, IfExists::Fail) => {
+                Some("choose another path, or pass --if-exists keep or --if-exists replace")
+            }
+            (ErrorKind::Exists, IfExists::Keep) => {
+                Some("ask for what is there, or pass --if-exists replace to give it up")
+            }
+            (ErrorKind::GuestNotEmpty, _) => {
+                Some("pass --overwrite-guest to write over it all the same")
+            }
+            _ => None,
+        }
     }
 }
 

@@ -1,10 +1,9 @@
 //! `vmdisk ensure`.
 
-use super::flags::{DiskFlags, GlobalFlags};
-use super::output::Output;
-use super::progress::TerminalProgress;
+use super::flags::{ChangeFlags, DiskFlags};
+use super::output::{Output, notes};
 use super::{create, resize};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, EnsureReport, IfExists};
 use crate::task::Cancel;
 use crate::units::ByteSize;
@@ -19,16 +18,25 @@ use crate::units::ByteSize;
 pub(super) struct Args {
     #[command(flatten)]
     disk: DiskFlags,
+    #[command(flatten)]
+    pub(super) flags: ChangeFlags,
 }
 
 impl Args {
-    pub(super) fn run(&self, global: &GlobalFlags, cancel: &Cancel) -> Result<()> {
-        let progress = TerminalProgress::new();
+    pub(super) fn run(&self, cancel: &Cancel) -> Result<()> {
         let request = self.disk.request(IfExists::Fail);
-        let report =
-            global.with_context(&progress, cancel, |context| ops::ensure(&request, context))?;
-        drop(progress);
-        Output::new(global.json).report(&report, text)
+        let report = self.flags.changing(cancel, |context| ops::ensure(&request, context))?;
+        Output::new(self.flags.output.json).report(&report, text)
+    }
+}
+
+/// What to do about an error of this verb.
+pub(super) fn hint(error: &Error) -> Option<&'static str> {
+    match error.kind() {
+        ErrorKind::WouldShrink => Some("ask for the size that it has, or shrink it with resize"),
+        ErrorKind::Exists => Some("ask for what is there, or remove the disk to have a new one"),
+        ErrorKind::GuestNotEmpty => Some("pass --overwrite-guest to write over it all the same"),
+        _ => None,
     }
 }
 
@@ -38,7 +46,8 @@ fn text(report: &EnsureReport) -> String {
         EnsureReport::Grown(report) => resize::text(report),
         EnsureReport::Unchanged(report) => {
             let size = ByteSize::from_bytes(report.virtual_size_bytes);
-            format!("{} is a {} disk of {size} already", report.path, report.format)
+            let line = format!("{} is a {} disk of {size} already\n", report.path, report.format);
+            line + &notes(&report.notes)
         }
     }
 }

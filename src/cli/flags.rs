@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::names::{bytes, mode, one_of, size};
+use super::progress::TerminalProgress;
 use crate::error::Result;
 use crate::host::LockPolicy;
 use crate::image::gate::Trust;
@@ -13,54 +14,91 @@ use crate::ops::{
     BackingOptions, BackingStore, Compat, Compression, Context, CreateRequest, Format, Guest,
     GuestOptions, IfExists, LayoutOptions, Preallocation, Preset,
 };
-use crate::task::{Cancel, Progress};
+use crate::task::{Cancel, Silent};
 use crate::units::ByteSize;
 
-/// Flags of every verb.
+/// How the result is told.
 #[derive(Debug, Args)]
-pub(super) struct GlobalFlags {
+pub(super) struct OutputFlags {
     /// Print one JSON object instead of text
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(super) json: bool,
+}
+
+/// What to do about locks.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Locks")]
+pub(super) struct LockFlags {
     /// Wait this many seconds for a disk that is in use
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
     lock_timeout: f64,
     /// Go on where the file system offers no locks
-    #[arg(long, global = true)]
+    #[arg(long)]
     no_lock: bool,
-    /// Which files an image may make us open: none, those in its own folder, or all
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "folder",
+}
+
+/// What an image may make us open.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Trust")]
+pub(super) struct TrustFlags {
+    /// Which files an image may make us open: none, those at or under its own folder, or all
+    #[arg(long, value_name = "LEVEL", default_value = "folder",
           value_parser = ["none", "folder", "full"])]
     trust: String,
-    /// Also open files in this folder that an image names (repeatable)
-    #[arg(long, global = true, value_name = "FOLDER")]
+    /// Also files at or under this folder (repeatable)
+    #[arg(long, value_name = "FOLDER")]
     allow: Vec<PathBuf>,
 }
 
-impl GlobalFlags {
-    pub(super) fn locks(&self) -> LockPolicy {
+impl LockFlags {
+    fn policy(&self) -> LockPolicy {
         let timeout = Duration::from_secs_f64(self.lock_timeout);
         LockPolicy { timeout, required: !self.no_lock }
     }
+}
 
-    pub(super) fn trust(&self) -> Trust {
-        match self.trust.as_str() {
+impl TrustFlags {
+    fn policy(&self) -> Trust {
+        let level = match self.trust.as_str() {
+            "none" => Trust::none(),
             "full" => Trust::Full,
-            "none" if self.allow.is_empty() => Trust::None,
-            _ if self.allow.is_empty() => Trust::Folder,
-            _ => Trust::Named(self.allow.clone()),
-        }
+            _ => Trust::default(),
+        };
+        self.allow.iter().cloned().fold(level, Trust::and)
     }
 
-    /// Runs a verb under these circumstances.
-    pub(super) fn with_context<R>(
+    /// Runs a verb that only looks, and so takes no lock.
+    pub(super) fn looking<R>(
         &self,
-        progress: &dyn Progress,
         cancel: &Cancel,
         verb: impl FnOnce(Context<'_>) -> Result<R>,
     ) -> Result<R> {
-        let (locks, trust) = (self.locks(), self.trust());
-        verb(Context { progress, cancel, trust: &trust, locks: &locks })
+        let (trust, locks) = (self.policy(), LockPolicy::default());
+        verb(Context { progress: &Silent, cancel, trust: &trust, locks: &locks })
+    }
+}
+
+/// Flags of every verb that changes a disk.
+#[derive(Debug, Args)]
+pub(super) struct ChangeFlags {
+    #[command(flatten)]
+    pub(super) output: OutputFlags,
+    #[command(flatten)]
+    locks: LockFlags,
+    #[command(flatten)]
+    trust: TrustFlags,
+}
+
+impl ChangeFlags {
+    /// Runs a verb that changes a disk, with a progress bar if it takes its time.
+    pub(super) fn changing<R>(
+        &self,
+        cancel: &Cancel,
+        verb: impl FnOnce(Context<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let (trust, locks) = (self.trust.policy(), self.locks.policy());
+        let progress = TerminalProgress::new();
+        verb(Context { progress: &progress, cancel, trust: &trust, locks: &locks })
     }
 }
 

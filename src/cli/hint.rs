@@ -2,12 +2,9 @@
 
 use crate::error::{Error, ErrorKind};
 
-/// The remedy, where there is a general one.
+/// The remedy that is the same for every verb, if there is one.
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
-        ErrorKind::WouldShrink => {
-            "to cut the disk, and lose what its guest has behind the new end: vmdisk resize --shrink"
-        }
         ErrorKind::Exists => {
             "choose another path, or keep or replace what is there: vmdisk create --if-exists"
         }
@@ -24,8 +21,10 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
         ErrorKind::PayloadTooLarge => {
             "use fewer or shorter keys: an ed25519 key takes about 100 bytes"
         }
-        ErrorKind::GuestNotEmpty => "pass --overwrite-guest to write over it all the same",
-        ErrorKind::BackingMissing => "check the path: it is relative to the working directory",
+        ErrorKind::BackingMissing => {
+            "check the path: on the command line it is relative to the working directory, inside an \
+             image to the image's folder"
+        }
         ErrorKind::BackingRefused => {
             "if you trust the image, allow its folder with --allow FOLDER, or everything with \
              --trust full"

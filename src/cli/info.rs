@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::flags::GlobalFlags;
+use super::flags::{OutputFlags, TrustFlags};
 use super::names::one_of;
 use super::output::Output;
 use crate::error::Result;
 use crate::ops::{self, Format, InfoReport, InfoRequest, Qcow2Report};
-use crate::task::{Cancel, Silent};
+use crate::task::Cancel;
 use crate::units::ByteSize;
 
 /// Tell what a disk is
@@ -28,15 +28,18 @@ pub(super) struct Args {
     /// Also tell what is below it
     #[arg(long)]
     chain: bool,
+    #[command(flatten)]
+    pub(super) output: OutputFlags,
+    #[command(flatten)]
+    trust: TrustFlags,
 }
 
 impl Args {
-    pub(super) fn run(&self, global: &GlobalFlags, cancel: &Cancel) -> Result<()> {
+    pub(super) fn run(&self, cancel: &Cancel) -> Result<()> {
         let request =
             InfoRequest { path: self.path.clone(), format: self.format, chain: self.chain };
-        let report =
-            global.with_context(&Silent, cancel, |context| ops::info(&request, context))?;
-        Output::new(global.json).report(&report, text)
+        let report = self.trust.looking(cancel, |context| ops::info(&request, context))?;
+        Output::new(self.output.json).report(&report, text)
     }
 }
 

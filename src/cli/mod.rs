@@ -18,7 +18,6 @@ use clap::error::ErrorKind as ClapErrorKind;
 use clap::{Parser, Subcommand};
 
 pub use self::exit::Exit;
-use self::flags::GlobalFlags;
 use self::output::Output;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::trip_on_signals;
@@ -38,8 +37,6 @@ use crate::task::Cancel;
     disable_help_subcommand = true
 )]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    global: GlobalFlags,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -66,7 +63,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     match result {
         Ok(()) => Exit::Done,
         Err(error) => {
-            Output::new(cli.global.json).error(&error);
+            Output::new(cli.verb.json()).error(&error, cli.verb.hint(&error));
             Exit::of(&error, &cancel)
         }
     }
@@ -75,14 +72,46 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 impl Cli {
     fn dispatch(&self, cancel: &Cancel) -> Result<()> {
         match &self.verb {
-            Verb::Create(args) => args.run(&self.global, cancel),
-            Verb::Ensure(args) => args.run(&self.global, cancel),
-            Verb::Resize(args) => args.run(&self.global, cancel),
-            Verb::Info(args) => args.run(&self.global, cancel),
+            Verb::Create(args) => args.run(cancel),
+            Verb::Ensure(args) => args.run(cancel),
+            Verb::Resize(args) => args.run(cancel),
+            Verb::Info(args) => args.run(cancel),
             Verb::Completions(args) => args.run(),
             Verb::Man(args) => args.run(),
         }
     }
+}
+
+impl Verb {
+    fn json(&self) -> bool {
+        match self {
+            Verb::Create(args) => args.flags.output.json,
+            Verb::Ensure(args) => args.flags.output.json,
+            Verb::Resize(args) => args.flags.output.json,
+            Verb::Info(args) => args.output.json,
+            Verb::Completions(_) | Verb::Man(_) => false,
+        }
+    }
+
+    /// What to do about an error of this verb.
+    fn hint(&self, error: &Error) -> Option<&'static str> {
+        let own = match self {
+            Verb::Create(args) => args.hint(error),
+            Verb::Ensure(_) => ensure::hint(error),
+            Verb::Resize(_) => resize::hint(error),
+            Verb::Info(_) | Verb::Completions(_) | Verb::Man(_) => None,
+        };
+        own.or_else(|| hint::hint(error))
+    }
+}
+
+/// What clap has to say, without usage and pointers to the help, on one line.
+fn message_of(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.split("\n\nUsage:").next().unwrap_or_default();
+    let text = text.split("\n\nFor more information").next().unwrap_or_default();
+    let words: Vec<_> = text.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
 }
 
 /// Help and version are what was asked for; everything else was not understood.
@@ -96,9 +125,7 @@ fn usage(error: &clap::Error, json: bool) -> Exit {
         _ if json => {
             let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<Error>());
             let kind = cause.map_or(ErrorKind::BadRequest, Error::kind);
-            let message = error.render().to_string();
-            let message = message.trim_start_matches("error: ").lines().next().unwrap_or_default();
-            Output::new(true).error(&Error::new(kind, message));
+            Output::new(true).error(&Error::new(kind, message_of(error)), None);
             Exit::NotUnderstood
         }
         _ => {

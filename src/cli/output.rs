@@ -4,7 +4,6 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::hint::hint;
 use crate::error::{Error, Result};
 use crate::protocol::ErrorObject;
 
@@ -36,8 +35,7 @@ impl Output {
     }
 
     /// Prints an error: as text on standard error, as JSON on standard output.
-    pub(super) fn error(&self, error: &Error) {
-        let hint = hint(error);
+    pub(super) fn error(&self, error: &Error, hint: Option<&str>) {
         if self.json {
             print(&json(&Failure { error: ErrorObject::new(error, hint) }));
             return;

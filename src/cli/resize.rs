@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::flags::GlobalFlags;
+use super::flags::ChangeFlags;
 use super::names::one_of;
 use super::output::{Output, notes};
-use super::progress::TerminalProgress;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, Format, Preallocation, ResizeReport, ResizeRequest, TargetSize};
 use crate::task::Cancel;
 use crate::units::ByteSize;
@@ -36,11 +34,12 @@ pub(super) struct Args {
     /// Allow the disk to become smaller
     #[arg(long)]
     shrink: bool,
+    #[command(flatten)]
+    pub(super) flags: ChangeFlags,
 }
 
 impl Args {
-    pub(super) fn run(&self, global: &GlobalFlags, cancel: &Cancel) -> Result<()> {
-        let progress = TerminalProgress::new();
+    pub(super) fn run(&self, cancel: &Cancel) -> Result<()> {
         let request = ResizeRequest {
             path: self.path.clone(),
             size: self.size,
@@ -48,10 +47,8 @@ impl Args {
             preallocation: self.preallocation,
             shrink: self.shrink,
         };
-        let report =
-            global.with_context(&progress, cancel, |context| ops::resize(&request, context))?;
-        drop(progress);
-        Output::new(global.json).report(&report, text)
+        let report = self.flags.changing(cancel, |context| ops::resize(&request, context))?;
+        Output::new(self.flags.output.json).report(&report, text)
     }
 }
 
@@ -60,6 +57,12 @@ fn target_size(text: &str) -> Result<TargetSize, Error> {
         Some(more) => ByteSize::parse_with_unit(more).map(TargetSize::More),
         None => ByteSize::parse_with_unit(text).map(TargetSize::Absolute),
     }
+}
+
+/// What to do about an error of this verb.
+pub(super) fn hint(error: &Error) -> Option<&'static str> {
+    let cuts = "pass --shrink to cut the disk: what its guest has behind the new end is lost";
+    (error.kind() == ErrorKind::WouldShrink).then_some(cuts)
 }
 
 /// The report as people read it.

@@ -96,7 +96,7 @@ pub fn open_locked(
             return Ok(storage);
         }
     }
-    let message = format!("{} was replaced {ATTEMPTS} times while it was opened", path.display());
+    let message = format!("replaced {ATTEMPTS} times while it was opened");
     Err(Error::new(ErrorKind::Locked, message).at_path(path))
 }
 
@@ -109,7 +109,7 @@ impl FileStorage {
     pub fn lock(&self, mode: LockMode, policy: &LockPolicy, cancel: &Cancel) -> Result<LockState> {
         if self.lock_state() != LockState::default() {
             // Trying again could end with nothing held at all.
-            let message = format!("{} is locked already", self.path().display());
+            let message = "this open file is locked already";
             return Err(Error::new(ErrorKind::Internal, message).at_path(self.path()));
         }
         let start = Instant::now();
@@ -130,7 +130,7 @@ impl FileStorage {
             }
         };
         if state == LockState::default() && mode != LockMode::Shared && policy.required {
-            let message = format!("the file system of {} has no locks", self.path().display());
+            let message = "its file system has no locks";
             return Err(Error::new(ErrorKind::LockUnavailable, message).at_path(self.path()));
         }
         self.remember(state);
@@ -258,7 +258,7 @@ fn held(storage: &FileStorage, mode: LockMode, obstacle: Obstacle) -> Error {
         },
         Obstacle::Flock => "somebody has a flock on it",
     };
-    let message = format!("cannot lock {} for {purpose}: {by}", storage.path().display());
+    let message = format!("cannot lock for {purpose}: {by}");
     let holder = storage.id().ok().and_then(|id| holder::find(id, obstacle));
     Error::new(ErrorKind::Locked, message).at_path(storage.path()).with_holder(holder)
 }

@@ -1,6 +1,7 @@
 //! Paths of files that are, or will be.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::file::resolve;
@@ -11,6 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub enum Occupant {
     /// Nothing.
     Nobody,
+    /// A symbolic link that leads to nothing.
+    LinkToNowhere,
     /// A folder.
     Folder,
     /// Anything else.
@@ -25,6 +28,7 @@ impl Occupant {
     pub fn of(path: &Path) -> Result<Occupant> {
         match path.symlink_metadata() {
             Ok(metadata) if metadata.is_dir() => Ok(Occupant::Folder),
+            Ok(metadata) if metadata.is_symlink() && !path.exists() => Ok(Occupant::LinkToNowhere),
             Ok(_) => Ok(Occupant::File),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Occupant::Nobody),
             Err(error) => Err(Error::io("cannot look at", path, error)),
@@ -53,8 +57,10 @@ pub fn resolve_target(path: &Path) -> Result<PathBuf> {
         return Ok(resolved);
     }
     let Some(name) = path.file_name() else {
-        let message = format!("'{}' names no file", path.display());
-        return Err(Error::new(ErrorKind::BadRequest, message));
+        return Err(Error::new(ErrorKind::BadRequest, "names no file").at_path(path));
     };
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(Error::new(ErrorKind::NotFound, "there is no such folder").at_path(path));
+    }
     Ok(folder_of(path)?.join(name))
 }

@@ -61,13 +61,13 @@ impl Staging {
     /// `target` names no file, and what open(2) says.
     pub fn begin(target: &Path, mode: u32, owner: Option<Owner>) -> Result<Self> {
         let Some(name) = target.file_name() else {
-            let message = format!("{} is not the name of a file", target.display());
+            let message = "not the name of a file";
             return Err(Error::new(ErrorKind::BadRequest, message).at_path(target));
         };
         let (folder, folder_path) = open_folder(target)?;
         stale::remove_all(&folder_path);
-        let (storage, temporary) = make(&folder_path)?;
         let target = folder_path.join(name);
+        let (storage, temporary) = make(&folder_path, &target)?;
         Ok(Staging { temporary, storage, folder, target, mode, owner })
     }
 
@@ -106,8 +106,7 @@ impl Staging {
         };
         renamed.map_err(|refused| match refused.error.kind() {
             io::ErrorKind::AlreadyExists => {
-                let message = format!("{} exists already", target.display());
-                Error::new(ErrorKind::Exists, message).at_path(&target)
+                Error::new(ErrorKind::Exists, "exists already").at_path(&target)
             }
             _ => failed("cannot publish")(refused.error),
         })?;
@@ -122,15 +121,13 @@ fn open_folder(target: &Path) -> Result<(File, PathBuf)> {
     let named = named.unwrap_or(Path::new("."));
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => {
-            let message = format!("folder {} does not exist", named.display());
-            Error::new(ErrorKind::NotFound, message).at_path(named)
+            Error::new(ErrorKind::NotFound, "there is no such folder").at_path(named)
         }
         _ => Error::io("cannot open folder", named, error),
     };
     let path = named.canonicalize().map_err(failed)?;
     if !path.metadata().map_err(failed)?.is_dir() {
-        let message = format!("{} is not a folder", named.display());
-        return Err(Error::new(ErrorKind::NotFound, message).at_path(named));
+        return Err(Error::new(ErrorKind::NotFound, "not a folder").at_path(named));
     }
     Ok((File::open(&path).map_err(failed)?, path))
 }
@@ -144,23 +141,31 @@ fn sync_folder(folder: &File) -> io::Result<()> {
     })
 }
 
-/// Makes a temporary file that is locked by us and still has its name.
-fn make(folder: &Path) -> Result<(FileStorage, TempPath)> {
+/// Makes a temporary file that is locked by us and still has its name. Errors speak of `target`:
+/// nobody has heard of the temporary.
+fn make(folder: &Path, target: &Path) -> Result<(FileStorage, TempPath)> {
     const ATTEMPTS: u32 = 16;
-    let failed = |error| Error::io("cannot make a file in", folder, error);
+    let failed = |error| Error::io("cannot make files in this folder", folder, bare(error));
     for _ in 0..ATTEMPTS {
         let mut builder = Builder::new();
         builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM_LEN);
         let (file, temporary) = builder.tempfile_in(folder).map_err(failed)?.into_parts();
         // Between making and locking, another run may have taken it for a dead one's.
         if let Some(state) = claim(&file, &temporary) {
-            let storage = FileStorage::from_file(file, temporary.to_path_buf(), Access::Write)?;
+            let storage = FileStorage::from_file(file, target.to_owned(), Access::Write)?;
             storage.remember(state);
             return Ok((storage, temporary));
         }
     }
-    let message = format!("{ATTEMPTS} temporary files in {} were taken away", folder.display());
+    let message = format!("{ATTEMPTS} temporary files in it were taken away");
     Err(Error::new(ErrorKind::Io, message).at_path(folder))
+}
+
+/// The system's own error, out of one that names the temporary file.
+fn bare(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|wrapped| wrapped.source());
+    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
 }
 
 /// Locks a temporary file of ours; `None` when somebody else was faster.

@@ -67,31 +67,32 @@ impl Opening<'_> {
         let mut links: Vec<Link> = Vec::new();
         loop {
             let last = links.last().unwrap_or(top);
-            let Some(next) = self.next(last)? else { return Ok(links) };
-            let id = next.storage.id()?;
-            if seen.contains(&id) {
-                let message = "the backing chain comes back to this file";
-                return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&next.path));
-            }
+            let Some(next) = self.next(last, &seen)? else { return Ok(links) };
             if seen.len() >= MAX_CHAIN_DEPTH {
                 let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
                 return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&top.path));
             }
-            seen.push(id);
+            seen.push(next.storage.id()?);
             links.push(next);
         }
     }
 
-    /// The image that `link` names as its backing file.
-    fn next(&self, link: &Link) -> Result<Option<Link>> {
+    /// The image that `link` names as its backing file. What was `seen` is not opened again: our
+    /// own lock on it would be in the way.
+    fn next(&self, link: &Link, seen: &[FileId]) -> Result<Option<Link>> {
         let Some(backing) = link.header.as_ref().and_then(|header| header.backing.as_ref()) else {
             return Ok(None);
         };
         let path = self.trust.admit(&link.path, &backing.name)?;
+        if seen.contains(&FileId::of(&path)?) {
+            let message = "the backing chain comes back to this file";
+            return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
+        }
         let storage = self.open(&path)?;
         let kind = storage.info()?.kind;
         if kind != FileKind::Regular && *self.trust != Trust::Full {
-            let message = format!("backing file of {} is a block device", link.path.display());
+            let message =
+                format!("is a block device, and the backing file of {}", link.path.display());
             return Err(Error::new(ErrorKind::BackingRefused, message).at_path(&path));
         }
         let format = match backing.format.as_deref() {
@@ -106,9 +107,8 @@ impl Opening<'_> {
                 Evidence { path: &path, block_device, magic }.believe(None)?
             }
             None => {
-                let message =
-                    format!("{} does not record its backing file's format", link.path.display());
-                return Err(Error::new(ErrorKind::BackingRefused, message).at_path(&path));
+                let message = "does not record its backing file's format, so it may not be opened";
+                return Err(Error::new(ErrorKind::BackingRefused, message).at_path(&link.path));
             }
         };
         Link::open(&path, format, storage).map(Some)

@@ -6,26 +6,51 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::{folder_of, resolve};
 
 /// The deepest backing chain that is followed, in images.
 pub const MAX_CHAIN_DEPTH: usize = 64;
 
 /// Which files an image may make us open. A backing file that the caller names is not subject to
 /// it; what that file names in turn is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// Nothing that an image names.
-    None,
-    /// Regular files at or under the folder of the image that names them.
-    #[default]
-    Folder,
-    /// Those, and regular files at or under these folders.
-    Named(Vec<PathBuf>),
+    /// Regular files at or under these places, and nothing else.
+    Within {
+        /// The folder of the image that names the file.
+        own_folder: bool,
+        /// Further folders, or single files.
+        also: Vec<PathBuf>,
+    },
     /// Anything.
     Full,
 }
 
+impl Default for Trust {
+    /// The folder of the image that names the file.
+    fn default() -> Self {
+        Trust::Within { own_folder: true, also: Vec::new() }
+    }
+}
+
 impl Trust {
+    /// Nothing that an image names.
+    pub fn none() -> Self {
+        Trust::Within { own_folder: false, also: Vec::new() }
+    }
+
+    /// The same, and this folder or file too.
+    #[must_use]
+    pub fn and(self, place: PathBuf) -> Self {
+        match self {
+            Trust::Full => Trust::Full,
+            Trust::Within { own_folder, mut also } => {
+                also.push(place);
+                Trust::Within { own_folder, also }
+            }
+        }
+    }
+
     /// Turns a name stored in the image at `image` into the path of an existing file that may be
     /// opened. The path is canonical: no symlink in it can lead elsewhere.
     ///
@@ -36,35 +61,28 @@ impl Trust {
     pub fn admit(&self, image: &Path, name: &[u8]) -> Result<PathBuf> {
         let shown = name.escape_ascii();
         let refuse = |why: &str| {
-            let message = format!("backing file '{shown}' of {} {why}", image.display());
-            Err(Error::new(ErrorKind::BackingRefused, message))
+            let message = format!("backing file '{shown}' {why}");
+            Err(Error::new(ErrorKind::BackingRefused, message).at_path(image))
         };
         if let Some(protocol) = protocol(name) {
             let protocol = protocol.escape_ascii();
             return refuse(&format!("is no file name: protocol '{protocol}' is not followed"));
         }
-        if *self == Trust::None {
-            return refuse("may not be opened: this call trusts no name in an image");
-        }
-        let folder = crate::host::folder_of(image)?;
-        let path =
-            crate::host::resolve(&folder.join(OsStr::from_bytes(name))).map_err(|error| {
-                if error.kind() == ErrorKind::NotFound {
-                    let message =
-                        format!("backing file '{shown}' of {} is missing", image.display());
-                    return Error::new(ErrorKind::BackingMissing, message).at_path(image);
-                }
-                error
-            })?;
-        let allowed = |folder: &Path| path.starts_with(folder);
-        let within = match self {
-            Trust::None => false,
-            Trust::Folder => allowed(&folder),
-            Trust::Named(folders) => {
-                let named = folders.iter().filter_map(|folder| crate::host::resolve(folder).ok());
-                allowed(&folder) || named.into_iter().any(|folder| allowed(&folder))
+        let folder = folder_of(image)?;
+        let path = resolve(&folder.join(OsStr::from_bytes(name))).map_err(|error| {
+            if error.kind() == ErrorKind::NotFound {
+                let message = format!("backing file '{shown}' is missing");
+                return Error::new(ErrorKind::BackingMissing, message).at_path(image);
             }
+            error
+        })?;
+        let within = match self {
             Trust::Full => true,
+            Trust::Within { own_folder, also } => {
+                let mut also = also.iter().filter_map(|place| resolve(place).ok());
+                *own_folder && path.starts_with(&folder)
+                    || also.any(|place| path.starts_with(place))
+            }
         };
         if within { Ok(path) } else { refuse("lies outside the folders that may be opened") }
     }

@@ -116,6 +116,15 @@ impl Evidence<'_> {
         if self.block_device { Some(Format::Raw) } else { Format::promised_by(self.path) }
     }
 
+    /// The format that the name promises and the content confirms.
+    pub fn agreed(&self) -> Option<Format> {
+        match (self.promised(), self.magic) {
+            (Some(Format::Qcow2), Some(Magic::Qcow2)) => Some(Format::Qcow2),
+            (Some(Format::Raw), None) => Some(Format::Raw),
+            _ => None,
+        }
+    }
+
     /// The format for a verb that writes, or follows names: name and content must agree, unless
     /// the caller said what it is.
     ///

@@ -44,17 +44,18 @@ impl Base {
             _ => options.path.clone(),
         };
         let path = resolve(&given).map_err(|error| missing(error, &given))?;
+        let replaced: Vec<FileId> = FileId::of(overlay).into_iter().collect();
+        // Before it is opened: our own lock on what is replaced would be in the way.
+        if replaced.contains(&FileId::of(&path)?) {
+            let message = "the backing file is the new image's own path";
+            return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
+        }
         let told = options.format.map(Format::from);
         let opening = context.opening();
         let link = opening.named_by_caller(&path, told)?;
         if link.format == Format::Raw && told.is_none() {
             let message = "a backing file is never guessed to be raw: its guest may change what it looks like";
             return Err(Error::new(ErrorKind::FormatMismatch, message).at_path(&path));
-        }
-        let replaced: Vec<FileId> = FileId::of(overlay).into_iter().collect();
-        if replaced.contains(&link.storage.id()?) {
-            let message = "the backing file is the new image's own path";
-            return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
         }
         let below = opening.below(&link, &replaced)?;
         if below.len().saturating_add(2) > MAX_CHAIN_DEPTH {
@@ -81,7 +82,7 @@ impl Base {
 
 fn missing(error: Error, path: &Path) -> Error {
     if error.kind() == ErrorKind::NotFound {
-        let message = format!("backing file {} does not exist", path.display());
+        let message = "the backing file does not exist";
         return Error::new(ErrorKind::BackingMissing, message).at_path(path);
     }
     error
@@ -107,8 +108,12 @@ fn stored_name(options: &BackingOptions, folder: &Path, given: &Path) -> Result<
     };
     let mut name = path.as_os_str().as_bytes().to_vec();
     let first = name.split(|&byte| byte == b'/').next().unwrap_or_default();
-    if first.contains(&b':') && options.store != Some(BackingStore::AsGiven) {
+    if first.contains(&b':') {
         // QEMU would take what stands before the colon for a protocol.
+        if options.store == Some(BackingStore::AsGiven) {
+            let message = "the backing file name would be read as a protocol: put ./ before it";
+            return Err(Error::new(ErrorKind::BadRequest, message));
+        }
         name.splice(0..0, *b"./");
     }
     if name.len() > MAX_BACKING_NAME {

@@ -7,9 +7,10 @@ use serde::Serialize;
 use super::backing::Base;
 use super::context::Context;
 use super::existing::Existing;
-use super::fits::differences;
+use super::fits::check_fit;
 use super::options::{CreateRequest, Format, IfExists, Preallocation};
 use super::payload::Prepared;
+use super::wire::{bytes_hex, lossy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{DEFAULT_MODE, FileStorage, Occupant, Owner, Publish, Staging, resolve_target};
 use crate::image::probe;
@@ -21,6 +22,9 @@ use crate::{qcow2, raw};
 pub struct CreateReport {
     /// Where it is.
     pub path: String,
+    /// Its bytes in hexadecimal, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes_hex: Option<String>,
     /// Whether anything was written; `false` when an existing disk was kept.
     pub changed: bool,
     /// Its format.
@@ -81,6 +85,9 @@ pub fn create(request: &CreateRequest, context: Context<'_>) -> Result<CreateRep
     let refuse = |kind, why: &str| Err(Error::new(kind, why).at_path(&request.path));
     match (Occupant::of(&target)?, request.if_exists) {
         (Occupant::Nobody, _) => build(request, &target, Publish::NoReplace, None, context),
+        (Occupant::LinkToNowhere, _) => {
+            refuse(ErrorKind::Exists, "is a symbolic link that leads nowhere")
+        }
         (Occupant::Folder, _) => refuse(ErrorKind::NotADisk, "is a folder: name a file in it"),
         (Occupant::File, IfExists::Fail) => refuse(ErrorKind::Exists, "exists already"),
         (Occupant::File, IfExists::Keep) => keep_if_it_fits(request, &target, context),
@@ -97,31 +104,28 @@ fn keep_if_it_fits(
     context: Context<'_>,
 ) -> Result<CreateReport> {
     let existing = Existing::open_to_read(target, request.format, context)?;
-    let differs = differences(&existing, request, true)?;
-    if !differs.is_empty() {
-        let message = format!("the disk that is there is not as asked: {}", differs.join("; "));
-        return Err(Error::new(ErrorKind::Exists, message).at_path(&request.path));
-    }
-    let notes = vec!["kept as it is; keys and payload were not looked at".to_owned()];
-    kept(&existing, request, notes)
+    check_fit(&existing, request, true)?;
+    kept(&existing, request)
 }
 
 /// What is there, in the words of `create`.
-pub(super) fn kept(
-    existing: &Existing,
-    request: &CreateRequest,
-    notes: Vec<String>,
-) -> Result<CreateReport> {
+pub(super) fn kept(existing: &Existing, request: &CreateRequest) -> Result<CreateReport> {
     let info = existing.storage().info()?;
+    let guest = &request.guest;
+    let mut notes = Vec::new();
+    if !guest.ssh_keys.is_empty() || guest.userdata.is_some() {
+        notes.push("the disk was there already: keys and userdata were not looked at".to_owned());
+    }
     Ok(CreateReport {
-        path: request.path.display().to_string(),
+        path: lossy(&request.path),
+        path_bytes_hex: bytes_hex(&request.path),
         changed: false,
         format: existing.format(),
         virtual_size_bytes: existing.virtual_size()?,
         file_size_bytes: info.len,
         allocated_bytes: info.allocated_bytes,
         preallocation: None,
-        backing: None::<BackingReport>,
+        backing: None,
         guest: None,
         notes,
     })
@@ -162,7 +166,8 @@ pub(super) fn build(
     staging.publish(publish)?;
     drop(replaced);
     Ok(CreateReport {
-        path: request.path.display().to_string(),
+        path: lossy(&request.path),
+        path_bytes_hex: bytes_hex(&request.path),
         changed: true,
         format,
         virtual_size_bytes: size.bytes(),
@@ -224,8 +229,13 @@ fn note_name(request: &CreateRequest, format: Format, notes: &mut Vec<String>) {
     let promised = probe::Format::promised_by(&request.path).map(Format::from);
     if let Some(promised) = promised.filter(|promised| *promised != format) {
         notes.push(format!(
-            "the name promises {promised}: other verbs will need --format {format} for this disk"
+            "the name promises {promised}: other verbs will have to be told that the format is \
+             {format}"
         ));
+    }
+    let extension = request.path.extension().unwrap_or_default().to_ascii_lowercase();
+    if ["vmdk", "vhd", "vhdx", "vdi", "qed", "dmg"].iter().any(|foreign| extension == *foreign) {
+        notes.push(format!("the disk is {format}, whatever its name says"));
     }
 }
 

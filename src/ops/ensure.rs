@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::create::{CreateReport, build, kept};
 use super::existing::Existing;
-use super::fits::differences;
+use super::fits::check_fit;
 use super::options::{CreateRequest, IfExists};
 use super::resize::{ResizeReport, ResizeRequest, TargetSize, resize_open};
 use crate::error::{Error, ErrorKind, Result};
@@ -52,43 +52,37 @@ pub fn ensure(request: &CreateRequest, context: Context<'_>) -> Result<EnsureRep
         }
     }
     let existing = Existing::open_to_change(&target, request.format, context)?;
-    if existing.format() != request.format() {
-        let message = format!("the disk is {}, asked for {}", existing.format(), request.format());
-        return Err(Error::new(ErrorKind::FormatMismatch, message).at_path(&request.path));
-    }
-    let differs = differences(&existing, request, false)?;
-    if !differs.is_empty() {
-        let message = format!("the disk that is there is not as asked: {}", differs.join("; "));
-        return Err(Error::new(ErrorKind::Exists, message).at_path(&request.path));
+    check_fit(&existing, request, false)?;
+    if existing.virtual_size()? == 0 {
+        let message = "is empty, so it is no disk: remove it, and one will be created";
+        return Err(Error::new(ErrorKind::NotADisk, message).at_path(&request.path));
     }
     let Some(size) = request.size else {
-        let report = kept(&existing, request, Vec::new());
-        return report.map(EnsureReport::Unchanged);
+        let report = kept(&existing, request)?;
+        return Ok(EnsureReport::Unchanged(report));
     };
     let resize = ResizeRequest {
         path: request.path.clone(),
         size: TargetSize::Absolute(size),
         format: request.format,
-        preallocation: None,
+        preallocation: request.layout.preallocation,
         shrink: false,
     };
-    let unchanged = kept(&existing, request, Vec::new())?;
+    let mut unchanged = kept(&existing, request)?;
     let trust = trust_with_backing(request, context.trust);
     let report = resize_open(existing, &resize, Context { trust: &trust, ..context })?;
     if report.changed {
         return Ok(EnsureReport::Grown(report));
     }
-    Ok(EnsureReport::Unchanged(CreateReport { notes: report.notes, ..unchanged }))
+    unchanged.notes.extend(report.notes);
+    Ok(EnsureReport::Unchanged(unchanged))
 }
 
 /// The policy of this call: the backing file that the caller names is trusted.
 fn trust_with_backing(request: &CreateRequest, trust: &Trust) -> Trust {
     let backing = request.backing.as_ref().and_then(|backing| resolve(&backing.path).ok());
-    match (trust, backing) {
-        (Trust::Folder, Some(backing)) => Trust::Named(vec![backing]),
-        (Trust::Named(folders), Some(backing)) => {
-            Trust::Named(folders.iter().cloned().chain([backing]).collect())
-        }
-        _ => trust.clone(),
+    match backing {
+        Some(backing) => trust.clone().and(backing),
+        None => trust.clone(),
     }
 }

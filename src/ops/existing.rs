@@ -16,6 +16,8 @@ use crate::qcow2::Header;
 #[derive(Debug)]
 pub(super) struct Existing {
     link: Link,
+    /// The format that name and content agree on, whatever was told.
+    looks_like: Option<Format>,
 }
 
 impl Existing {
@@ -60,12 +62,19 @@ impl Existing {
         let magic = Magic::read(&storage)?;
         let block_device = storage.info()?.kind == FileKind::BlockDevice;
         let told = told.map(probe::Format::from);
-        let format = Evidence { path, block_device, magic }.believe(told)?;
-        Ok(Existing { link: Link::open(path, format, storage)? })
+        let evidence = Evidence { path, block_device, magic };
+        let format = evidence.believe(told)?;
+        let looks_like = evidence.agreed().map(Format::from);
+        Ok(Existing { link: Link::open(path, format, storage)?, looks_like })
     }
 
     pub(super) fn format(&self) -> Format {
         self.link.format.into()
+    }
+
+    /// The format that name and content agree on, if they do.
+    pub(super) fn looks_like(&self) -> Option<Format> {
+        self.looks_like
     }
 
     pub(super) fn header(&self) -> Option<&Header> {

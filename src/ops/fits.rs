@@ -2,12 +2,38 @@
 
 use super::existing::Existing;
 use super::options::{Compat, Compression, CreateRequest};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::{folder_of, resolve};
 use crate::qcow2::{CompressionType, Header, Version};
 
+/// Refuses an existing disk that is not as the request explicitly asks.
+///
+/// # Errors
+/// [`FormatMismatch`](ErrorKind::FormatMismatch) for another format, [`Exists`](ErrorKind::Exists)
+/// naming everything else that differs.
+pub(super) fn check_fit(
+    existing: &Existing,
+    request: &CreateRequest,
+    compare_size: bool,
+) -> Result<()> {
+    let (is, asked) = (existing.format(), request.format());
+    let looks = existing.looks_like();
+    let refuse = |kind, message| Err(Error::new(kind, message).at_path(&request.path));
+    if is != asked || looks.is_some_and(|looks| looks != asked) {
+        let is = looks.unwrap_or(is);
+        return refuse(ErrorKind::FormatMismatch, format!("the disk is {is}, asked for {asked}"));
+    }
+    let differs = differences(existing, request, compare_size)?;
+    if !differs.is_empty() {
+        let differs = differs.join("; ");
+        let message = format!("the disk that is there is not as asked: {differs}");
+        return refuse(ErrorKind::Exists, message);
+    }
+    Ok(())
+}
+
 /// What of an existing disk is not as the request explicitly asks, in words.
-pub(super) fn differences(
+fn differences(
     existing: &Existing,
     request: &CreateRequest,
     compare_size: bool,
@@ -18,7 +44,6 @@ pub(super) fn differences(
             differs.push(format!("{what} is {is}, asked for {asked}"));
         }
     };
-    compare("format", existing.format().to_string(), Some(request.format().to_string()));
     if compare_size {
         let asked = request.size.map(crate::units::VirtualSize::round_up).transpose()?;
         let is = existing.virtual_size()?;
@@ -36,15 +61,15 @@ pub(super) fn differences(
     compare("cluster size", geometry.cluster_size().to_string(), cluster_size);
     let bits = layout.refcount_bits.map(|bits| bits.to_string());
     compare("refcount bits", geometry.refcount_order().bits().to_string(), bits);
-    let extended = layout.extended_l2.map(|on| on.to_string());
-    compare("extended L2", geometry.extended_l2().to_string(), extended);
+    let extended = layout.extended_l2.map(on_off);
+    compare("extended L2", on_off(geometry.extended_l2()), extended);
     let compression = match header.compression {
         CompressionType::Zlib => Compression::Zlib,
         CompressionType::Zstd => Compression::Zstd,
     };
     compare("compression type", compression.to_string(), layout.compression.map(|c| c.to_string()));
     let lazy = header.compatible.contains(crate::qcow2::Compatible::LAZY_REFCOUNTS);
-    compare("lazy refcounts", lazy.to_string(), layout.lazy_refcounts.map(|on| on.to_string()));
+    compare("lazy refcounts", on_off(lazy), layout.lazy_refcounts.map(on_off));
     differs.extend(backing_difference(existing, header, request)?);
     Ok(differs)
 }
@@ -76,4 +101,8 @@ fn backing_difference(
     Ok((!same).then(|| {
         format!("backing file is '{}', asked for {}", stored.escape_ascii(), asked.display())
     }))
+}
+
+fn on_off(on: bool) -> String {
+    if on { "on" } else { "off" }.to_owned()
 }

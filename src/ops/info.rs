@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::options::{Compat, Compression, Format};
+use super::wire::{bytes_hex, lossy};
 use crate::error::Result;
 use crate::host::{Access, FileKind, FileStorage, resolve};
 use crate::image::chain::{Link, Opening};
@@ -31,6 +32,9 @@ pub struct InfoRequest {
 pub struct InfoReport {
     /// Where it is.
     pub path: String,
+    /// Its bytes in hexadecimal, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes_hex: Option<String>,
     /// The format of its content.
     pub format: Format,
     /// Why that format would not be believed by a verb that writes.
@@ -135,7 +139,8 @@ fn describe(link: &Link, path: &Path) -> Result<InfoReport> {
     let info = link.storage.info()?;
     let header = link.header.as_ref();
     Ok(InfoReport {
-        path: path.display().to_string(),
+        path: lossy(path),
+        path_bytes_hex: bytes_hex(path),
         format: link.format.into(),
         format_doubt: None,
         virtual_size_bytes: header.map_or(info.len, |header| header.virtual_size),

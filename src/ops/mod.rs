@@ -24,3 +24,4 @@ pub use options::{
     IfExists, LayoutOptions, Preallocation, Preset,
 };
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
+pub use wire::{bytes_hex, lossy};

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::existing::Existing;
 use super::options::{Format, Preallocation};
+use super::wire::{bytes_hex, lossy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::FileKind;
 use crate::image::Image;
@@ -43,6 +44,9 @@ pub struct ResizeRequest {
 pub struct ResizeReport {
     /// The disk.
     pub path: String,
+    /// Its bytes in hexadecimal, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes_hex: Option<String>,
     /// Whether anything was written.
     pub changed: bool,
     /// Its format.
@@ -85,7 +89,8 @@ pub(super) fn resize_open(
     let mut notes = Vec::new();
     let size = new_size(request.size, old, &mut notes)?;
     let mut report = ResizeReport {
-        path: request.path.display().to_string(),
+        path: lossy(&request.path),
+        path_bytes_hex: bytes_hex(&request.path),
         changed: false,
         format: existing.format(),
         old_virtual_size_bytes: old,

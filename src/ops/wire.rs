@@ -1,4 +1,8 @@
-//! The serialised forms of what requests and reports are made of: every choice is a name.
+//! The serialised forms of what requests and reports are made of: every choice is a name, every
+//! path is text.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Declares a choice whose values have names: the same names on the command line, in JSON and in
 /// messages.
@@ -39,3 +43,15 @@ macro_rules! choice {
 }
 
 pub(super) use choice;
+
+/// A path as text; what is not UTF-8 in it is replaced.
+pub fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// The bytes of a path that is not UTF-8, in hexadecimal.
+pub fn bytes_hex(path: &Path) -> Option<String> {
+    let bytes = path.as_os_str().as_bytes();
+    let hex = || bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    path.to_str().is_none().then(hex)
+}

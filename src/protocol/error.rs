@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind};
+use crate::ops::{bytes_hex, lossy};
 
 /// The positive application code of a kind: fixed, because kinds are only ever appended.
 pub fn code(kind: ErrorKind) -> i64 {
@@ -26,6 +27,8 @@ struct ErrorData {
     changed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes_hex: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     offset_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,7 +56,8 @@ impl ErrorObject {
                 kind: error.kind().name(),
                 retriable: error.retriable(),
                 changed: error.changed(),
-                path: error.path().map(|path| path.display().to_string()),
+                path: error.path().map(lossy),
+                path_bytes_hex: error.path().and_then(bytes_hex),
                 offset_bytes: error.offset(),
                 errno: error.errno(),
                 hint: hint.map(str::to_owned),

@@ -58,15 +58,10 @@ impl Payload {
     /// [`ErrorKind::PayloadTooLarge`] for more than it keeps.
     pub fn from_userdata(profile: Profile, mut bytes: Vec<u8>) -> Result<Self> {
         if !bytes.starts_with(MAGIC) {
-            let start = bytes.get(..bytes.len().min(MAGIC.len())).unwrap_or_default();
-            return Err(Error::new(
-                ErrorKind::BadRequest,
-                format!(
-                    "the userdata begins with '{}', and must begin with '{}'",
-                    start.escape_ascii(),
-                    MAGIC.escape_ascii()
-                ),
-            ));
+            // Whatever it is, it may be nobody's business.
+            let magic = MAGIC.escape_ascii();
+            let message = format!("the userdata does not begin with '{magic}'");
+            return Err(Error::new(ErrorKind::BadRequest, message));
         }
         if bytes.get(SIGNATURE_OFFSET..).is_some_and(|rest| rest.starts_with(&[0x55, 0xAA])) {
             return Err(Error::new(

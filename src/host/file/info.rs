@@ -25,11 +25,8 @@ impl FileKind {
         if kind.is_block_device() {
             return Ok(FileKind::BlockDevice);
         }
-        let message = format!(
-            "{} is {}: a disk is a regular file or a block device",
-            path.display(),
-            describe(kind)
-        );
+        let what = describe(kind);
+        let message = format!("is {what}: a disk is a regular file or a block device");
         Err(Error::new(ErrorKind::NotADisk, message).at_path(path))
     }
 }

@@ -24,10 +24,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// and for a pipe that nobody writes to; [`ErrorKind::Cancelled`]; what open(2) and read(2) say.
 pub fn read_small_file(path: &Path, max_bytes: u64, cancel: &Cancel) -> Result<Vec<u8>> {
     let failed = |error| Error::io("cannot read", path, error);
-    let refused = |what: String| {
-        let message = format!("{} {what}", path.display());
-        Err(Error::new(ErrorKind::BadRequest, message).at_path(path))
-    };
+    let refused = |what: String| Err(Error::new(ErrorKind::BadRequest, what).at_path(path));
     let unfit = |kind| refused(format!("is {}, not a file or a pipe", describe(kind)));
     let fits = |kind: std::fs::FileType| kind.is_file() || kind.is_fifo();
     // Asked before opening, because opening a device may set something going.
