@@ -5,5 +5,6 @@ mod draw;
 mod header;
 mod matrix;
 mod payload;
+mod resize;
 mod support;
 mod tidy;
