@@ -15,7 +15,7 @@ fn tree() -> Env {
         fs::create_dir_all(env.path(folder)).expect("a folder");
     }
     for folder in [".", "a", "a/b", "sib", "c:d"] {
-        let name = format!("{folder}/base.qcow2");
+        let name = format!("./{folder}/base.qcow2");
         env.qemu_img(&format!("create -q -f qcow2 {name} {BASE_SIZE}"));
     }
     fs::copy(env.path("base.qcow2"), env.path("x:y.qcow2")).expect("a copy");
@@ -64,7 +64,8 @@ fn stored_names_lead_to_the_base() {
         ("d.qcow2", "latest.qcow2", "", "latest.qcow2"),
     ];
     for (overlay, base, store, stored) in table {
-        let store = if store.is_empty() { String::new() } else { format!("--backing-store {store}") };
+        let store =
+            if store.is_empty() { String::new() } else { format!("--backing-store {store}") };
         let line = format!("create {overlay} --backing {base} {store}");
         let report = env.report(&line);
         assert_eq!(report["backing"]["name"], stored, "{line}");
@@ -73,7 +74,8 @@ fn stored_names_lead_to_the_base() {
         let path = env.path(overlay);
         let path = path.to_str().expect("a plain name");
         for (folder, name) in [(".", overlay), ("/", path)] {
-            let chain = format!("cd {folder} && qemu-img info --backing-chain --output=json {name}");
+            let chain =
+                format!("cd {folder} && qemu-img info --backing-chain --output=json {name}");
             let chain = env.run("sh", ["-c", &chain]).exits(0).json();
             assert_eq!(chain[0]["backing-filename"], stored, "{line}");
             assert_eq!(chain[0]["backing-filename-format"], "qcow2", "{line}");
@@ -102,36 +104,62 @@ fn a_protocol_is_not_stored_as_given() {
 
 /// An image that names its backing file without looking at it.
 fn names(env: &Env, image: &str, backing: &str, format: &str) {
-    let line = format!("create -q -f qcow2 -o cluster_size=1k -u -b {backing} -F {format} {image} 1M");
+    let line =
+        format!("create -q -f qcow2 -o cluster_size=1k -u -b {backing} -F {format} {image} 1M");
     env.qemu_img(&line);
 }
 
-/// Chains that come back to themselves end with an error and not with a hang or a full stack: to
-/// the image itself, over another one, through a symbolic link, through a hard link, and through
-/// the file that a new overlay would replace.
-#[test]
-fn a_chain_that_comes_back_is_refused() {
-    let env = Env::new();
-    names(&env, "self.qcow2", "self.qcow2", "qcow2");
+/// Chains that come back: to the image itself, over another one, over a symbolic link, over a hard
+/// link. Returns the images of all.
+fn loops(env: &Env) -> [&'static str; 9] {
+    names(env, "self.qcow2", "./self.qcow2", "qcow2");
     for (image, other, way) in [("a", "b", "a"), ("c", "d", "soft"), ("e", "f", "hard")] {
-        names(&env, &format!("{image}.qcow2"), &format!("{other}.qcow2"), "qcow2");
-        names(&env, &format!("{other}.qcow2"), &format!("{way}.qcow2"), "qcow2");
+        names(env, &format!("{image}.qcow2"), &format!("{other}.qcow2"), "qcow2");
+        names(env, &format!("{other}.qcow2"), &format!("{way}.qcow2"), "qcow2");
     }
     symlink("c.qcow2", env.path("soft.qcow2")).expect("a link");
     fs::hard_link(env.path("e.qcow2"), env.path("hard.qcow2")).expect("a link");
-    for image in ["self", "a", "b", "c", "d", "soft", "e", "f", "hard"] {
-        let file = format!("{image}.qcow2");
-        env.report(&format!("info {file}"));
-        env.fails(&format!("info {file} --chain"), 1, "backing_cycle");
-        env.fails(&format!("create o.qcow2 --backing {file}"), 1, "backing_cycle");
-        env.refuses(&format!("resize {file} --size 2M"), &file, 1, "backing_cycle");
+    ["self", "a", "b", "c", "d", "soft", "e", "f", "hard"]
+}
+
+/// A chain that comes back to itself ends with an error and not with a hang or a full stack, for
+/// whoever looks at it or lays a disk over it.
+#[test]
+fn a_chain_that_comes_back_is_refused() {
+    let env = Env::new();
+    for image in loops(&env) {
+        env.report(&format!("info {image}.qcow2"));
+        env.fails(&format!("info {image}.qcow2 --chain"), 1, "backing_cycle");
+        env.fails(&format!("create o.qcow2 --backing {image}.qcow2"), 1, "backing_cycle");
     }
-    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 -u top.qcow2 1M");
+}
+
+/// Resizing such an image is refused for the same reason: its own lock is not taken for another
+/// process's.
+#[test]
+fn a_chain_that_comes_back_is_not_resized() {
+    let env = Env::new();
+    let failing = loops(&env).map(|image| {
+        let run = env.vmdisk(&format!("resize {image}.qcow2 --size 2M --json"));
+        (image, run.json()["error"]["data"]["kind"].as_str().map(str::to_owned))
+    });
+    for (image, kind) in failing {
+        assert_eq!(kind.as_deref(), Some("backing_cycle"), "{image}");
+    }
+}
+
+/// A new overlay that would replace a file of the chain below it is refused, and the file is as it
+/// was.
+#[test]
+fn an_overlay_does_not_replace_its_own_base() {
+    let env = Env::new();
     env.qemu_img("create -q -f qcow2 base.qcow2 1M");
-    let line = "create base.qcow2 --backing top.qcow2 --if-exists replace";
-    env.refuses(line, "base.qcow2", 1, "backing_cycle");
-    let line = "create base.qcow2 --backing base.qcow2 --if-exists replace";
-    env.refuses(line, "base.qcow2", 1, "backing_cycle");
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2 1M");
+    let absolute = env.path("base.qcow2").display().to_string();
+    for backing in ["top.qcow2", "base.qcow2", &absolute] {
+        let line = format!("create base.qcow2 --backing {backing} --if-exists replace");
+        env.refuses(&line, "base.qcow2", 1, "backing_cycle");
+    }
 }
 
 /// A chain of 64 images is followed, one of 65 is not, nor is one made.
@@ -214,8 +242,6 @@ fn info_opens_nothing_that_an_image_names() {
             // What may not be looked at is hidden from what is added.
             let report = env.report("resize in/d.qcow2 --size 2M");
             assert_eq!(report["notes"].as_array().map(Vec::len), Some(1), "{report:#}");
-            let json = env.qemu_img("map -U --output=json --max-length=2M -f qcow2 in/d.qcow2");
-            let _ = json;
         } else {
             env.refuses("resize in/d.qcow2 --size 2M", "in/d.qcow2", 1, by_default);
         }
@@ -263,7 +289,7 @@ fn trust_decides_what_is_opened() {
         assert_eq!(images.map(|image| opened(image, flags)), expected, "{flags}");
     }
     for (image, kind) in [("same", None), ("out", Some("backing_refused"))] {
-        let line = format!("create sib/o.qcow2 --backing a/{image}.qcow2 --size 2M");
+        let line = format!("create sib/{image}.qcow2 --backing a/{image}.qcow2 --size 2M");
         match kind {
             None => drop(env.report(&line)),
             Some(kind) => drop(env.fails(&line, 1, kind)),

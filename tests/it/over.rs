@@ -29,7 +29,11 @@ fn what_the_base_begins_with_is_recognised() {
         ("magic", with(&[(0, MAGIC.as_bytes())]), true),
         ("payload", with(&[(0, &old_payload), (100_000, b"data")]), true),
         ("mbr", with(&[(446, PARTITION), (510, &[0x55, 0xaa])]), false),
-        ("magic and mbr", with(&[(0, MAGIC.as_bytes()), (446, PARTITION), (510, &[0x55, 0xaa])]), false),
+        (
+            "magic and mbr",
+            with(&[(0, MAGIC.as_bytes()), (446, PARTITION), (510, &[0x55, 0xaa])]),
+            false,
+        ),
         ("gpt", with(&[(446, &protective), (510, &[0x55, 0xaa]), (512, b"EFI PART")]), false),
         ("gpt alone", with(&[(512, b"EFI PART")]), false),
         ("ext4", with(&[(1080, &[0x53, 0xef]), (1024 + 0x60, &[0x40, 0, 0, 0])]), false),
@@ -39,10 +43,7 @@ fn what_the_base_begins_with_is_recognised() {
         ("cp s.raw b.raw", "b.raw --backing-format raw"),
         ("qemu-img convert -f raw -O qcow2 s.raw b.qcow2", "b.qcow2"),
         ("qemu-img convert -f raw -c -O qcow2 s.raw b.qcow2", "b.qcow2"),
-        (
-            "qemu-img convert -f raw -c -O qcow2 -o compression_type=zstd s.raw b.qcow2",
-            "b.qcow2",
-        ),
+        ("qemu-img convert -f raw -c -O qcow2 -o compression_type=zstd s.raw b.qcow2", "b.qcow2"),
         (
             "qemu-img convert -f raw -O qcow2 -o cluster_size=512 s.raw c.qcow2 && \
              qemu-img create -q -f qcow2 -b c.qcow2 -F qcow2 b.qcow2 3M",

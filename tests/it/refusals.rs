@@ -111,7 +111,9 @@ fn what_a_resize_would_damage_is_left_alone() {
         }
         env.refuses("ensure d.qcow2 --size 20M", "d.qcow2", 1, kind);
         let data = std::fs::metadata(env.path("data.raw"));
-        assert!(data.is_ok_and(|data| data.len() == 10 << 20) == (*what == "an external data file"));
+        assert!(
+            data.is_ok_and(|data| data.len() == 10 << 20) == (*what == "an external data file")
+        );
         if *what != "an incompatible feature that nobody knows" {
             let info = env.report("info d.qcow2");
             assert_eq!(info["virtual_size_bytes"].as_u64().map(|size| size >= 1 << 20), Some(true));
@@ -146,7 +148,12 @@ fn a_header_inside_a_raw_disk_is_not_believed() {
         env.write(name, &inner);
         env.refuses(&format!("resize {name} --size 2M"), name, 1, "format_mismatch");
         env.refuses(&format!("ensure {name} --size 2M"), name, 1, "format_mismatch");
-        env.refuses(&format!("create {name} --size 2M --if-exists keep"), name, 1, "format_mismatch");
+        env.refuses(
+            &format!("create {name} --size 2M --if-exists keep"),
+            name,
+            1,
+            "format_mismatch",
+        );
         let over = format!("create o.qcow2 --backing {name} --size 2M");
         env.fails(&over, 1, "format_mismatch");
         assert!(!env.path("o.qcow2").exists());

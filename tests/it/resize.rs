@@ -131,7 +131,8 @@ impl Case {
         let flag = |(name, value): &(&str, String)| format!("--{} {value}", name.replace('_', "-"));
         let flags = self.named().iter().map(flag).collect::<Vec<_>>().join(" ");
         let format = backing.as_ref().map(|name| name.replace("base.", "--backing-format "));
-        let backing = backing.map(|name| format!("--backing {name} {}", format.unwrap_or_default()));
+        let backing =
+            backing.map(|name| format!("--backing {name} {}", format.unwrap_or_default()));
         let backing = backing.unwrap_or_default();
         env.report(&format!("create d.qcow2 --size {size}B --guest none {flags} {backing}"));
     }
