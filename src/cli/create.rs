@@ -29,14 +29,14 @@ pub(super) struct Args {
           value_parser = one_of(IfExists::ALL, IfExists::name))]
     if_exists: IfExists,
     #[command(flatten)]
-    pub(super) flags: ChangeFlags,
+    flags: ChangeFlags,
 }
 
 impl Args {
-    pub(super) fn run(&self, cancel: &Cancel) -> Result<()> {
+    pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let request = self.disk.request(self.if_exists);
         let report = self.flags.changing(cancel, |context| ops::create(&request, context))?;
-        Output::new(self.flags.output.json).report(&report, text)
+        output.report(&report, text)
     }
 }
 

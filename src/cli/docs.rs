@@ -2,9 +2,10 @@
 
 use clap::CommandFactory;
 use clap_complete::Shell;
+use serde::Serialize;
 
 use super::Cli;
-use super::output::print;
+use super::output::Output;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Print completions for a shell
@@ -17,11 +18,10 @@ pub(super) struct CompletionsArgs {
 }
 
 impl CompletionsArgs {
-    pub(super) fn run(&self) -> Result<()> {
+    pub(super) fn run(&self, output: Output) -> Result<()> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "vmdisk", &mut script);
-        print(&String::from_utf8_lossy(&script));
-        Ok(())
+        output.report(&Document::of(&script), Document::text)
     }
 }
 
@@ -36,7 +36,7 @@ pub(super) struct ManArgs {
 }
 
 impl ManArgs {
-    pub(super) fn run(&self) -> Result<()> {
+    pub(super) fn run(&self, output: Output) -> Result<()> {
         let mut program = Cli::command();
         program.build();
         let command = match &self.verb {
@@ -50,7 +50,21 @@ impl ManArgs {
         rendered.map_err(|error| {
             Error::new(ErrorKind::Internal, "cannot write the page").with_source(error)
         })?;
-        print(&String::from_utf8_lossy(&page));
-        Ok(())
+        output.report(&Document::of(&page), Document::text)
+    }
+}
+
+#[derive(Serialize)]
+struct Document {
+    text: String,
+}
+
+impl Document {
+    fn of(bytes: &[u8]) -> Self {
+        Document { text: String::from_utf8_lossy(bytes).into_owned() }
+    }
+
+    fn text(&self) -> String {
+        self.text.clone()
     }
 }

@@ -19,14 +19,14 @@ pub(super) struct Args {
     #[command(flatten)]
     disk: DiskFlags,
     #[command(flatten)]
-    pub(super) flags: ChangeFlags,
+    flags: ChangeFlags,
 }
 
 impl Args {
-    pub(super) fn run(&self, cancel: &Cancel) -> Result<()> {
+    pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let request = self.disk.request(IfExists::Fail);
         let report = self.flags.changing(cancel, |context| ops::ensure(&request, context))?;
-        Output::new(self.flags.output.json).report(&report, text)
+        output.report(&report, text)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::units::ByteSize;
 #[derive(Debug, Args)]
 pub(super) struct OutputFlags {
     /// Print one JSON object instead of text
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(super) json: bool,
 }
 
@@ -81,8 +81,6 @@ impl TrustFlags {
 /// Flags of every verb that changes a disk.
 #[derive(Debug, Args)]
 pub(super) struct ChangeFlags {
-    #[command(flatten)]
-    pub(super) output: OutputFlags,
     #[command(flatten)]
     locks: LockFlags,
     #[command(flatten)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::flags::{OutputFlags, TrustFlags};
+use super::flags::TrustFlags;
 use super::names::one_of;
 use super::output::Output;
 use crate::error::Result;
@@ -29,17 +29,15 @@ pub(super) struct Args {
     #[arg(long)]
     chain: bool,
     #[command(flatten)]
-    pub(super) output: OutputFlags,
-    #[command(flatten)]
     trust: TrustFlags,
 }
 
 impl Args {
-    pub(super) fn run(&self, cancel: &Cancel) -> Result<()> {
+    pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let request =
             InfoRequest { path: self.path.clone(), format: self.format, chain: self.chain };
         let report = self.trust.looking(cancel, |context| ops::info(&request, context))?;
-        Output::new(self.output.json).report(&report, text)
+        output.report(&report, text)
     }
 }
 

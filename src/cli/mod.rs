@@ -18,6 +18,7 @@ use clap::error::ErrorKind as ClapErrorKind;
 use clap::{Parser, Subcommand};
 
 pub use self::exit::Exit;
+use self::flags::OutputFlags;
 use self::output::Output;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::trip_on_signals;
@@ -37,6 +38,8 @@ use crate::task::Cancel;
     disable_help_subcommand = true
 )]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    output: OutputFlags,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -63,7 +66,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     match result {
         Ok(()) => Exit::Done,
         Err(error) => {
-            Output::new(cli.verb.json()).error(&error, cli.verb.hint(&error));
+            Output::new(cli.output.json).error(&error, cli.verb.hint(&error));
             Exit::of(&error, &cancel)
         }
     }
@@ -71,28 +74,19 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 
 impl Cli {
     fn dispatch(&self, cancel: &Cancel) -> Result<()> {
+        let output = Output::new(self.output.json);
         match &self.verb {
-            Verb::Create(args) => args.run(cancel),
-            Verb::Ensure(args) => args.run(cancel),
-            Verb::Resize(args) => args.run(cancel),
-            Verb::Info(args) => args.run(cancel),
-            Verb::Completions(args) => args.run(),
-            Verb::Man(args) => args.run(),
+            Verb::Create(args) => args.run(output, cancel),
+            Verb::Ensure(args) => args.run(output, cancel),
+            Verb::Resize(args) => args.run(output, cancel),
+            Verb::Info(args) => args.run(output, cancel),
+            Verb::Completions(args) => args.run(output),
+            Verb::Man(args) => args.run(output),
         }
     }
 }
 
 impl Verb {
-    fn json(&self) -> bool {
-        match self {
-            Verb::Create(args) => args.flags.output.json,
-            Verb::Ensure(args) => args.flags.output.json,
-            Verb::Resize(args) => args.flags.output.json,
-            Verb::Info(args) => args.output.json,
-            Verb::Completions(_) | Verb::Man(_) => false,
-        }
-    }
-
     /// What to do about an error of this verb.
     fn hint(&self, error: &Error) -> Option<&'static str> {
         let own = match self {

@@ -35,11 +35,11 @@ pub(super) struct Args {
     #[arg(long)]
     shrink: bool,
     #[command(flatten)]
-    pub(super) flags: ChangeFlags,
+    flags: ChangeFlags,
 }
 
 impl Args {
-    pub(super) fn run(&self, cancel: &Cancel) -> Result<()> {
+    pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let request = ResizeRequest {
             path: self.path.clone(),
             size: self.size,
@@ -48,7 +48,7 @@ impl Args {
             shrink: self.shrink,
         };
         let report = self.flags.changing(cancel, |context| ops::resize(&request, context))?;
-        Output::new(self.flags.output.json).report(&report, text)
+        output.report(&report, text)
     }
 }
 

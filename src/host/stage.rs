@@ -8,9 +8,9 @@ mod stale;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{File, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, fchown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -145,11 +145,22 @@ fn sync_folder(folder: &File) -> io::Result<()> {
 /// nobody has heard of the temporary.
 fn make(folder: &Path, target: &Path) -> Result<(FileStorage, TempPath)> {
     const ATTEMPTS: u32 = 16;
-    let failed = |error| Error::io("cannot make files in this folder", folder, bare(error));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
     for _ in 0..ATTEMPTS {
         let mut builder = Builder::new();
         builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM_LEN);
-        let (file, temporary) = builder.tempfile_in(folder).map_err(failed)?.into_parts();
+        // The builder's own error names the temporary and hides the system's.
+        let mut refused = None;
+        let made = builder.make_in(folder, |path| {
+            options.open(path).inspect_err(|error| refused = error.raw_os_error())
+        });
+        let (file, temporary) = made
+            .map_err(|error| {
+                let error = refused.map_or(error, io::Error::from_raw_os_error);
+                Error::io("cannot make files in this folder", folder, error)
+            })?
+            .into_parts();
         // Between making and locking, another run may have taken it for a dead one's.
         if let Some(state) = claim(&file, &temporary) {
             let storage = FileStorage::from_file(file, target.to_owned(), Access::Write)?;
@@ -159,13 +170,6 @@ fn make(folder: &Path, target: &Path) -> Result<(FileStorage, TempPath)> {
     }
     let message = format!("{ATTEMPTS} temporary files in it were taken away");
     Err(Error::new(ErrorKind::Io, message).at_path(folder))
-}
-
-/// The system's own error, out of one that names the temporary file.
-fn bare(error: io::Error) -> io::Error {
-    let cause = error.get_ref().and_then(|wrapped| wrapped.source());
-    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
-    cause.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
 }
 
 /// Locks a temporary file of ours; `None` when somebody else was faster.

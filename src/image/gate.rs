@@ -68,6 +68,10 @@ impl Trust {
             let protocol = protocol.escape_ascii();
             return refuse(&format!("is no file name: protocol '{protocol}' is not followed"));
         }
+        if *self == Trust::none() {
+            // Not even whether it exists is looked up.
+            return refuse("may not be opened: this call trusts no name in an image");
+        }
         let folder = folder_of(image)?;
         let path = resolve(&folder.join(OsStr::from_bytes(name))).map_err(|error| {
             if error.kind() == ErrorKind::NotFound {

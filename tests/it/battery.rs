@@ -149,7 +149,7 @@ fn usage(verb: &Verb) {
         ("--no-such-flag", "--no-such-flag"),
         ("surplus", "surplus"),
         ("--trust everybody", "everybody"),
-        ("--lock-timeout soon", "soon"),
+        ("--lock-timeout soon", if verb.name == "info" { "--lock-timeout" } else { "soon" }),
         ("--format vdi", "vdi"),
         ("--format", "--format"),
     ] {

@@ -160,8 +160,8 @@ fn links_that_lead_nowhere() {
     symlink("left.qcow2", env.path("right.qcow2")).expect("a link");
     for (disk, kind) in [("dangling.qcow2", "not_found"), ("left.qcow2", "io")] {
         env.refuses(&format!("create {disk} --size 1M"), "exists");
-        env.refuses(&format!("create {disk} --size 1M --if-exists keep"), kind);
-        env.refuses(&format!("create {disk} --size 1M --if-exists replace"), kind);
+        env.refuses(&format!("create {disk} --size 1M --if-exists keep"), "exists");
+        env.refuses(&format!("create {disk} --size 1M --if-exists replace"), "exists");
         env.refuses(&format!("ensure {disk} --size 1M"), kind);
         env.refuses(&format!("resize {disk} --size 1M"), kind);
         env.refuses(&format!("info {disk}"), kind);

@@ -3,10 +3,19 @@
 
 mod atomic;
 mod battery;
+mod chain;
+mod draw;
 mod ensure;
+mod fields;
+mod header;
 mod help;
 #[cfg(target_os = "linux")]
 mod locks;
+mod matrix;
+mod over;
+mod payload;
 mod refusals;
+mod resize;
 mod support;
 mod tidy;
+mod unresizable;

@@ -167,10 +167,20 @@ impl Env {
         names
     }
 
-    /// Everything in the folder, each with all that a change would show in.
-    pub(crate) fn contents(&self) -> BTreeMap<String, String> {
-        let about = |name: &String| (name.clone(), fingerprint(&self.path(name)));
-        self.names().iter().map(about).collect()
+    /// Everything in the folder and below, each with all that a change would show in.
+    pub(crate) fn contents(&self) -> BTreeMap<PathBuf, String> {
+        let mut contents = BTreeMap::new();
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            let entries = std::fs::read_dir(folder).expect("a folder of the test");
+            for path in entries.map(|entry| entry.expect("an entry").path()) {
+                contents.insert(path.clone(), fingerprint(&path));
+                if path.is_dir() && !path.is_symlink() {
+                    folders.push(path);
+                }
+            }
+        }
+        contents
     }
 
     /// The program must refuse this line of arguments: see [`Env::refuses_args`].
@@ -368,6 +378,59 @@ impl Stranger {
 /// Whether this run may do everything.
 pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|about| about.uid() == 0)
+}
+
+impl Env {
+    /// The whole of the guest's disk, by way of `qemu-img`, and its backing files.
+    pub(crate) fn disk(&self, format: &str, image: &str) -> Vec<u8> {
+        self.converted(["-f", format, image])
+    }
+
+    /// The whole disk as an internal snapshot has it.
+    pub(crate) fn snapshot_disk(&self, image: &str, snapshot: &str) -> Vec<u8> {
+        self.converted(["-f", "qcow2", "-l", snapshot, image])
+    }
+
+    fn converted<const N: usize>(&self, args: [&str; N]) -> Vec<u8> {
+        let args = ["convert", "-O", "raw"].into_iter().chain(args).chain(["disk.out"]);
+        self.run("qemu-img", args).exits(0);
+        let bytes = std::fs::read(self.path("disk.out")).expect("qemu-img's output");
+        std::fs::remove_file(self.path("disk.out")).expect("the output just read");
+        bytes
+    }
+
+    /// What `qemu-img info` says. It opens no backing file and heeds no lock.
+    pub(crate) fn qemu_info(&self, image: &str) -> Value {
+        self.run("qemu-img", ["info", "-U", "-f", "qcow2", "--output=json", image]).exits(0).json()
+    }
+
+    /// Runs `qemu-io` commands on a qcow2 image in one go; all must succeed.
+    #[track_caller]
+    pub(crate) fn qemu_io_all(&self, image: &str, commands: &[String]) {
+        let args = ["-f", "qcow2"].map(str::to_owned).into_iter();
+        let commands = commands.iter().flat_map(|command| ["-c".to_owned(), command.clone()]);
+        let run = self.run("qemu-io", args.chain(commands).chain([image.to_owned()])).exits(0);
+        let failed = run.stdout.contains("failed") || run.stdout.contains("error");
+        assert!(!failed, "{}", run.stdout);
+    }
+
+    /// Overwrites bytes of a file.
+    pub(crate) fn patch(&self, file: &str, offset: u64, bytes: &[u8]) {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new().write(true).open(self.path(file));
+        file.and_then(|file| file.write_all_at(bytes, offset)).expect("a patched file");
+    }
+}
+
+/// Fails with the place of the first difference: two disks are too long to be printed.
+#[track_caller]
+pub(crate) fn same_bytes(found: &[u8], expected: &[u8], what: &str) {
+    let at = found.iter().zip(expected).position(|(a, b)| a != b);
+    if let Some(at) = at {
+        let (found, expected) = (found[at], expected[at]);
+        panic!("{what}: byte {at} is {found:#04x}, expected {expected:#04x}");
+    }
+    assert_eq!(found.len(), expected.len(), "{what}: the length");
 }
 
 /// The program as built for this test run.

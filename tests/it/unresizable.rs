@@ -1,0 +1,201 @@
+//! Images that are left alone: refused with a kind of their own, every byte as it was.
+
+use crate::support::Env;
+
+/// Sets bits of the last byte of the incompatible features.
+fn set_incompatible(env: &Env, bits: u8) {
+    let header = std::fs::read(env.path("d.qcow2")).expect("the image");
+    env.patch("d.qcow2", 79, &[header[79] | bits]);
+}
+
+/// What a resize in place would damage is refused whether the disk would grow or shrink, before
+/// anything is written: snapshots in version 2, bitmaps, external data files, encryption of both
+/// kinds, an image marked corrupt, and a dirty one whose counts cannot be rebuilt.
+#[test]
+fn what_a_resize_would_damage_is_left_alone() {
+    type Make = fn(&Env);
+    const DIRTY: u8 = 1;
+    const CORRUPT: u8 = 2;
+    let table: &[(&str, Make, &str)] = &[
+        (
+            "version 2 with a snapshot",
+            |env| {
+                env.qemu_img("create -q -f qcow2 -o compat=0.10 d.qcow2 10M");
+                env.qemu_img("snapshot -c s d.qcow2");
+            },
+            "has_snapshots",
+        ),
+        (
+            "a bitmap",
+            |env| {
+                env.qemu_img("create -q -f qcow2 d.qcow2 10M");
+                env.qemu_img("bitmap --add d.qcow2 b");
+            },
+            "unsupported_feature",
+        ),
+        (
+            "an external data file",
+            |env| {
+                env.qemu_img("create -q -f qcow2 -o data_file=data.raw d.qcow2 10M");
+            },
+            "unsupported_feature",
+        ),
+        (
+            "AES",
+            |env| {
+                env.qemu_img(
+                    "create -q -f qcow2 --object secret,id=s,data=abc \
+                     -o encrypt.format=aes,encrypt.key-secret=s d.qcow2 10M",
+                );
+            },
+            "unsupported_feature",
+        ),
+        (
+            "LUKS",
+            |env| {
+                env.qemu_img("create -q -f qcow2 d.qcow2 10M");
+                env.patch("d.qcow2", 32, &2u32.to_be_bytes());
+            },
+            "unsupported_feature",
+        ),
+        (
+            "marked corrupt",
+            |env| {
+                env.qemu_img("create -q -f qcow2 d.qcow2 10M");
+                set_incompatible(env, CORRUPT);
+            },
+            "corrupt",
+        ),
+        (
+            "an incompatible feature that nobody knows",
+            |env| {
+                env.qemu_img("create -q -f qcow2 d.qcow2 10M");
+                set_incompatible(env, 0x80);
+            },
+            "unsupported_feature",
+        ),
+        (
+            "dirty with a snapshot",
+            |env| {
+                env.qemu_img("create -q -f qcow2 d.qcow2 10M");
+                env.qemu_img("snapshot -c s d.qcow2");
+                set_incompatible(env, DIRTY);
+            },
+            "dirty",
+        ),
+        (
+            "dirty with compressed clusters",
+            |env| {
+                env.write("s.raw", vec![7; 2 << 20]);
+                env.qemu_img("convert -c -O qcow2 s.raw d.qcow2");
+                set_incompatible(env, DIRTY);
+            },
+            "dirty",
+        ),
+        (
+            "dirty and marked corrupt",
+            |env| {
+                env.qemu_img("create -q -f qcow2 d.qcow2 10M");
+                set_incompatible(env, DIRTY | CORRUPT);
+            },
+            "corrupt",
+        ),
+    ];
+    for (what, make, kind) in table {
+        let env = Env::new();
+        println!("{what}");
+        make(&env);
+        for size in ["20M", "1M", "512B"] {
+            let line = format!("resize d.qcow2 --size {size} --shrink");
+            env.refuses(&line, kind);
+        }
+        env.refuses("ensure d.qcow2 --size 20M", kind);
+        let data = std::fs::metadata(env.path("data.raw"));
+        assert!(
+            data.is_ok_and(|data| data.len() == 10 << 20) == (*what == "an external data file")
+        );
+        if *what != "an incompatible feature that nobody knows" {
+            let info = env.report("info d.qcow2");
+            assert_eq!(info["virtual_size_bytes"].as_u64().map(|size| size >= 1 << 20), Some(true));
+        }
+    }
+}
+
+/// A dirty image with bitmaps is refused like any with bitmaps, or for being dirty.
+#[test]
+fn dirty_bitmaps_are_left_alone() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 d.qcow2 10M");
+    env.qemu_img("bitmap --add d.qcow2 b");
+    set_incompatible(&env, 1);
+    let before = std::fs::read(env.path("d.qcow2")).expect("the image");
+    let error = env.vmdisk("resize d.qcow2 --size 20M --json").exits(1).json();
+    let kind = error["error"]["data"]["kind"].as_str().unwrap_or_default();
+    assert!(matches!(kind, "dirty" | "unsupported_feature"), "{error:#}");
+    assert!(before == std::fs::read(env.path("d.qcow2")).expect("the image"));
+}
+
+/// A guest can write the header of another format into its raw disk. A disk whose name promises
+/// raw and whose content does not is refused until the caller says what it is; told that it is
+/// raw, it is resized as raw and the header inside stays a guest's bytes.
+#[test]
+fn a_header_inside_a_raw_disk_is_not_believed() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 -b /etc/hostname -F raw -u inner.qcow2 1G");
+    let mut inner = std::fs::read(env.path("inner.qcow2")).expect("an image");
+    inner.resize(1 << 20, 0);
+    for name in ["d.raw", "d.img", "d.RAW"] {
+        env.write(name, &inner);
+        env.refuses(&format!("resize {name} --size 2M"), "format_mismatch");
+        env.refuses(&format!("ensure {name} --size 2M"), "format_mismatch");
+        env.refuses(&format!("create {name} --size 2M --if-exists keep"), "format_mismatch");
+        let over = format!("create o.qcow2 --backing {name} --size 2M");
+        env.fails(&over, 1, "format_mismatch");
+        assert!(!env.path("o.qcow2").exists());
+        let info = env.report(&format!("info {name}"));
+        assert!(info["format_doubt"].is_string(), "{info:#}");
+
+        let grown = env.report(&format!("resize {name} --size 2M --format raw"));
+        assert_eq!(grown["format"], "raw");
+        let after = std::fs::read(env.path(name)).expect("the disk");
+        assert_eq!(after.len(), 2 << 20);
+        assert!(after.starts_with(&inner), "{name}: the guest's bytes");
+        let ensured = env.report(&format!("ensure {name} --size 3M --format raw"));
+        assert_eq!(ensured["virtual_size_bytes"], 3 << 20);
+        let over = format!("create o.qcow2 --backing {name} --backing-format raw --size 4M");
+        env.report(&over);
+        let theirs = env.qemu_info("o.qcow2");
+        assert_eq!(theirs["backing-filename-format"], "raw");
+        std::fs::remove_file(env.path("o.qcow2")).expect("the overlay");
+    }
+    // The other way round: a name that promises qcow2 over content that is none.
+    env.write("n.qcow2", vec![0; 4096]);
+    env.refuses("resize n.qcow2 --size 2M", "format_mismatch");
+    env.refuses("resize n.qcow2 --size 2M --format qcow2", "format_mismatch");
+}
+
+/// Images of other formats are named and refused, whatever the file is called.
+#[test]
+fn other_formats_are_named_and_refused() {
+    let formats =
+        [("vmdk", "VMDK"), ("vpc", "VHD"), ("vhdx", "VHDX"), ("vdi", "VDI"), ("qed", "QED")];
+    for (format, name) in formats {
+        for file in ["d", "d.qcow2", "d.img"] {
+            let env = Env::new();
+            env.qemu_img(&format!("create -q -f {format} {file} 4M"));
+            let line = format!("resize {file} --size 80M");
+            let error = env.refuses(&line, "format_mismatch");
+            let message = error["message"].as_str().unwrap_or_default();
+            assert!(message.contains(name), "{format}: {message}");
+            let over = format!("create o.qcow2 --backing {file} --size 80M");
+            env.fails(&over, 1, "format_mismatch");
+            env.refuses(&format!("ensure {file} --size 80M"), "format_mismatch");
+        }
+    }
+    let env = Env::new();
+    env.qemu_img("create -q -f vpc -o subformat=fixed d 4M");
+    env.refuses("resize d --size 80M", "format_mismatch");
+    let text = "# Disk DescriptorFile\nversion=1\n";
+    env.write("t", text);
+    env.refuses("resize t --size 80M", "format_mismatch");
+}
