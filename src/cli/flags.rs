@@ -105,7 +105,7 @@ impl ChangeFlags {
 pub(super) struct DiskFlags {
     /// The disk [default: disk.qcow2, or disk.raw with --format raw]
     path: Option<PathBuf>,
-    /// Size of the guest's disk, with its unit: 20G, 1.5TiB, 500MB
+    /// Size of the guest's disk, with its unit: 20G, 1.5TiB, 500MB [default: the backing file's]
     #[arg(long, short, value_parser = size, allow_hyphen_values = true)]
     size: Option<ByteSize>,
     /// Format [default: what the path's name promises, else qcow2]
@@ -176,7 +176,7 @@ struct LayoutFlags {
     /// Width of reference counts: 1, 2, 4, 8, 16, 32 or 64 [default: 16]
     #[arg(long, value_name = "BITS")]
     refcount_bits: Option<u64>,
-    /// Subclusters: smaller copies on write [default: off]
+    /// Subclusters: smaller copies on write [default: off; on when preallocating above a backing file]
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     extended_l2: Option<bool>,
     /// How clusters will be compressed [default: zlib]
