@@ -411,6 +411,8 @@ fn shrinking_gives_room_back() {
     let report = env.report("resize d.qcow2 --size 10485248B --shrink");
     assert!(report["freed_bytes"].as_u64() >= Some(60 << 20), "{report:#}");
     assert!(on_host() < 2 << 20, "{} bytes", on_host());
+    let len = std::fs::metadata(env.path("d.qcow2")).expect("the disk").len();
+    assert!(len < 2 << 20, "the file is cut behind its last used cluster, not at {len}");
     env.is_clean("d.qcow2");
     env.qemu_io("qcow2", "d.qcow2", "read -P 1 9M 1048064");
     env.report("resize d.qcow2 --size 100M");

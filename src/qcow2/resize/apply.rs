@@ -100,6 +100,11 @@ impl Qcow2 {
         if !grows {
             // Only now is it behind the disk's end.
             self.clean_tail(&plan)?;
+            if let Some((at, table)) = &plan.trimmed_edge {
+                // The references go before the counts do.
+                storage.write_at(at.get(), &table.encode(plan.header.geometry))?;
+                storage.sync()?;
+            }
         }
         let table = plan.growth.table(&survey.refcount_table);
         let mut releaser = Releaser::new(storage, plan.header.geometry, table);

@@ -26,6 +26,9 @@ pub(super) struct Plan {
     pub(super) l1_write: L1Write,
     /// The table at the edge, written anew.
     pub(super) edge: Option<(HostCluster, L2Table)>,
+    /// The table at the edge without what the smaller disk no longer shows, for its old place:
+    /// written after the switch.
+    pub(super) trimmed_edge: Option<(HostOffset, L2Table)>,
     /// What becomes of the bytes behind the disk's end in its last cluster.
     pub(super) tail: TailWrite,
     /// L2 tables for what is added.
@@ -163,7 +166,9 @@ impl Plan {
         let mut fill =
             growth.map_or_else(|| Fill::nothing(survey), |g| Fill::new(survey, new_end, g));
         let l1_len = l1_len(survey, new_size);
-        let needs = Needs::new(survey, &fill, l1_len);
+        let trims_edge = growth.is_none() && survey.edge_loses_entries();
+        let trims_edge = survey.edge_in_place.filter(|_| trims_edge);
+        let needs = Needs::new(survey, &fill, l1_len, trims_edge.is_some());
         let places = Places::new(survey, &needs)?;
         fill.data_start = places.data.start;
         let kept_l1 = geometry.table_clusters(l1_len) - needs.l1;
@@ -179,6 +184,9 @@ impl Plan {
                 None => L1Write::Nothing,
             },
             edge: needs.edge.then(|| (places.edge, new_edge(survey, &fill, tail_at))),
+            trimmed_edge: trims_edge
+                .filter(|_| !needs.edge)
+                .map(|at| (at, new_edge(survey, &fill, None))),
             tail: match &survey.tail {
                 Tail::Clean => TailWrite::Nothing,
                 Tail::InPlace(at, len) => TailWrite::Zeros(*at, *len),
@@ -208,11 +216,11 @@ struct Needs {
 }
 
 impl Needs {
-    fn new(survey: &Survey, fill: &Fill, l1_len: u64) -> Needs {
+    fn new(survey: &Survey, fill: &Fill, l1_len: u64, trims_edge: bool) -> Needs {
         let geometry = survey.header.geometry;
         let tail = matches!(survey.tail, Tail::Copy(_));
         let fills_edge = fill.table_end > survey.kept && survey.edge_has_room();
-        let edge = survey.edge_loses_entries() || fills_edge || tail;
+        let edge = survey.edge_loses_entries() && !trims_edge || fills_edge || tail;
         let tables_end = geometry.l1_entries_for(geometry.guest_offset(fill.table_end).get());
         let tables = tables_end.saturating_sub(survey.edge_index.saturating_add(1));
         let l1_clusters = geometry.table_clusters(l1_len);
@@ -327,8 +335,8 @@ fn released(
     let geometry = survey.header.geometry;
     let mut released =
         Released { tables: survey.dropped_tables().collect(), ..Released::default() };
+    released.entries.extend(survey.edge_dropped_entries());
     if needs.edge {
-        released.entries.extend(survey.edge_dropped_entries());
         released.entries.extend(survey.replaced_tail());
         let table = survey.edge_table_cluster();
         released.metadata.extend(table.map(|at| at..at + ClusterCount::new(1)));

@@ -26,6 +26,8 @@ pub(super) struct Survey {
     pub(super) edge_kept: u64,
     /// The edge's table, if there is one.
     pub(super) edge: Option<L2Table>,
+    /// Where that is, if nothing else refers to it: then it can be written in place.
+    pub(super) edge_in_place: Option<HostOffset>,
     /// The last cluster that both have, behind the smaller disk's end.
     pub(super) tail: Tail,
 }
@@ -54,23 +56,28 @@ impl Survey {
         let mut refcounts = Refcounts::new(&*image.storage, geometry, &refcount_table);
         let end = refcounts.end_of_use(geometry.host_cluster_after(image.storage.len()?))?;
         let tail = tail(image, &mut refcounts, smaller, growth)?;
-        let mut survey = Survey {
+        let l1_entry = usize::try_from(edge_index).ok().and_then(|index| image.l1.get(index));
+        let edge = l1_entry.copied().unwrap_or_default().decode(geometry);
+        let (edge, edge_in_place) = match edge.map_err(FormatError::into_error)? {
+            None => (None, None),
+            Some(at) => {
+                let table = L2Table::read(&*image.storage, at.offset, geometry)?;
+                let sole = at.copied && refcounts.get(geometry.host_cluster(at.offset))? == 1;
+                (Some(table), sole.then_some(at.offset))
+            }
+        };
+        Ok(Survey {
             header: header.clone(),
             l1: image.l1.clone(),
             end,
             kept,
             edge_index,
             edge_kept,
-            edge: None,
+            edge,
+            edge_in_place,
             tail,
             refcount_table,
-        };
-        if let Some(at) =
-            survey.l1_entry(edge_index).decode(geometry).map_err(FormatError::into_error)?
-        {
-            survey.edge = Some(L2Table::read(&*image.storage, at.offset, geometry)?);
-        }
-        Ok(survey)
+        })
     }
 
     pub(super) fn is_v3(&self) -> bool {
