@@ -182,13 +182,13 @@ pub(crate) struct MemoryCase {
 
 /// Every case of memory.
 pub(crate) fn memory(programs: &Programs) -> Vec<MemoryCase> {
-    let geometries = [("512G", "1T", "64K"), ("4T", "8T", "2M")];
+    let geometries = [("512G", "512.3G", "1T", "64K"), ("4T", "5000.3G", "8T", "2M")];
     geometries.into_iter().flat_map(|geometry| memory_of(programs, geometry)).collect()
 }
 
 fn memory_of(
     programs: &Programs,
-    (half, size, cluster): (&str, &str, &str),
+    (half, odd, size, cluster): (&str, &str, &str, &str),
 ) -> impl Iterator<Item = MemoryCase> {
     let create =
         |size, more: &str| format!("create {DISK} --size {size} --cluster-size {cluster} {more}");
@@ -198,6 +198,8 @@ fn memory_of(
         (format!("create {size}"), None, create(size, "")),
         (format!("create {size}, empty"), None, create(size, empty)),
         (format!("resize {half} -> {size}"), Some(create(half, "")), resize(size, "")),
+        // Its end is inside a table and inside a cluster.
+        (format!("resize {odd} -> {size}"), Some(create(odd, "")), resize(size, "")),
         (format!("resize {half} -> {size}, empty"), Some(create(half, empty)), resize(size, "")),
         (format!("shrink {size} -> 1 GiB"), Some(create(size, "")), resize("1G", "--shrink")),
         (
