@@ -1,0 +1,82 @@
+//! The measuring itself.
+
+use std::io::Result;
+
+use crate::process::{Invocation, Sample, WorkFolder};
+use crate::stats::Times;
+use crate::sys::settle;
+use crate::work::{MemoryCase, Rival, Subject, Work};
+
+/// What a work took, whoever did it.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub(crate) work: Work,
+    pub(crate) vmdisk: Times,
+    /// The times of each rival, in the work's order.
+    pub(crate) rivals: Vec<Times>,
+    /// The most memory that vmdisk had, in KiB.
+    pub(crate) peak_kib: u64,
+}
+
+impl Measured {
+    /// Each rival with its times.
+    pub(crate) fn comparisons(&self) -> impl Iterator<Item = (&Rival, &Times)> {
+        self.work.rivals.iter().zip(&self.rivals)
+    }
+}
+
+/// Everybody does the work in turn, `runs` times, so that what drifts hits all alike; who begins
+/// changes from round to round, so that nobody always comes after the same one. A first round is
+/// not counted: after it, programs and libraries are in the page cache.
+pub(crate) fn measure(work: Work, runs: usize, folder: &WorkFolder) -> Result<Measured> {
+    folder.clear()?;
+    if let Subject::Standing(make) = &work.subject {
+        make.run(folder.path())?;
+    }
+    let all: Vec<_> =
+        [&work.vmdisk].into_iter().chain(work.rivals.iter().map(|r| &r.invocation)).collect();
+    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); all.len()];
+    for round in 0..=runs {
+        for turn in 0..all.len() {
+            let who = (round + turn) % all.len();
+            let sample = run_once(&work.subject, all[who], folder)?;
+            if round > 0 {
+                samples[who].push(sample);
+            }
+        }
+    }
+    folder.clear()?;
+    let peak_kib = samples[0].iter().map(|sample| sample.peak_kib).max().unwrap_or_default();
+    let times = |samples: Vec<Sample>| Times::new(samples.iter().map(|s| s.elapsed).collect());
+    let mut times = samples.into_iter().map(times);
+    let vmdisk = times.next().unwrap_or_else(|| Times::new(Vec::new()));
+    Ok(Measured { vmdisk, rivals: times.collect(), work, peak_kib })
+}
+
+/// One run, with the subject as it must be and nothing of earlier runs left to be written.
+fn run_once(subject: &Subject, who: &Invocation, folder: &WorkFolder) -> Result<Sample> {
+    match subject {
+        Subject::Standing(_) => {}
+        Subject::Absent => folder.clear()?,
+        Subject::Fresh(make) => {
+            folder.clear()?;
+            make.run(folder.path())?;
+        }
+    }
+    settle();
+    who.run(folder.path())
+}
+
+/// The most memory that vmdisk had in any of three runs, in KiB.
+pub(crate) fn peak(case: &MemoryCase, folder: &WorkFolder) -> Result<u64> {
+    let mut most = 0;
+    for _ in 0..3 {
+        folder.clear()?;
+        if let Some(before) = &case.before {
+            before.run(folder.path())?;
+        }
+        most = most.max(case.vmdisk.run(folder.path())?.peak_kib);
+    }
+    folder.clear()?;
+    Ok(most)
+}

@@ -1,0 +1,220 @@
+//! What is measured: works, who does each, and how well vmdisk should do.
+
+use std::path::{Path, PathBuf};
+
+use crate::format::{self, Writes};
+use crate::process::Invocation;
+
+/// The disk that every work is about.
+const DISK: &str = "disk.qcow2";
+const GIB: u64 = 1 << 30;
+
+/// The programs that take part.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) vmdisk: PathBuf,
+    pub(crate) qemu_img: Option<PathBuf>,
+}
+
+/// What is there before each run.
+#[derive(Debug, Clone)]
+pub(crate) enum Subject {
+    /// Nothing.
+    Absent,
+    /// What this makes, anew for each run.
+    Fresh(Invocation),
+    /// What this makes, once: the work does not change it.
+    Standing(Invocation),
+}
+
+/// How well vmdisk should do against somebody.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    /// So many times faster, at least.
+    Faster(f64),
+    /// So many times its time, at most.
+    Within(f64),
+    /// So many times its time: for information.
+    Told,
+}
+
+/// Somebody to be compared with.
+#[derive(Debug, Clone)]
+pub(crate) struct Rival {
+    pub(crate) name: &'static str,
+    pub(crate) invocation: Invocation,
+    pub(crate) target: Target,
+}
+
+/// One piece of work.
+#[derive(Debug, Clone)]
+pub(crate) struct Work {
+    /// For `--filter`.
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) subject: Subject,
+    pub(crate) vmdisk: Invocation,
+    pub(crate) rivals: Vec<Rival>,
+}
+
+impl Programs {
+    /// `vmdisk` with these arguments.
+    pub(crate) fn vmdisk(&self, arguments: &str) -> Invocation {
+        Invocation::new(&self.vmdisk, arguments)
+    }
+
+    /// `qemu-img` with these arguments, if it is there.
+    fn qemu_img(&self, arguments: &str, times: f64) -> Option<Rival> {
+        let invocation = Invocation::new(self.qemu_img.as_ref()?, arguments);
+        Some(Rival { name: "qemu-img", invocation, target: Target::Faster(times) })
+    }
+}
+
+/// The program that only writes, if it could be built.
+fn floor(verb: &str, writes: &Writes, times: f64) -> Option<Rival> {
+    let ranges: Vec<_> = writes.ranges.iter().map(|(at, len)| format!("{at}:{len}")).collect();
+    let arguments = format!("{verb} {DISK} {} {}", writes.file_len, ranges.join(" "));
+    let invocation = Invocation::new(built(env!("FLOOR"))?, &arguments);
+    Some(Rival { name: "floor", invocation, target: Target::Within(times) })
+}
+
+/// The program that only starts, as far as its forms could be built.
+fn starts() -> impl Iterator<Item = Rival> {
+    let forms = [("start", env!("START")), ("static start", env!("START_STATIC"))];
+    forms.into_iter().filter_map(|(name, path)| {
+        let invocation = Invocation::new(built(path)?, "");
+        Some(Rival { name, invocation, target: Target::Told })
+    })
+}
+
+fn built(path: &str) -> Option<&Path> {
+    (!path.is_empty()).then(|| Path::new(path))
+}
+
+/// Every work.
+pub(crate) fn all(programs: &Programs) -> Vec<Work> {
+    let mut works = creations(programs);
+    works.extend(changes(programs));
+    works.extend(looks(programs));
+    works
+}
+
+fn creations(programs: &Programs) -> Vec<Work> {
+    let sizes = [
+        ("create-20g", "create 20 GiB, metadata", 20, 10.0),
+        ("create-1t", "create 1 TiB, metadata", 1024, 15.0),
+    ];
+    let create = |(name, title, gib, times)| {
+        let theirs = format!("create -f qcow2 -o preallocation=metadata {DISK} {gib}G");
+        let qemu_img = programs.qemu_img(&theirs, times);
+        let floor = floor("create", &format::create(gib * GIB), 1.5);
+        Work {
+            name,
+            title,
+            subject: Subject::Absent,
+            vmdisk: programs.vmdisk(&format!("create {DISK} --size {gib}G")),
+            rivals: qemu_img.into_iter().chain(floor).collect(),
+        }
+    };
+    sizes.into_iter().map(create).collect()
+}
+
+fn changes(programs: &Programs) -> [Work; 2] {
+    let grow = Work {
+        name: "resize",
+        title: "resize 20 -> 40 GiB, metadata",
+        subject: Subject::Fresh(programs.vmdisk(&format!("create {DISK} --size 20G"))),
+        vmdisk: programs.vmdisk(&format!("resize {DISK} --size 40G")),
+        rivals: programs
+            .qemu_img(&format!("resize --preallocation=metadata {DISK} 40G"), 8.0)
+            .into_iter()
+            .chain(floor("grow", &format::grow(20 * GIB, 40 * GIB), 2.0))
+            .collect(),
+    };
+    let shrink = Work {
+        name: "shrink",
+        title: "shrink an empty 1 TiB to 1 GiB",
+        subject: Subject::Fresh(empty_terabyte(programs)),
+        vmdisk: programs.vmdisk(&format!("resize {DISK} --size 1G --shrink")),
+        rivals: programs
+            .qemu_img(&format!("resize --shrink {DISK} 1G"), 100.0)
+            .into_iter()
+            .collect(),
+    };
+    [grow, shrink]
+}
+
+fn empty_terabyte(programs: &Programs) -> Invocation {
+    match &programs.qemu_img {
+        Some(qemu_img) => Invocation::new(qemu_img, &format!("create -f qcow2 {DISK} 1T")),
+        None => {
+            programs.vmdisk(&format!("create {DISK} --size 1T --guest none --preallocation off"))
+        }
+    }
+}
+
+fn looks(programs: &Programs) -> [Work; 3] {
+    let standing = Subject::Standing(programs.vmdisk(&format!("create {DISK} --size 1T")));
+    let work = |name, title, subject: &Subject, ours: &str, theirs: &str| Work {
+        name,
+        title,
+        subject: subject.clone(),
+        vmdisk: programs.vmdisk(ours),
+        rivals: programs.qemu_img(theirs, 3.0).into_iter().chain(starts()).collect(),
+    };
+    let info = format!("info {DISK}");
+    let ensure = format!("ensure {DISK} --size 1T");
+    [
+        work("info", "info of 1 TiB, metadata", &standing, &info, &info),
+        work("ensure", "ensure that changes nothing", &standing, &ensure, &info),
+        work("version", "--version", &Subject::Absent, "--version", "--version"),
+    ]
+}
+
+/// Something whose peak of memory is looked at.
+#[derive(Debug)]
+pub(crate) struct MemoryCase {
+    pub(crate) title: String,
+    /// What makes the disk that is changed.
+    pub(crate) before: Option<Invocation>,
+    pub(crate) vmdisk: Invocation,
+}
+
+/// Every case of memory.
+pub(crate) fn memory(programs: &Programs) -> Vec<MemoryCase> {
+    let geometries = [("512G", "512.3G", "1T", "64K"), ("4T", "5000.3G", "8T", "2M")];
+    geometries.into_iter().flat_map(|geometry| memory_of(programs, geometry)).collect()
+}
+
+fn memory_of(
+    programs: &Programs,
+    (half, odd, size, cluster): (&str, &str, &str, &str),
+) -> impl Iterator<Item = MemoryCase> {
+    let create =
+        |size, more: &str| format!("create {DISK} --size {size} --cluster-size {cluster} {more}");
+    let resize = |size, more| format!("resize {DISK} --size {size} {more}");
+    let empty = "--guest none --preallocation off";
+    let verbs = [
+        (format!("create {size}"), None, create(size, "")),
+        (format!("create {size}, empty"), None, create(size, empty)),
+        (format!("resize {half} -> {size}"), Some(create(half, "")), resize(size, "")),
+        // Its end is inside a table and inside a cluster.
+        (format!("resize {odd} -> {size}"), Some(create(odd, "")), resize(size, "")),
+        (format!("resize {half} -> {size}, empty"), Some(create(half, empty)), resize(size, "")),
+        (format!("shrink {size} -> 1 GiB"), Some(create(size, "")), resize("1G", "--shrink")),
+        (
+            format!("shrink {size} -> 1 GiB, empty"),
+            Some(create(size, empty)),
+            resize("1G", "--shrink"),
+        ),
+        (format!("info {size}"), Some(create(size, "")), format!("info {DISK}")),
+        (format!("ensure {size}"), Some(create(size, "")), format!("ensure {DISK} --size {size}")),
+    ];
+    verbs
+        .map(|(title, before, ours)| MemoryCase {
+            title: format!("{title}, clusters of {cluster}"),
+            before: before.map(|arguments| programs.vmdisk(&arguments)),
+            vmdisk: programs.vmdisk(&ours),
+        })
+        .into_iter()
+}
