@@ -10,7 +10,7 @@ use super::layout::Layout;
 use super::options::{CreateOptions, HeaderForm, Preallocation};
 use super::raw_header::{V2_HEADER_LEN, V3_HEADER_LEN, V3_MIN_HEADER_LEN};
 use super::refblock::RefcountBlock;
-use super::stream::StreamWriter;
+use super::stream::{EntryRun, StreamWriter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Allocation, Storage, write_zeros};
 use crate::task::Task;
@@ -169,22 +169,24 @@ fn write_l2_entries(
     task: Task<'_>,
 ) -> Result<()> {
     let geometry = layout.geometry;
-    let count = (layout.data.end - layout.data.start).get();
-    let total = geometry.bytes_of(ClusterCount::new(count));
-    for index in 0..count {
-        if index & 0xf_ffff == 0 {
-            task.step("metadata", geometry.bytes_of(ClusterCount::new(index)), total)?;
-        }
-        let host =
-            ClusterRef::sole(geometry.host_offset(layout.data.start + ClusterCount::new(index)));
+    let count = layout.data.end - layout.data.start;
+    let total = geometry.bytes_of(count);
+    let mut done = ClusterCount::ZERO;
+    while done < count {
+        task.step("metadata", geometry.bytes_of(done), total)?;
         // With subclusters, what is below shows through until the guest writes.
-        let written = index < initial.get();
-        let subclusters = if written { Subclusters::ALLOCATED } else { Subclusters::UNALLOCATED };
-        let entry = L2Entry::reserved(host, subclusters, geometry);
-        out.put(&entry.word.to_be_bytes())?;
-        if geometry.extended_l2() {
-            out.put(&entry.bitmap.to_be_bytes())?;
-        }
+        let (subclusters, end) = match done < initial {
+            true => (Subclusters::ALLOCATED, initial),
+            false => (Subclusters::UNALLOCATED, count),
+        };
+        let host = ClusterRef::sole(geometry.host_offset(layout.data.start + done));
+        let run = EntryRun {
+            first: L2Entry::reserved(host, subclusters, geometry),
+            step: geometry.cluster_size(),
+            count: (end - done).min(EntryRun::MAX),
+        };
+        out.put_entries(run, geometry)?;
+        done = done + run.count;
     }
     task.step("metadata", total, total)
 }

@@ -14,6 +14,7 @@ use super::geometry::{
 };
 use super::header::TableRef;
 use super::refblock::RefcountBlock;
+use super::stream::StreamWriter;
 use super::table::encode_words;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Storage, read_exact_at};
@@ -127,18 +128,19 @@ impl RefcountGrowth {
         fill: impl Fn(u64, &mut RefcountBlock),
     ) -> Result<()> {
         let geometry = self.geometry;
-        for (place, &index) in (0..).zip(&self.new_blocks) {
+        let mut out = StreamWriter::new(storage, geometry.host_offset(self.added.start).get());
+        for &index in &self.new_blocks {
             let mut block = RefcountBlock::zeroed(geometry);
             fill(index, &mut block);
             self.count_added(index, &mut block);
-            let at = geometry.host_offset(self.added.start + ClusterCount::new(place));
-            storage.write_at(at.get(), block.bytes())?;
+            out.put(block.bytes())?;
         }
-        if let Some(table) = &self.new_table {
+        if self.new_table.is_some() {
+            // It lies right behind the blocks.
             let words = self.table(old).into_iter().map(RefcountTableEntry::word);
-            storage.write_at(geometry.host_offset(table.start).get(), &encode_words(words))?;
+            out.put(&encode_words(words))?;
         }
-        Ok(())
+        out.finish()
     }
 
     /// Raises the counts in blocks that exist. Until the switch, a crash leaves leaks at most.

@@ -70,7 +70,7 @@ impl Qcow2 {
             used.mark("L2 table", at.offset, one)?;
             let mut copied = at.copied;
             let table = L2Table::read(&*self.storage, at.offset, geometry)?;
-            for entry in table.entries().iter().filter(|entry| !entry.is_empty()) {
+            for entry in table.entries().filter(|entry| !entry.is_empty()) {
                 match entry.decode(geometry).map_err(FormatError::into_error)? {
                     Mapping::Compressed(_) => {
                         let message = "the image is dirty, and its reference counts cannot be \
@@ -157,7 +157,7 @@ impl Qcow2 {
                     table.set(index, L2Entry::with_copied(entry));
                 }
             }
-            self.storage.write_at(at.offset.get(), &table.encode(geometry))?;
+            self.storage.write_at(at.offset.get(), table.bytes())?;
         }
         if !l1_indexes.is_empty() {
             let words = encode_words(self.l1.iter().map(|entry| entry.word()));

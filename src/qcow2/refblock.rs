@@ -102,6 +102,16 @@ impl RefcountBlock {
         }
     }
 
+    /// The place of the last count that is not zero.
+    pub(super) fn last_used(&self) -> Option<u64> {
+        let byte = self.bytes.iter().rposition(|&byte| byte != 0)?;
+        let bit = u64::try_from(byte).ok()?.saturating_mul(8);
+        // Where several counts share the byte, the last of them may be zero.
+        let (first, last) =
+            (bit.checked_div(self.bits)?, bit.saturating_add(7).checked_div(self.bits)?);
+        (first..=last).rev().find(|&index| self.get(index) != 0)
+    }
+
     /// Whether every count is zero.
     pub(super) fn is_zero(&self) -> bool {
         self.bytes.iter().all(|&byte| byte == 0)
@@ -172,6 +182,7 @@ mod tests {
             let (mut filled, mut set) = (RefcountBlock::zeroed(geometry), RefcountBlock::zeroed(geometry));
             filled.fill_ones(first, end);
             (first..end).for_each(|index| set.set(index, 1));
+            prop_assert_eq!(filled.last_used(), end.checked_sub(1).filter(|_| first < end));
             prop_assert_eq!(filled, set);
         }
     }

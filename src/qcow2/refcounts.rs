@@ -69,11 +69,9 @@ impl<'a> Refcounts<'a> {
     pub(super) fn end_of_use(&mut self, from: HostCluster) -> Result<HostCluster> {
         let blocks = u64::try_from(self.table.len()).unwrap_or(u64::MAX);
         for index in (self.geometry.refblock_index(from)..blocks).rev() {
-            let entries = self.geometry.refblock_entries();
             let first = self.geometry.first_cluster_of_refblock(index);
             let Some(loaded) = self.load(index)? else { continue };
-            let last = (0..entries).rev().find(|&entry| loaded.block.get(entry) != 0);
-            if let Some(last) = last {
+            if let Some(last) = loaded.block.last_used() {
                 let end = HostCluster::new(first.get().saturating_add(last).saturating_add(1));
                 return Ok(end.max(from));
             }

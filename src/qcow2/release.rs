@@ -41,7 +41,7 @@ impl<'a> Releaser<'a> {
         if self.pending.len() >= 4096 { self.lower_counts() } else { Ok(()) }
     }
 
-    /// What an L2 entry refers to loses one reference.
+    /// What an L2 entry refers to loses one reference; its subclusters do not matter.
     pub(super) fn release_entry(&mut self, entry: L2Entry) -> Result<()> {
         let mapping = entry.decode(self.geometry).map_err(FormatError::into_error)?;
         if let Mapping::Compressed(range) = mapping {
@@ -65,7 +65,7 @@ impl<'a> Releaser<'a> {
         let Some(at) = at else { return Ok(()) };
         let entries = L2Table::read(self.storage, at.offset, self.geometry)?;
         for entry in entries.entries() {
-            self.release_entry(*entry)?;
+            self.release_entry(entry)?;
         }
         let cluster = self.geometry.host_cluster(at.offset);
         self.release_run(cluster..cluster + ClusterCount::new(1))

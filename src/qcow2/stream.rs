@@ -1,10 +1,25 @@
 //! Sequential writing through one bounded buffer.
 
+use super::entry::L2Entry;
+use super::geometry::{ClusterCount, Geometry};
 use crate::error::Result;
 use crate::host::storage::Storage;
 
 /// Bytes gathered before a write.
 const CAPACITY: usize = 1 << 20;
+
+/// L2 entries that follow one another, each word larger than the one before by the same step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EntryRun {
+    pub(super) first: L2Entry,
+    pub(super) step: u64,
+    pub(super) count: ClusterCount,
+}
+
+impl EntryRun {
+    /// No run is longer, so that progress is told and wishes to stop are heard.
+    pub(super) const MAX: ClusterCount = ClusterCount::new(1 << 20);
+}
 
 /// Turns small pieces that follow one another into large writes. What is skipped stays a hole.
 pub(super) struct StreamWriter<'a> {
@@ -24,6 +39,35 @@ impl<'a> StreamWriter<'a> {
     pub(super) fn put(&mut self, data: &[u8]) -> Result<()> {
         self.buffer.extend_from_slice(data);
         if self.buffer.len() >= CAPACITY { self.flush() } else { Ok(()) }
+    }
+
+    /// Appends a run of L2 entries in the form that the geometry has.
+    pub(super) fn put_entries(&mut self, run: EntryRun, geometry: Geometry) -> Result<()> {
+        let size = usize::try_from(geometry.l2_entry_size()).unwrap_or(8);
+        let bitmap = run.first.bitmap.to_be_bytes();
+        let mut word = run.first.word;
+        let mut left = usize::try_from(run.count.get()).unwrap_or(usize::MAX);
+        while left > 0 {
+            let room = CAPACITY.saturating_sub(self.buffer.len()).div_ceil(size);
+            let piece = left.min(room);
+            let start = self.buffer.len();
+            self.buffer.resize(start.saturating_add(piece.saturating_mul(size)), 0);
+            let entries = self.buffer.get_mut(start..).unwrap_or_default();
+            for entry in entries.chunks_exact_mut(size) {
+                if let Some((stored, subclusters)) = entry.split_first_chunk_mut() {
+                    *stored = word.to_be_bytes();
+                    if let Some(stored) = subclusters.first_chunk_mut() {
+                        *stored = bitmap;
+                    }
+                }
+                word = word.wrapping_add(run.step);
+            }
+            left = left.saturating_sub(piece);
+            if self.buffer.len() >= CAPACITY {
+                self.flush()?;
+            }
+        }
+        Ok(())
     }
 
     /// Goes on at `offset`. A short gap is filled with zeros, a long one is left as it is.

@@ -28,13 +28,16 @@ pub(super) fn encode_words(words: impl IntoIterator<Item = u64>) -> Vec<u8> {
     words.into_iter().flat_map(u64::to_be_bytes).collect()
 }
 
-/// One L2 table, as read or as it will be written.
+/// One L2 table: the cluster as stored, so that a table of 2 MiB takes no more than that.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct L2Table(Vec<L2Entry>);
+pub(super) struct L2Table {
+    bytes: Vec<u8>,
+    entry_size: usize,
+}
 
 impl L2Table {
     pub(super) fn empty(geometry: Geometry) -> Self {
-        L2Table(vec![L2Entry::UNALLOCATED; table_len(geometry)])
+        Self::of(vec![0; geometry.cluster_len()], geometry)
     }
 
     pub(super) fn read(
@@ -44,46 +47,51 @@ impl L2Table {
     ) -> Result<Self> {
         let mut bytes = vec![0; geometry.cluster_len()];
         read_exact_at(storage, offset.get(), &mut bytes)?;
-        let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |word| u64::from_be_bytes(*word));
-        let entries = if geometry.extended_l2() {
-            let entry = |e: &[u8]| L2Entry { word: word(e), bitmap: word(e.get(8..).unwrap_or(e)) };
-            bytes.chunks_exact(16).map(entry).collect()
-        } else {
-            bytes.chunks_exact(8).map(|e| L2Entry { word: word(e), bitmap: 0 }).collect()
-        };
-        Ok(L2Table(entries))
+        Ok(Self::of(bytes, geometry))
     }
 
-    pub(super) fn encode(&self, geometry: Geometry) -> Vec<u8> {
-        if geometry.extended_l2() {
-            encode_words(self.0.iter().flat_map(|entry| [entry.word, entry.bitmap]))
-        } else {
-            encode_words(self.0.iter().map(|entry| entry.word))
-        }
+    fn of(bytes: Vec<u8>, geometry: Geometry) -> Self {
+        // OK to default: an entry has 8 bytes or 16.
+        L2Table { bytes, entry_size: usize::try_from(geometry.l2_entry_size()).unwrap_or(8) }
     }
 
-    pub(super) fn entries(&self) -> &[L2Entry] {
-        &self.0
+    /// The cluster as stored.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Every entry, in order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = L2Entry> {
+        self.bytes.chunks_exact(self.entry_size.max(1)).map(decode)
     }
 
     /// The entry at `index`; unallocated beyond the table.
     pub(super) fn get(&self, index: u64) -> L2Entry {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
-        self.0.get(index).copied().unwrap_or_default()
+        let stored = self.bytes.chunks_exact(self.entry_size.max(1)).nth(index);
+        stored.map(decode).unwrap_or_default()
     }
 
     /// Replaces the entry at `index`; does nothing beyond the table.
     pub(super) fn set(&mut self, index: u64, entry: L2Entry) {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
-        if let Some(place) = self.0.get_mut(index) {
-            *place = entry;
+        let stored = self.bytes.chunks_exact_mut(self.entry_size.max(1)).nth(index);
+        for (to, from) in stored
+            .into_iter()
+            .flat_map(|stored| stored.chunks_exact_mut(8))
+            .zip([entry.word, entry.bitmap])
+        {
+            to.copy_from_slice(&from.to_be_bytes());
         }
     }
 }
 
-fn table_len(geometry: Geometry) -> usize {
-    // OK to default: a cluster has at most 2^18 entries.
-    usize::try_from(geometry.l2_entries()).unwrap_or_default()
+fn decode(stored: &[u8]) -> L2Entry {
+    L2Entry { word: word(stored), bitmap: word(stored.get(8..).unwrap_or_default()) }
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |word| u64::from_be_bytes(*word))
 }
 
 /// Reads `count` words, zeros where the file has ended: a table may end in a cluster that was

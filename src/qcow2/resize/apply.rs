@@ -1,12 +1,11 @@
 //! Carrying a resize out, in the order that keeps a crash harmless.
 
-use super::plan::{L1Write, Plan, TailWrite};
-use super::survey::Survey;
+use super::plan::{EdgeWrite, L1Write, Plan, TailWrite};
 use crate::error::{Error, Result};
 use crate::host::storage::{Allocation, write_zeros};
-use crate::qcow2::entry::L1Entry;
+use crate::qcow2::entry::{L1Entry, L2Entry};
 use crate::qcow2::flush::switch_header;
-use crate::qcow2::geometry::{ClusterCount, ENTRY_SIZE, GuestCluster};
+use crate::qcow2::geometry::{ClusterCount, ENTRY_SIZE};
 use crate::qcow2::open::Qcow2;
 use crate::qcow2::options::Preallocation;
 use crate::qcow2::release::Releaser;
@@ -18,20 +17,18 @@ impl Qcow2 {
     /// Writes what is new, switches, releases what was dropped; returns the bytes freed.
     pub(super) fn apply(
         &self,
-        survey: &Survey,
         plan: Plan,
         preallocation: Option<Preallocation>,
         task: Task<'_>,
     ) -> Result<u64> {
-        self.write_added(survey, &plan, preallocation, task)?;
-        self.switch(survey, plan, preallocation.is_some()).map_err(Error::after_changes)
+        self.write_added(&plan, preallocation, task)?;
+        self.switch(plan, preallocation.is_some()).map_err(Error::after_changes)
     }
 
     /// Everything that lies behind what the file has. If it cannot all be written, the file is cut
     /// back to what it was.
     fn write_added(
         &self,
-        survey: &Survey,
         plan: &Plan,
         preallocation: Option<Preallocation>,
         task: Task<'_>,
@@ -45,7 +42,7 @@ impl Qcow2 {
         let new_len = plan.header.geometry.host_offset(added.end).get();
         let written = storage
             .set_len(new_len.max(old_len))
-            .and_then(|()| self.write_clusters(survey, plan, preallocation, task));
+            .and_then(|()| self.write_clusters(plan, preallocation, task));
         written.map_err(|error| match storage.set_len(old_len) {
             Ok(()) => error,
             Err(_) => error.after_changes(),
@@ -54,7 +51,6 @@ impl Qcow2 {
 
     fn write_clusters(
         &self,
-        survey: &Survey,
         plan: &Plan,
         preallocation: Option<Preallocation>,
         task: Task<'_>,
@@ -74,17 +70,17 @@ impl Qcow2 {
             let words = plan.l1.iter().copied().map(L1Entry::word);
             storage.write_at(at(to), &encode_words(words))?;
         }
-        if let Some((to, table)) = &plan.edge {
-            storage.write_at(at(*to), &table.encode(geometry))?;
+        if let EdgeWrite::Moved(to, table) = &plan.edge {
+            storage.write_at(at(*to), table.bytes())?;
         }
         if let TailWrite::Copy(to, bytes) = &plan.tail {
             storage.write_at(at(*to), bytes)?;
         }
-        plan.growth.write_added(storage, &survey.refcount_table, |_, _| {})
+        plan.growth.write_added(storage, &plan.refcount_table, |_, _| {})
     }
 
     /// From the first write into what the image has already.
-    fn switch(&self, survey: &Survey, plan: Plan, grows: bool) -> Result<u64> {
+    fn switch(&self, plan: Plan, grows: bool) -> Result<u64> {
         let storage = &*self.storage;
         if let L1Write::InPlace(first) = plan.l1_write {
             let skip = usize::try_from(first).unwrap_or(usize::MAX);
@@ -92,7 +88,7 @@ impl Qcow2 {
             let offset = plan.header.l1.offset.plus_bytes(first.saturating_mul(ENTRY_SIZE));
             storage.write_at(offset.get(), &words)?;
         }
-        plan.growth.raise_existing(storage, &survey.refcount_table)?;
+        plan.growth.raise_existing(storage, &plan.refcount_table)?;
         if grows {
             self.clean_tail(&plan)?;
         }
@@ -100,19 +96,19 @@ impl Qcow2 {
         if !grows {
             // Only now is it behind the disk's end.
             self.clean_tail(&plan)?;
-            if let Some((at, table)) = &plan.trimmed_edge {
+            if let EdgeWrite::Trimmed(at, table) = &plan.edge {
                 // The references go before the counts do.
-                storage.write_at(at.get(), &table.encode(plan.header.geometry))?;
+                storage.write_at(at.get(), table.bytes())?;
                 storage.sync()?;
             }
         }
-        let table = plan.growth.table(&survey.refcount_table);
+        let table = plan.growth.table(&plan.refcount_table);
         let mut releaser = Releaser::new(storage, plan.header.geometry, table);
         for run in plan.released.metadata {
             releaser.release_run(run)?;
         }
-        for entry in plan.released.entries {
-            releaser.release_entry(entry)?;
+        for word in plan.released.entries {
+            releaser.release_entry(L2Entry { word, bitmap: 0 })?;
         }
         for table in plan.released.tables {
             releaser.release_table(table)?;
@@ -130,20 +126,14 @@ impl Qcow2 {
         let geometry = plan.header.geometry;
         let start = geometry.host_offset(plan.tables.start).get();
         let mut out = StreamWriter::new(&*self.storage, start);
-        let count = (plan.fill.end() - plan.tables_from).get();
-        let total = geometry.bytes_of(ClusterCount::new(count));
-        let mut cluster: GuestCluster = plan.tables_from;
-        while cluster < plan.fill.end() {
-            let done = cluster - plan.tables_from;
-            if done.get() & 0xf_ffff == 0 {
-                task.step("metadata", geometry.bytes_of(done), total)?;
-            }
-            let entry = plan.fill.entry(cluster);
-            out.put(&entry.word.to_be_bytes())?;
-            if geometry.extended_l2() {
-                out.put(&entry.bitmap.to_be_bytes())?;
-            }
-            cluster = cluster + ClusterCount::new(1);
+        let count = plan.fill.end() - plan.tables_from;
+        let total = geometry.bytes_of(count);
+        let mut done = ClusterCount::ZERO;
+        while done < count {
+            task.step("metadata", geometry.bytes_of(done), total)?;
+            let run = plan.fill.run(plan.tables_from + done);
+            out.put_entries(run, geometry)?;
+            done = done + run.count;
         }
         out.finish()
     }

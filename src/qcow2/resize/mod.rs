@@ -2,6 +2,7 @@
 //! switch with one write in the header's first sector, release what was dropped.
 
 mod apply;
+mod fill;
 mod plan;
 mod survey;
 
@@ -77,8 +78,8 @@ impl Qcow2 {
         let new_size = options.virtual_size.bytes();
         if new_size < self.header.virtual_size {
             let survey = Survey::new(self, new_size, None)?;
-            let plan = Plan::new(&survey, new_size, None)?;
-            let freed_bytes = self.apply(&survey, plan, None, task)?;
+            let plan = Plan::new(survey, new_size, None)?;
+            let freed_bytes = self.apply(plan, None, task)?;
             return Ok(Resized { preallocation: None, freed_bytes, rebuilt: false });
         }
         let mut growth = Growth {
@@ -89,8 +90,8 @@ impl Qcow2 {
         if options.preallocation.is_none() && survey.edge_is_fully_mapped() {
             growth.preallocation = Preallocation::Metadata;
         }
-        let plan = Plan::new(&survey, new_size, Some(growth))?;
-        let freed_bytes = self.apply(&survey, plan, Some(growth.preallocation), task)?;
+        let plan = Plan::new(survey, new_size, Some(growth))?;
+        let freed_bytes = self.apply(plan, Some(growth.preallocation), task)?;
         Ok(Resized { preallocation: Some(growth.preallocation), freed_bytes, rebuilt: false })
     }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::Growth;
+use super::fill::Fill;
 use super::survey::{Survey, Tail};
 use crate::error::{Error, ErrorKind, Result};
-use crate::qcow2::entry::{ClusterRef, L1Entry, L2Entry, Subclusters};
+use crate::qcow2::entry::{ClusterRef, L1Entry, L2Entry, RefcountTableEntry};
 use crate::qcow2::feature::Autoclear;
-use crate::qcow2::geometry::{ClusterCount, Geometry, GuestCluster, HostCluster, HostOffset};
+use crate::qcow2::geometry::{ClusterCount, GuestCluster, HostCluster, HostOffset};
 use crate::qcow2::growth::RefcountGrowth;
 use crate::qcow2::header::{Header, TableRef};
 use crate::qcow2::table::L2Table;
@@ -20,15 +21,14 @@ pub(super) struct Plan {
     pub(super) header: Header,
     /// New clusters and their counts.
     pub(super) growth: RefcountGrowth,
+    /// The refcount table before the switch.
+    pub(super) refcount_table: Vec<RefcountTableEntry>,
     /// The L1 table as it will be.
     pub(super) l1: Vec<L1Entry>,
     /// What of the L1 table must be written before the switch.
     pub(super) l1_write: L1Write,
-    /// The table at the edge, written anew.
-    pub(super) edge: Option<(HostCluster, L2Table)>,
-    /// The table at the edge without what the smaller disk no longer shows, for its old place:
-    /// written after the switch.
-    pub(super) trimmed_edge: Option<(HostOffset, L2Table)>,
+    /// What of the table at the edge is written.
+    pub(super) edge: EdgeWrite,
     /// What becomes of the bytes behind the disk's end in its last cluster.
     pub(super) tail: TailWrite,
     /// L2 tables for what is added.
@@ -54,6 +54,17 @@ pub(super) enum L1Write {
     Moved(HostCluster),
 }
 
+/// What is written of the table at the edge.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum EdgeWrite {
+    /// Nothing.
+    Nothing,
+    /// The whole table, at a new place.
+    Moved(HostCluster, L2Table),
+    /// The table without what the smaller disk no longer shows, at its old place: after the switch.
+    Trimmed(HostOffset, L2Table),
+}
+
 /// What is written for the disk's last cluster.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum TailWrite {
@@ -70,133 +81,57 @@ pub(super) enum TailWrite {
 pub(super) struct Released {
     /// Whole L2 tables and what they map.
     pub(super) tables: Vec<L1Entry>,
-    /// Entries of the table at the edge.
-    pub(super) entries: Vec<L2Entry>,
+    /// Words of entries of the table at the edge.
+    pub(super) entries: Vec<u64>,
     /// Runs of metadata clusters.
     pub(super) metadata: Vec<Range<HostCluster>>,
 }
 
-/// What the L2 entries of added guest clusters say: first those with a host cluster, then those
-/// that hide what is below, then nothing.
-#[derive(Debug, Clone)]
-pub(super) struct Fill {
-    geometry: Geometry,
-    first: GuestCluster,
-    data_end: GuestCluster,
-    zero_end: GuestCluster,
-    /// The end of what needs tables.
-    table_end: GuestCluster,
-    data_start: HostCluster,
-    /// Subclusters of clusters that have a host cluster.
-    reserved: Subclusters,
-}
-
-impl Fill {
-    fn new(survey: &Survey, new_end: GuestCluster, growth: Growth) -> Fill {
-        let geometry = survey.header.geometry;
-        let first = survey.kept;
-        // What is below shows through where it is longer than the old disk, unless hidden.
-        let covered = growth.below_end.map_or(new_end, |below_end| {
-            geometry.guest_cluster_after(below_end).clamp(first, new_end)
-        });
-        let all = growth.preallocation.maps_data();
-        let v2_hides = !survey.is_v3();
-        let data_end = if all {
-            new_end
-        } else if v2_hides {
-            covered
-        } else {
-            first
-        };
-        let tables = growth.preallocation == crate::qcow2::options::Preallocation::Tables;
-        Fill {
-            geometry,
-            first,
-            data_end,
-            zero_end: covered.max(data_end),
-            table_end: if tables { new_end } else { covered.max(data_end) },
-            data_start: HostCluster::ZERO,
-            reserved: if covered > first { Subclusters::ZERO } else { Subclusters::UNALLOCATED },
-        }
-    }
-
-    fn nothing(survey: &Survey) -> Fill {
-        let first = survey.kept;
-        Fill {
-            geometry: survey.header.geometry,
-            first,
-            data_end: first,
-            zero_end: first,
-            table_end: first,
-            data_start: HostCluster::ZERO,
-            reserved: Subclusters::UNALLOCATED,
-        }
-    }
-
-    fn data_clusters(&self) -> ClusterCount {
-        self.data_end - self.first
-    }
-
-    /// The entry of an added guest cluster.
-    pub(super) fn entry(&self, cluster: GuestCluster) -> L2Entry {
-        if cluster < self.first {
-            L2Entry::UNALLOCATED
-        } else if cluster < self.data_end {
-            let host = self.data_start + (cluster - self.first);
-            let host = ClusterRef::sole(self.geometry.host_offset(host));
-            L2Entry::reserved(host, self.reserved, self.geometry)
-        } else if cluster < self.zero_end {
-            L2Entry::zero(self.geometry)
-        } else {
-            L2Entry::UNALLOCATED
-        }
-    }
-
-    /// The end of what entries are written for.
-    pub(super) fn end(&self) -> GuestCluster {
-        self.zero_end
-    }
-}
-
 impl Plan {
     /// Plans the change to `new_size`; `growth` says how what is added is laid out.
-    pub(super) fn new(survey: &Survey, new_size: u64, growth: Option<Growth>) -> Result<Plan> {
+    pub(super) fn new(mut survey: Survey, new_size: u64, growth: Option<Growth>) -> Result<Plan> {
         let geometry = survey.header.geometry;
         let new_end = GuestCluster::new(geometry.clusters_for(new_size).get());
         let mut fill =
-            growth.map_or_else(|| Fill::nothing(survey), |g| Fill::new(survey, new_end, g));
-        let l1_len = l1_len(survey, new_size);
+            growth.map_or_else(|| Fill::nothing(&survey), |g| Fill::new(&survey, new_end, g));
+        let l1_len = l1_len(&survey, new_size);
         let trims_edge = growth.is_none() && survey.edge_loses_entries();
         let trims_edge = survey.edge_in_place.filter(|_| trims_edge);
-        let needs = Needs::new(survey, &fill, l1_len, trims_edge.is_some());
-        let places = Places::new(survey, &needs)?;
+        let needs = Needs::new(&survey, &fill, l1_len, trims_edge.is_some());
+        let places = Places::new(&survey, &needs)?;
         fill.data_start = places.data.start;
         let kept_l1 = geometry.table_clusters(l1_len) - needs.l1;
         let old_l1_len = u64::from(survey.header.l1.count);
-        let tail_at = needs.tail.then_some(places.tail);
+        let header = new_header(&survey, new_size, l1_len, &places)?;
+        let released = released(&survey, &needs, &places.growth, kept_l1);
+        let l1 = new_l1(&survey, l1_len, &needs, &places);
+        let tail = match std::mem::replace(&mut survey.tail, Tail::Clean) {
+            Tail::Clean => TailWrite::Nothing,
+            Tail::InPlace(at, len) => TailWrite::Zeros(at, len),
+            Tail::Copy(cluster) => TailWrite::Copy(places.tail, cluster),
+        };
+        let edge = match (needs.edge, trims_edge) {
+            (true, _) => EdgeWrite::Moved(places.edge, new_edge(&mut survey, &fill, &tail)),
+            (false, Some(at)) => EdgeWrite::Trimmed(at, new_edge(&mut survey, &fill, &tail)),
+            (false, None) => EdgeWrite::Nothing,
+        };
         Ok(Plan {
-            header: new_header(survey, new_size, l1_len, &places)?,
-            released: released(survey, &needs, &places.growth, kept_l1),
-            l1: new_l1(survey, l1_len, &needs, &places),
+            header,
+            l1,
             l1_write: match places.moved_l1 {
                 Some(to) => L1Write::Moved(to),
                 None if l1_len > old_l1_len => L1Write::InPlace(old_l1_len),
                 None => L1Write::Nothing,
             },
-            edge: needs.edge.then(|| (places.edge, new_edge(survey, &fill, tail_at))),
-            trimmed_edge: trims_edge
-                .filter(|_| !needs.edge)
-                .map(|at| (at, new_edge(survey, &fill, None))),
-            tail: match &survey.tail {
-                Tail::Clean => TailWrite::Nothing,
-                Tail::InPlace(at, len) => TailWrite::Zeros(*at, *len),
-                Tail::Copy(cluster) => TailWrite::Copy(places.tail, cluster.clone()),
-            },
+            edge,
+            tail,
             growth: places.growth,
+            refcount_table: survey.refcount_table,
             tables: places.tables,
             tables_from: geometry.first_cluster_of_table(survey.edge_index.saturating_add(1)),
             data: places.data,
             fill,
+            released,
         })
     }
 }
@@ -294,11 +229,11 @@ fn new_l1(survey: &Survey, len: u64, needs: &Needs, places: &Places) -> Vec<L1En
 }
 
 /// The edge's table: kept entries as they are, the last one at its copy, then what is added.
-fn new_edge(survey: &Survey, fill: &Fill, tail: Option<HostCluster>) -> L2Table {
+fn new_edge(survey: &mut Survey, fill: &Fill, tail: &TailWrite) -> L2Table {
     let geometry = survey.header.geometry;
-    let mut table = survey.edge.clone().unwrap_or_else(|| L2Table::empty(geometry));
-    if let Some(tail) = tail {
-        let host = ClusterRef::sole(geometry.host_offset(tail));
+    let mut table = survey.edge.take().unwrap_or_else(|| L2Table::empty(geometry));
+    if let TailWrite::Copy(at, _) = tail {
+        let host = ClusterRef::sole(geometry.host_offset(*at));
         table.set(survey.edge_kept.saturating_sub(1), L2Entry::data(host, geometry));
     }
     let first = geometry.first_cluster_of_table(survey.edge_index);
@@ -335,9 +270,9 @@ fn released(
     let geometry = survey.header.geometry;
     let mut released =
         Released { tables: survey.dropped_tables().collect(), ..Released::default() };
-    released.entries.extend(survey.edge_dropped_entries());
+    released.entries.extend(survey.edge_dropped_entries().map(|entry| entry.word));
     if needs.edge {
-        released.entries.extend(survey.replaced_tail());
+        released.entries.extend(survey.replaced_tail().map(|entry| entry.word));
         let table = survey.edge_table_cluster();
         released.metadata.extend(table.map(|at| at..at + ClusterCount::new(1)));
     }

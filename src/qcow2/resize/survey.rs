@@ -98,8 +98,8 @@ impl Survey {
     /// Entries of the edge's table that the smaller disk does not have.
     pub(super) fn edge_dropped_entries(&self) -> impl Iterator<Item = L2Entry> {
         let kept = usize::try_from(self.edge_kept).unwrap_or(usize::MAX);
-        let entries = self.edge.as_ref().and_then(|table| table.entries().get(kept..));
-        entries.unwrap_or_default().iter().copied().filter(|entry| !entry.is_empty())
+        let entries = self.edge.iter().flat_map(move |table| table.entries().skip(kept));
+        entries.filter(|entry| !entry.is_empty())
     }
 
     pub(super) fn edge_loses_entries(&self) -> bool {
@@ -141,11 +141,11 @@ impl Survey {
     pub(super) fn edge_is_fully_mapped(&self) -> bool {
         let geometry = self.header.geometry;
         let kept = usize::try_from(self.edge_kept).unwrap_or(usize::MAX);
-        let entries = self.edge.as_ref().and_then(|table| table.entries().get(..kept));
-        let mapped = |entry: &L2Entry| {
+        let mapped = |entry: L2Entry| {
             entry.decode(geometry).is_ok_and(|mapping| mapping.host_cluster().is_some())
         };
-        entries.is_some_and(|entries| !entries.is_empty() && entries.iter().all(mapped))
+        let edge = self.edge.as_ref().filter(|_| kept > 0);
+        edge.is_some_and(|table| table.entries().take(kept).all(mapped))
     }
 }
 
