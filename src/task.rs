@@ -84,6 +84,14 @@ impl<'a> Task<'a> {
         Task { progress, cancel }
     }
 
+    /// Stops here if that was asked for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Cancelled`] once somebody asked to stop.
+    pub fn check(&self) -> Result<()> {
+        self.cancel.check()
+    }
+
     /// Reports `done` of `total` bytes, and stops here if that was asked for.
     ///
     /// # Errors

@@ -17,6 +17,7 @@
 
 #[cfg(test)]
 mod audit_tests;
+mod clusters;
 mod compress;
 #[cfg(test)]
 mod crash_tests;

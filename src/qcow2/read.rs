@@ -53,8 +53,7 @@ impl Qcow2 {
 
     fn l2_entry(&self, cluster: GuestCluster) -> Result<L2Entry> {
         let geometry = self.header.geometry;
-        let l1_entry = usize::try_from(geometry.l1_index(cluster)).ok();
-        let l1_entry = l1_entry.and_then(|index| self.l1.get(index)).copied().unwrap_or_default();
+        let l1_entry = self.l1_entry(geometry.l1_index(cluster))?;
         let Some(table) = l1_entry.decode(geometry).map_err(FormatError::into_error)? else {
             return Ok(L2Entry::UNALLOCATED);
         };

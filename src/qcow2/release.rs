@@ -79,11 +79,11 @@ impl<'a> Releaser<'a> {
     }
 
     /// As [`finish`](Self::finish), and drops refcount blocks that count nothing, and cuts the file
-    /// behind its last used cluster.
-    pub(super) fn finish_and_cut(mut self, header: &Header) -> Result<u64> {
+    /// behind its last used cluster, but not before `kept_end`.
+    pub(super) fn finish_and_cut(mut self, header: &Header, kept_end: HostCluster) -> Result<u64> {
         self.lower_counts()?;
         self.drop_idle_blocks(header)?;
-        self.cut_file()?;
+        self.cut_file(kept_end)?;
         self.finish()
     }
 
@@ -166,9 +166,9 @@ impl<'a> Releaser<'a> {
         self.lower_counts()
     }
 
-    fn cut_file(&mut self) -> Result<()> {
+    fn cut_file(&mut self, kept_end: HostCluster) -> Result<()> {
         let mut refcounts = Refcounts::new(self.storage, self.geometry, &self.table);
-        let end = refcounts.end_of_use(HostCluster::ZERO)?;
+        let end = refcounts.end_of_use(HostCluster::ZERO)?.max(kept_end);
         let end = self.geometry.host_offset(end).get();
         if end > 0 && end < self.storage.len()? { self.storage.set_len(end) } else { Ok(()) }
     }

@@ -199,3 +199,88 @@ fn other_formats_are_named_and_refused() {
     env.write("t", text);
     env.refuses("resize t --size 80M", "format_mismatch");
 }
+
+/// Where the tables of an image are, as its own words say.
+struct Tables {
+    image: Vec<u8>,
+}
+
+impl Tables {
+    fn of(env: &Env) -> Tables {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::open(env.path("d.qcow2")).expect("the image");
+        let mut image = vec![0; 4 << 20];
+        let found = file.read_at(&mut image, 0).expect("the metadata");
+        image.truncate(found);
+        Tables { image }
+    }
+
+    fn word(&self, at: u64) -> u64 {
+        let at = at as usize;
+        u64::from_be_bytes(self.image[at..at + 8].try_into().expect("eight bytes"))
+    }
+
+    fn l1(&self) -> u64 {
+        self.word(40)
+    }
+
+    fn refcount_table(&self) -> u64 {
+        self.word(48)
+    }
+
+    /// Where the entry of a guest cluster is in the first L2 table.
+    fn l2_entry(&self, cluster: u64) -> u64 {
+        (self.word(self.l1()) & 0x00ff_ffff_ffff_fe00) + cluster * 8
+    }
+}
+
+/// A resize gives clusters away, so it believes no count that the tables contradict: where two
+/// things claim one cluster, or something in use is not counted, it refuses before a byte changes.
+/// What is damaged this way reads well until then.
+#[test]
+fn damage_that_a_resize_would_make_worse_is_refused() {
+    type Damage = fn(&Tables) -> (u64, u64);
+    let table: &[(&str, &str, Damage)] = &[
+        ("two L1 entries lead to one table", "1G", |t| (t.l1() + 8, t.word(t.l1()))),
+        ("a refcount block is an L2 table", "1G", |t| {
+            (t.refcount_table(), t.word(t.l1()) & 0x00ff_ffff_ffff_fe00)
+        }),
+        ("two refcount blocks are one", "1G", |t| {
+            (t.refcount_table() + 8, t.word(t.refcount_table()))
+        }),
+        ("a dropped entry leads to the L1 table", "10M --shrink", |t| {
+            (t.l2_entry(1000), t.l1() | 1 << 63)
+        }),
+        ("a dropped entry leads to the refcount table", "10M --shrink", |t| {
+            (t.l2_entry(1000), t.refcount_table() | 1 << 63)
+        }),
+        ("a dropped cluster is a kept one", "10M --shrink", |t| {
+            (t.l2_entry(1000), t.word(t.l2_entry(3)))
+        }),
+        ("two dropped clusters are one", "10M --shrink", |t| {
+            (t.l2_entry(1000), t.word(t.l2_entry(1001)))
+        }),
+        ("a dropped entry has reserved bits", "10M --shrink", |t| {
+            (t.l2_entry(1000), t.word(t.l2_entry(1000)) | 2)
+        }),
+        ("the first four clusters are not counted", "10M --shrink", |t| {
+            (t.word(t.refcount_table()), 0)
+        }),
+    ];
+    for (name, size, damage) in table {
+        let env = Env::new();
+        env.report("create d.qcow2 --size 900M --guest none");
+        env.report("resize d.qcow2 --size 900M");
+        let (at, word) = damage(&Tables::of(&env));
+        env.patch("d.qcow2", at, &word.to_be_bytes());
+        println!("{name}");
+        env.refuses(&format!("resize d.qcow2 --size {size}"), "corrupt");
+    }
+    let env = Env::new();
+    env.report("create d.qcow2 --size 900M --guest none");
+    let tables = Tables::of(&env);
+    let block = tables.word(tables.refcount_table());
+    let cluster = (tables.word(tables.l2_entry(3)) & 0x00ff_ffff_ffff_fe00) >> 16;
+    env.patch("d.qcow2", block + 2 * cluster, &[0, 0]);
+    env.refuses("resize d.qcow2 --size 10M --shrink", "corrupt");
+}

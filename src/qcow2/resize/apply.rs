@@ -116,7 +116,7 @@ impl Qcow2 {
         if grows {
             return releaser.finish();
         }
-        let freed_bytes = releaser.finish_and_cut(&plan.header)?;
+        let freed_bytes = releaser.finish_and_cut(&plan.header, plan.kept_end)?;
         storage.sync()?;
         Ok(freed_bytes)
     }

@@ -5,6 +5,7 @@ mod apply;
 mod fill;
 mod plan;
 mod survey;
+mod verify;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::Task;
@@ -13,7 +14,7 @@ use crate::units::VirtualSize;
 use self::plan::Plan;
 use self::survey::Survey;
 use super::feature::Incompatible;
-use super::geometry::GuestOffset;
+use super::geometry::{GuestOffset, HostCluster};
 use super::header::Version;
 use super::open::Qcow2;
 use super::options::Preallocation;
@@ -67,6 +68,8 @@ impl Qcow2 {
         self.refuse_resize(options)?;
         let rebuilt = self.header.incompatible.contains(Incompatible::DIRTY);
         if rebuilt {
+            // What would be refused afterwards is refused before anything is written.
+            self.plan(options, None)?;
             self.rebuild_refcounts()?;
         }
         let resized = self.resize_clean(options, task);
@@ -75,24 +78,36 @@ impl Qcow2 {
     }
 
     fn resize_clean(&self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
+        let (plan, preallocation) = self.plan(options, Some(task))?;
+        let freed_bytes = self.apply(plan, preallocation, task)?;
+        Ok(Resized { preallocation, freed_bytes, rebuilt: false })
+    }
+
+    /// Plans the resize, and how what is added is laid out; nothing when the disk shrinks. With a
+    /// task, counts are believed, so they are verified first.
+    fn plan(
+        &self,
+        options: &ResizeOptions,
+        verify: Option<Task<'_>>,
+    ) -> Result<(Plan, Option<Preallocation>)> {
         let new_size = options.virtual_size.bytes();
-        if new_size < self.header.virtual_size {
-            let survey = Survey::new(self, new_size, None)?;
-            let plan = Plan::new(survey, new_size, None)?;
-            let freed_bytes = self.apply(plan, None, task)?;
-            return Ok(Resized { preallocation: None, freed_bytes, rebuilt: false });
-        }
-        let mut growth = Growth {
+        let mut growth = (new_size >= self.header.virtual_size).then(|| Growth {
             preallocation: options.preallocation.unwrap_or(Preallocation::Off),
             below_end: self.below_end(),
+        });
+        let mut survey = Survey::new(self, new_size, growth)?;
+        let kept_end = match verify {
+            Some(task) => self.verify(&mut survey, task)?,
+            None => HostCluster::ZERO,
         };
-        let survey = Survey::new(self, new_size, Some(growth))?;
-        if options.preallocation.is_none() && survey.edge_is_fully_mapped() {
+        if let Some(growth) = &mut growth
+            && options.preallocation.is_none()
+            && survey.edge_is_fully_mapped()
+        {
             growth.preallocation = Preallocation::Metadata;
         }
-        let plan = Plan::new(survey, new_size, Some(growth))?;
-        let freed_bytes = self.apply(plan, Some(growth.preallocation), task)?;
-        Ok(Resized { preallocation: Some(growth.preallocation), freed_bytes, rebuilt: false })
+        let plan = Plan::new(survey, new_size, growth, kept_end)?;
+        Ok((plan, growth.map(|growth| growth.preallocation)))
     }
 
     /// Where what is below ends: at 0 without a backing file, unknown when it was not opened.

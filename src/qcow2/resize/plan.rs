@@ -41,6 +41,8 @@ pub(super) struct Plan {
     pub(super) data: Range<HostCluster>,
     /// What nothing refers to after the switch.
     pub(super) released: Released,
+    /// The file is never cut before this cluster.
+    pub(super) kept_end: HostCluster,
 }
 
 /// What of the L1 table is written before the switch.
@@ -88,8 +90,14 @@ pub(super) struct Released {
 }
 
 impl Plan {
-    /// Plans the change to `new_size`; `growth` says how what is added is laid out.
-    pub(super) fn new(mut survey: Survey, new_size: u64, growth: Option<Growth>) -> Result<Plan> {
+    /// Plans the change to `new_size`; `growth` says how what is added is laid out, `kept_end`
+    /// where what stays ends.
+    pub(super) fn new(
+        mut survey: Survey,
+        new_size: u64,
+        growth: Option<Growth>,
+        kept_end: HostCluster,
+    ) -> Result<Plan> {
         let geometry = survey.header.geometry;
         let new_end = GuestCluster::new(geometry.clusters_for(new_size).get());
         let mut fill =
@@ -132,6 +140,7 @@ impl Plan {
             data: places.data,
             fill,
             released,
+            kept_end,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Growth;
 use crate::error::{Error, ErrorKind, Result};
+use crate::qcow2::clusters::UsedClusters;
 use crate::qcow2::entry::{L1Entry, L2Entry, Mapping, RefcountTableEntry};
 use crate::qcow2::error::FormatError;
 use crate::qcow2::geometry::{GuestCluster, GuestOffset, HostCluster, HostOffset};
@@ -15,6 +16,8 @@ use crate::qcow2::table::{L2Table, read_refcount_table};
 pub(super) struct Survey {
     pub(super) header: Header,
     l1: Vec<L1Entry>,
+    /// The header, both tables, refcount blocks and L2 tables: no two of them meet.
+    pub(super) metadata: UsedClusters,
     pub(super) refcount_table: Vec<RefcountTableEntry>,
     /// The first host cluster that nothing uses and no file content covers.
     pub(super) end: HostCluster,
@@ -49,14 +52,18 @@ impl Survey {
     pub(super) fn new(image: &Qcow2, new_size: u64, growth: Option<Growth>) -> Result<Survey> {
         let (header, geometry) = (&image.header, image.header.geometry);
         let refcount_table = read_refcount_table(&*image.storage, header)?;
+        let l1 = image.l1()?;
+        let file_len = image.storage.len()?;
+        let mut metadata = UsedClusters::new(geometry, file_len);
+        metadata.mark_metadata(header, &l1, &refcount_table)?;
         let smaller = GuestOffset::new(header.virtual_size.min(new_size));
         let kept = geometry.guest_cluster_after(smaller);
         let edge_index = geometry.l1_index(GuestCluster::new(kept.get().saturating_sub(1)));
         let edge_kept = (kept - geometry.first_cluster_of_table(edge_index)).get();
         let mut refcounts = Refcounts::new(&*image.storage, geometry, &refcount_table);
-        let end = refcounts.end_of_use(geometry.host_cluster_after(image.storage.len()?))?;
+        let end = refcounts.end_of_use(geometry.host_cluster_after(file_len))?;
         let tail = tail(image, &mut refcounts, smaller, growth)?;
-        let l1_entry = usize::try_from(edge_index).ok().and_then(|index| image.l1.get(index));
+        let l1_entry = usize::try_from(edge_index).ok().and_then(|index| l1.get(index));
         let edge = l1_entry.copied().unwrap_or_default().decode(geometry);
         let (edge, edge_in_place) = match edge.map_err(FormatError::into_error)? {
             None => (None, None),
@@ -68,7 +75,8 @@ impl Survey {
         };
         Ok(Survey {
             header: header.clone(),
-            l1: image.l1.clone(),
+            l1,
+            metadata,
             end,
             kept,
             edge_index,
@@ -125,6 +133,12 @@ impl Survey {
         let behind = usize::try_from(self.edge_index.saturating_add(1)).unwrap_or(usize::MAX);
         let entries = self.l1.get(behind..).unwrap_or_default();
         entries.iter().copied().filter(|entry| *entry != L1Entry::EMPTY)
+    }
+
+    /// L2 tables before the edge's.
+    pub(super) fn kept_tables(&self) -> impl Iterator<Item = L1Entry> {
+        let edge = usize::try_from(self.edge_index).unwrap_or(usize::MAX);
+        self.l1.iter().take(edge).copied().filter(|entry| *entry != L1Entry::EMPTY)
     }
 
     /// Whether entries of the first `len` change: one that is dropped stays inside the table, or

@@ -1,0 +1,134 @@
+//! Which host clusters something refers to, so that no two things claim one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use super::entry::{L1Entry, RefcountTableEntry};
+use super::error::{FormatError, Problem};
+use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
+use super::header::Header;
+use super::refblock::RefcountBlock;
+use crate::error::Result;
+
+/// Host clusters that something refers to. Memory follows what is marked, not the file's length:
+/// a sparse file can claim any length.
+#[derive(Debug)]
+pub(super) struct UsedClusters {
+    geometry: Geometry,
+    file_len: u64,
+    /// Bits of 4096 clusters each, by the number of the group.
+    groups: BTreeMap<u64, Box<[u64; 64]>>,
+}
+
+impl UsedClusters {
+    pub(super) fn new(geometry: Geometry, file_len: u64) -> Self {
+        UsedClusters { geometry, file_len, groups: BTreeMap::new() }
+    }
+
+    /// Marks a run that begins at `offset`; every cluster of it must begin inside the file and be
+    /// marked for the first time.
+    pub(super) fn mark(
+        &mut self,
+        owner: &'static str,
+        offset: HostOffset,
+        count: ClusterCount,
+    ) -> Result<()> {
+        let start = self.geometry.host_cluster(offset);
+        for cluster in start.get()..(start + count).get() {
+            let offset = self.geometry.host_offset(HostCluster::new(cluster)).get();
+            if offset >= self.file_len {
+                let (file_len, len) = (self.file_len, self.geometry.cluster_size());
+                return Err(Problem::BeyondFile { what: owner, offset, len, file_len }.into_error());
+            }
+            self.add(owner, HostCluster::new(cluster))?;
+        }
+        Ok(())
+    }
+
+    /// Marks one cluster, for the first time, wherever it lies: guest data that was never written
+    /// may lie behind the file's end.
+    pub(super) fn add(&mut self, owner: &'static str, cluster: HostCluster) -> Result<()> {
+        let group = self.groups.entry(cluster.get() >> 12).or_insert_with(|| Box::new([0; 64]));
+        let (word, bit) = place(cluster.get());
+        let Some(word) = group.get_mut(word) else { return Ok(()) };
+        if *word & bit != 0 {
+            let offset = self.geometry.host_offset(cluster).get();
+            return Err(Problem::UsedTwice { offset, owner }.into_error());
+        }
+        *word |= bit;
+        Ok(())
+    }
+
+    /// Every marked cluster, ascending.
+    pub(super) fn iter(&self) -> impl Iterator<Item = HostCluster> {
+        self.used(0..=u64::MAX).map(HostCluster::new)
+    }
+
+    /// The first cluster behind all that are marked.
+    pub(super) fn end(&self) -> HostCluster {
+        let last = self.groups.last_key_value().map_or(0, |(group, _)| group << 12);
+        let last = self.used(last..=u64::MAX).last();
+        last.map_or(HostCluster::ZERO, |last| HostCluster::new(last.saturating_add(1)))
+    }
+
+    /// Marks the header, both tables, every refcount block and every active L2 table: what an
+    /// image is made of besides guest data. No two of them may meet.
+    pub(super) fn mark_metadata(
+        &mut self,
+        header: &Header,
+        l1: &[L1Entry],
+        table: &[RefcountTableEntry],
+    ) -> Result<()> {
+        let geometry = self.geometry;
+        let one = ClusterCount::new(1);
+        self.mark("header", HostOffset::ZERO, one)?;
+        let l1_clusters = geometry.table_clusters(u64::from(header.l1.count));
+        self.mark("L1 table", header.l1.offset, l1_clusters)?;
+        let table_clusters = ClusterCount::new(u64::from(header.refcount_table.count));
+        self.mark("refcount table", header.refcount_table.offset, table_clusters)?;
+        for entry in table {
+            if let Some(block) = entry.decode(geometry).map_err(FormatError::into_error)? {
+                self.mark("refcount block", block, one)?;
+            }
+        }
+        for entry in l1 {
+            if let Some(table) = entry.decode(geometry).map_err(FormatError::into_error)? {
+                self.mark("L2 table", table.offset, one)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every used cluster of the groups that reach into `range`, ascending.
+    fn used(&self, range: RangeInclusive<u64>) -> impl Iterator<Item = u64> {
+        let groups = self.groups.range(range.start() >> 12..=range.end() >> 12);
+        let words = groups.flat_map(|(group, words)| {
+            (0..).zip(words.iter()).map(move |(place, word)| (group << 12 | place << 6, *word))
+        });
+        let clusters = words.filter(|(_, word)| *word != 0).flat_map(|(first, word)| {
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first | bit)
+        });
+        clusters.filter(move |cluster| range.contains(cluster))
+    }
+
+    /// Indexes of the refcount blocks that count something.
+    pub(super) fn blocks(&self) -> BTreeSet<u64> {
+        let clusters = self.used(0..=u64::MAX).map(HostCluster::new);
+        clusters.map(|cluster| self.geometry.refblock_index(cluster)).collect()
+    }
+
+    /// Sets the counts of the block with this index.
+    pub(super) fn count(&self, index: u64, block: &mut RefcountBlock) {
+        let first = self.geometry.first_cluster_of_refblock(index).get();
+        let last = first.saturating_add(self.geometry.refblock_entries()).saturating_sub(1);
+        for cluster in self.used(first..=last) {
+            block.set(cluster.saturating_sub(first), 1);
+        }
+    }
+}
+
+/// The word and the bit of a cluster within its group.
+fn place(cluster: u64) -> (usize, u64) {
+    let word = usize::try_from(cluster >> 6 & 63).unwrap_or_default();
+    (word, 1u64 << (cluster & 63))
+}

@@ -1,0 +1,93 @@
+//! What must be true of an image before a resize gives any of its clusters away: on a damaged
+//! image, a cluster that seems free may hold the only copy of something.
+
+use super::survey::Survey;
+use crate::error::Result;
+use crate::qcow2::entry::{L2Entry, Mapping};
+use crate::qcow2::error::{FormatError, Problem};
+use crate::qcow2::geometry::{ClusterCount, HostCluster};
+use crate::qcow2::open::Qcow2;
+use crate::qcow2::refcounts::Refcounts;
+use crate::qcow2::table::L2Table;
+use crate::task::Task;
+
+impl Qcow2 {
+    /// Checks that all metadata is counted; where something is dropped, also that every cluster
+    /// which stays is counted, and that nothing which goes is used by what stays. Returns the end
+    /// of what stays, if that was looked at. Reads the L2 tables then, and writes nothing.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), naming the cluster.
+    pub(super) fn verify(&self, survey: &mut Survey, task: Task<'_>) -> Result<HostCluster> {
+        let geometry = self.header.geometry;
+        let table = survey.refcount_table.clone();
+        let mut refcounts = Refcounts::new(&*self.storage, geometry, &table);
+        for cluster in survey.metadata.iter() {
+            counted(&mut refcounts, survey, cluster)?;
+        }
+        let dropped: Vec<_> = survey.dropped_tables().collect();
+        if dropped.is_empty() && !survey.edge_loses_entries() {
+            return Ok(HostCluster::ZERO);
+        }
+        let kept: Vec<_> = survey.kept_tables().collect();
+        for entry in kept {
+            task.check()?;
+            for entry in self.table_of(entry)?.entries() {
+                claim(&mut refcounts, survey, entry)?;
+            }
+        }
+        let edge = survey.edge.take();
+        let kept = usize::try_from(survey.edge_kept).unwrap_or(usize::MAX);
+        let edge_entries = || edge.iter().flat_map(|table| table.entries());
+        edge_entries().take(kept).try_for_each(|e| claim(&mut refcounts, survey, e))?;
+        let end = survey.metadata.end();
+        edge_entries().skip(kept).try_for_each(|e| claim(&mut refcounts, survey, e))?;
+        survey.edge = edge;
+        for entry in dropped {
+            task.check()?;
+            for entry in self.table_of(entry)?.entries() {
+                claim(&mut refcounts, survey, entry)?;
+            }
+        }
+        Ok(end)
+    }
+
+    fn table_of(&self, entry: crate::qcow2::entry::L1Entry) -> Result<L2Table> {
+        let geometry = self.header.geometry;
+        match entry.decode(geometry).map_err(FormatError::into_error)? {
+            Some(at) => L2Table::read(&*self.storage, at.offset, geometry),
+            None => Ok(L2Table::empty(geometry)),
+        }
+    }
+}
+
+/// What the entry refers to must be counted, and nobody else's.
+fn claim(refcounts: &mut Refcounts<'_>, survey: &mut Survey, entry: L2Entry) -> Result<()> {
+    let geometry = survey.header.geometry;
+    match entry.decode(geometry).map_err(FormatError::into_error)? {
+        // Compressed clusters may share host clusters, which are then counted more than once.
+        Mapping::Compressed(range) => {
+            let last = range.offset.plus_bytes(range.len.saturating_sub(1));
+            let mut cluster = geometry.host_cluster(range.offset);
+            while cluster <= geometry.host_cluster(last) {
+                counted(refcounts, survey, cluster)?;
+                cluster = cluster + ClusterCount::new(1);
+            }
+            Ok(())
+        }
+        mapping => {
+            let Some(host) = mapping.host_cluster() else { return Ok(()) };
+            let cluster = geometry.host_cluster(host.offset);
+            survey.metadata.add("data cluster", cluster)?;
+            counted(refcounts, survey, cluster)
+        }
+    }
+}
+
+fn counted(refcounts: &mut Refcounts<'_>, survey: &Survey, cluster: HostCluster) -> Result<()> {
+    if refcounts.get(cluster)? == 0 {
+        let offset = survey.header.geometry.host_offset(cluster).get();
+        return Err(Problem::ImpossibleCount { offset, count: 0 }.into_error());
+    }
+    Ok(())
+}
