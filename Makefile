@@ -1,5 +1,5 @@
 PREFIX ?= /usr/local
-BIN = target/release/vmdisk
+BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
 VERBS = create ensure resize info completions man
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
@@ -8,7 +8,7 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run |
 demo: release ## Create a boot2docker disk, grow it, look at it
 	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	ssh-keygen -q -t ed25519 -N '' -C demo -f "$$folder/id"; \
-	run() { echo "\$$ vmdisk $$*"; $(CURDIR)/$(BIN) "$$@"; }; cd "$$folder"; \
+	run() { echo "\$$ vmdisk $$*"; $(BIN) "$$@"; }; cd "$$folder"; \
 	run create m.qcow2 --size 20G --ssh-key id.pub; \
 	run resize m.qcow2 --size 40G; \
 	run info m.qcow2
@@ -31,7 +31,7 @@ matrix: ## The whole matrix against qemu-img, not the sample that `test` runs
 
 bench: release ## Against qemu-img and the floor, in one run
 	@integration/test-tools.sh
-	cargo run --release --locked --manifest-path integration/bench/Cargo.toml -- --vmdisk $(CURDIR)/$(BIN) $(BENCH)
+	cargo run --release --locked --manifest-path integration/bench/Cargo.toml -- --vmdisk $(BIN) $(BENCH)
 
 release:
 	cargo build --release --locked

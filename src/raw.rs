@@ -106,10 +106,11 @@ fn allocate(
     how: RawAllocation,
     task: Task<'_>,
 ) -> Result<()> {
-    storage.set_len(offset.saturating_add(len))?;
     match how {
-        RawAllocation::Sparse => Ok(()),
+        RawAllocation::Sparse => storage.set_len(offset.saturating_add(len)),
         RawAllocation::Reserve => storage.allocate(offset, len, Allocation::Reserve),
+        // The file grows as they are written: what is interrupted is smaller than asked for, so
+        // asking again goes on where it ended.
         RawAllocation::Zeros => write_zeros(storage, offset, len, task),
     }
 }

@@ -95,7 +95,8 @@ impl VirtualSize {
         let bytes = size.bytes();
         let rounded = bytes.checked_next_multiple_of(SECTOR_SIZE).filter(|&r| r <= LARGEST);
         let rounded = rounded.ok_or_else(|| too_large(&format!("{bytes} bytes")))?;
-        let rounded = NonZeroU64::new(rounded).ok_or_else(|| bad("size is 0".to_owned()))?;
+        let rounded = NonZeroU64::new(rounded)
+            .ok_or_else(|| bad("size is 0: a disk has at least 512 bytes".to_owned()))?;
         Ok(VirtualSize(rounded))
     }
 

@@ -77,7 +77,7 @@ pub(super) fn text(report: &CreateReport) -> String {
     }
     if let Some(guest) = &report.guest {
         let keys = match guest.keys {
-            None => "keys as in the archive".to_owned(),
+            None => "a ready archive".to_owned(),
             Some(1) => "1 key".to_owned(),
             Some(count) => format!("{count} keys"),
         };

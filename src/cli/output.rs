@@ -1,6 +1,7 @@
 //! What is printed: text for people, or one JSON object.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -30,14 +31,14 @@ impl Output {
         text: impl FnOnce(&R) -> String,
     ) -> Result<()> {
         let line = if self.json { json(report) } else { text(report) };
-        print(&line);
-        Ok(())
+        print(&line)
     }
 
     /// Prints an error: as text on standard error, as JSON on standard output.
     pub(super) fn error(&self, error: &Error, hint: Option<&str>) {
         if self.json {
-            print(&json(&Failure { error: ErrorObject::new(error, hint) }));
+            // Nowhere to say that standard output is closed or full: the exit code tells.
+            let _ = print(&json(&Failure { error: ErrorObject::new(error, hint) }));
             return;
         }
         let mut text = format!("vmdisk: {error}\n");
@@ -54,11 +55,17 @@ fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
-/// Whoever closed standard output does not want to know: the work is done.
-pub(super) fn print(text: &str) {
+/// Writes to standard output. Whoever closed it does not want to know: that is no failure; a full
+/// disk behind it is one.
+fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.trim_end().as_bytes()).and_then(|()| out.write_all(b"\n"));
-    let _ = out.flush();
+    let written = out.write_all(format!("{}\n", text.trim_end()).as_bytes());
+    match written.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::io("cannot write the report", Path::new("standard output"), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Notes, a line each.

@@ -79,7 +79,7 @@ pub(super) fn text(report: &ResizeReport) -> String {
         text.push_str(&format!(", preallocation {preallocation}{inferred}"));
     }
     if report.freed_bytes > 0 && new < old {
-        text.push_str(&format!(", {} freed", ByteSize::from_bytes(report.freed_bytes)));
+        text.push_str(&format!(", {} of clusters freed", ByteSize::from_bytes(report.freed_bytes)));
     }
     text.push('\n');
     if report.refcounts_rebuilt {

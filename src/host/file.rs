@@ -117,7 +117,7 @@ impl FileStorage {
     /// # Errors
     /// What fstatfs(2) says.
     pub fn set_nocow(&self) -> Result<bool> {
-        sys::set_nocow(&self.file).map_err(|error| self.io("cannot set attributes of", error))
+        sys::set_nocow(&self.file).map_err(|error| self.io("cannot change attributes", error))
     }
 
     pub(super) fn file(&self) -> &File {
@@ -166,7 +166,7 @@ impl FileStorage {
                 let error = Error::new(ErrorKind::UnsupportedFeature, message).with_source(error);
                 return error.at_path(&self.path).at_offset(offset);
             }
-            self.io("cannot reserve room in", error).at_offset(offset)
+            self.io("cannot reserve room", error).at_offset(offset)
         })
     }
 
@@ -226,7 +226,7 @@ impl Storage for FileStorage {
             let message = format!("a block device of {present} bytes cannot become {len} bytes");
             return Err(Error::new(ErrorKind::UnsupportedFeature, message).at_path(&self.path));
         }
-        self.file.set_len(len).map_err(|error| self.io("cannot set the length of", error))
+        self.file.set_len(len).map_err(|error| self.io("cannot change the length", error))
     }
 
     fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Result<()> {

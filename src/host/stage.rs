@@ -35,8 +35,8 @@ pub const DEFAULT_MODE: u32 = 0o600;
 pub enum Publish {
     /// Refuse with [`ErrorKind::Exists`] and leave it alone.
     NoReplace,
-    /// Take its place. Whoever has it open keeps the old one: lock it first.
-    Replace,
+    /// Take the place of this very file. Whoever has it open keeps the old one: lock it first.
+    Replace(FileId),
 }
 
 /// A file in the making. Dropping it removes it.
@@ -88,21 +88,30 @@ impl Staging {
     /// system says. Unless [`Error::changed`] says otherwise, nothing was published and the
     /// temporary file is gone.
     pub fn publish(self, how: Publish) -> Result<()> {
-        let Staging { temporary, storage, folder, target, mode, owner } = self;
+        // Locals go in reverse: the name before the lock.
+        let Staging { storage, temporary, folder, target, mode, owner } = self;
         let failed = |doing: &'static str| {
             let target = &target;
             move |error| Error::io(doing, target, error)
         };
         let file = storage.file();
         if let Some(Owner { user, group }) = owner {
-            fchown(file, Some(user), group).map_err(failed("cannot give an owner to"))?;
+            fchown(file, Some(user), group).map_err(failed("cannot change the owner"))?;
         }
         // After the owner: changing that one clears set-user-ID bits.
-        file.set_permissions(Permissions::from_mode(mode)).map_err(failed("cannot set mode of"))?;
+        file.set_permissions(Permissions::from_mode(mode))
+            .map_err(failed("cannot change the mode"))?;
         sys::sync_all(file).map_err(failed("cannot sync"))?;
         let renamed = match how {
             Publish::NoReplace => temporary.persist_noclobber(&target),
-            Publish::Replace => temporary.persist(&target),
+            Publish::Replace(replaced) => {
+                // What was locked must be what goes; another file is somebody else's disk.
+                if FileId::of(&target).ok() != Some(replaced) {
+                    let message = "was replaced by another file meanwhile";
+                    return Err(Error::new(ErrorKind::Exists, message).at_path(&target));
+                }
+                temporary.persist(&target)
+            }
         };
         renamed.map_err(|refused| match refused.error.kind() {
             io::ErrorKind::AlreadyExists => {
@@ -111,7 +120,7 @@ impl Staging {
             _ => failed("cannot publish")(refused.error),
         })?;
         sync_folder(&folder)
-            .map_err(|error| failed("cannot sync the folder of")(error).after_changes())
+            .map_err(|error| failed("cannot sync the folder")(error).after_changes())
     }
 }
 

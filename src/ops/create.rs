@@ -84,7 +84,7 @@ pub fn create(request: &CreateRequest, context: Context<'_>) -> Result<CreateRep
     let target = resolve_target(&request.path)?;
     let refuse = |kind, why: &str| Err(Error::new(kind, why).at_path(&request.path));
     match (Occupant::of(&target)?, request.if_exists) {
-        (Occupant::Nobody, _) => build(request, &target, Publish::NoReplace, None, context),
+        (Occupant::Nobody, _) => build(request, &target, None, context),
         (Occupant::LinkToNowhere, _) => {
             refuse(ErrorKind::Exists, "is a symbolic link that leads nowhere")
         }
@@ -93,7 +93,7 @@ pub fn create(request: &CreateRequest, context: Context<'_>) -> Result<CreateRep
         (Occupant::File, IfExists::Keep) => keep_if_it_fits(request, &target, context),
         (Occupant::File, IfExists::Replace) => {
             let replaced = Existing::open_to_replace(&target, context)?;
-            build(request, &target, Publish::Replace, Some(replaced), context)
+            build(request, &target, Some(replaced), context)
         }
     }
 }
@@ -111,11 +111,7 @@ fn keep_if_it_fits(
 /// What is there, in the words of `create`.
 pub(super) fn kept(existing: &Existing, request: &CreateRequest) -> Result<CreateReport> {
     let info = existing.storage().info()?;
-    let guest = &request.guest;
-    let mut notes = Vec::new();
-    if !guest.ssh_keys.is_empty() || guest.userdata.is_some() {
-        notes.push("the disk was there already: keys and userdata were not looked at".to_owned());
-    }
+    let notes = not_looked_at(request);
     Ok(CreateReport {
         path: lossy(&request.path),
         path_bytes_hex: bytes_hex(&request.path),
@@ -131,16 +127,39 @@ pub(super) fn kept(existing: &Existing, request: &CreateRequest) -> Result<Creat
     })
 }
 
-/// Everything that is checked before anything is made, then the making.
+/// What of the request an existing disk was not held against.
+pub(super) fn not_looked_at(request: &CreateRequest) -> Vec<String> {
+    let guest = &request.guest;
+    let asked = [
+        (!guest.ssh_keys.is_empty(), "keys"),
+        (guest.userdata.is_some(), "userdata"),
+        (guest.guest.is_some(), "guest"),
+        (request.layout.preallocation.is_some(), "preallocation"),
+        (request.layout.nocow, "nocow"),
+        (request.mode.is_some(), "mode"),
+        (request.owner.is_some(), "owner"),
+    ];
+    let asked: Vec<_> = asked.iter().filter(|(asked, _)| *asked).map(|(_, what)| *what).collect();
+    let note = || format!("the disk was there already; not looked at: {}", asked.join(", "));
+    if asked.is_empty() { Vec::new() } else { vec![note()] }
+}
+
+/// Everything that is checked before anything is made, then the making. What is `replaced` hands
+/// down its mode and owner, unless others are asked for.
 pub(super) fn build(
     request: &CreateRequest,
     target: &Path,
-    publish: Publish,
     replaced: Option<FileStorage>,
     context: Context<'_>,
 ) -> Result<CreateReport> {
     let mut notes = Vec::new();
-    let owner = request.owner.as_deref().map(Owner::parse).transpose()?;
+    let old = replaced.as_ref().map(FileStorage::info).transpose()?;
+    let owner = match &request.owner {
+        Some(owner) => Some(Owner::parse(owner)?),
+        None => old.map(|old| Owner { user: old.user, group: Some(old.group) }),
+    };
+    let mode = request.mode.or_else(|| old.map(|old| old.mode & 0o777)).unwrap_or(DEFAULT_MODE);
+    let publish = old.map_or(Publish::NoReplace, |old| Publish::Replace(old.id()));
     let format = request.format();
     let base = match &request.backing {
         Some(_) if format == Format::Raw => {
@@ -156,7 +175,7 @@ pub(super) fn build(
     note_name(request, format, &mut notes);
     let plan = Plan::new(request, format, size, base.as_ref(), prepared.as_ref())?;
 
-    let staging = Staging::begin(target, request.mode.unwrap_or(DEFAULT_MODE), owner)?;
+    let staging = Staging::begin(target, mode, owner)?;
     if request.layout.nocow && !staging.storage().set_nocow()? {
         notes.push("nocow has no effect: the folder is not on btrfs".to_owned());
     }

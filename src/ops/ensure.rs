@@ -9,7 +9,7 @@ use super::fits::check_fit;
 use super::options::{CreateRequest, IfExists};
 use super::resize::{ResizeReport, ResizeRequest, TargetSize, resize_open};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{Occupant, Publish, resolve, resolve_target};
+use crate::host::{Occupant, resolve, resolve_target};
 use crate::image::gate::Trust;
 
 /// What `ensure` found to do.
@@ -45,7 +45,7 @@ pub fn ensure(request: &CreateRequest, context: Context<'_>) -> Result<EnsureRep
     }
     let target = resolve_target(&request.path)?;
     if Occupant::of(&target)? == Occupant::Nobody {
-        match build(request, &target, Publish::NoReplace, None, context) {
+        match build(request, &target, None, context) {
             // Somebody else created it meanwhile: then it is looked at like any other.
             Err(error) if error.kind() == ErrorKind::Exists => {}
             report => return report.map(EnsureReport::Created),
@@ -72,7 +72,8 @@ pub fn ensure(request: &CreateRequest, context: Context<'_>) -> Result<EnsureRep
     let trust = trust_with_backing(request, context.trust);
     let report = resize_open(existing, &resize, Context { trust: &trust, ..context })?;
     if report.changed {
-        return Ok(EnsureReport::Grown(report));
+        let notes = [unchanged.notes, report.notes].concat();
+        return Ok(EnsureReport::Grown(ResizeReport { notes, ..report }));
     }
     unchanged.notes.extend(report.notes);
     Ok(EnsureReport::Unchanged(unchanged))

@@ -93,11 +93,23 @@ impl Existing {
         }
     }
 
-    /// The image with what is below it. A backing file that the policy refuses is left out.
-    pub(super) fn assemble(self, context: Context<'_>, notes: &mut Vec<String>) -> Result<Image> {
+    /// The image with what is below it, as far as a resize needs that: a disk that shrinks shows
+    /// no more of it than before. A backing file that the policy refuses is left out.
+    pub(super) fn assemble(
+        self,
+        grows: bool,
+        context: Context<'_>,
+        notes: &mut Vec<String>,
+    ) -> Result<Image> {
+        let subclusters = self.header().is_some_and(|header| header.geometry.extended_l2());
+        if !grows && !subclusters {
+            return self.link.assemble(Vec::new());
+        }
         let below = match context.opening().below(&self.link, &[]) {
             Err(error) if error.kind() == ErrorKind::BackingRefused => {
-                notes.push(format!("{error}; everything that is added hides it"));
+                if grows {
+                    notes.push(format!("{error}; everything that is added hides it"));
+                }
                 Vec::new()
             }
             below => below?,

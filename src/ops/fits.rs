@@ -1,7 +1,7 @@
 //! Whether a disk that exists is what a request asks for.
 
 use super::existing::Existing;
-use super::options::{Compat, Compression, CreateRequest};
+use super::options::{Compat, Compression, CreateRequest, Preset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{folder_of, resolve};
 use crate::qcow2::{CompressionType, Header, Version};
@@ -49,13 +49,27 @@ fn differences(
         let is = existing.virtual_size()?;
         compare("size", is.to_string(), asked.map(|size| size.bytes().to_string()));
     }
-    let Some(header) = existing.header() else { return Ok(differs) };
     let layout = &request.layout;
+    let Some(header) = existing.header() else {
+        let option = layout.first_qcow2_option();
+        differs.extend(option.map(|option| format!("a raw disk has no {option}")));
+        return Ok(differs);
+    };
+    let for_hyperkit = header.is_for_hyperkit().then_some(Preset::Hyperkit.name());
+    if layout.preset == Some(Preset::Hyperkit) {
+        let is = for_hyperkit.unwrap_or("one that counts references");
+        compare("preset", is.to_owned(), Some(Preset::Hyperkit.to_string()));
+    }
+    let compat_of_preset = (layout.preset == Some(Preset::Compat010)).then_some(Compat::V2);
     let compat = match header.version {
         Version::V2 => Compat::V2,
         Version::V3 => Compat::V3,
     };
-    compare("compat", compat.to_string(), layout.compat.map(|c| c.to_string()));
+    compare(
+        "compat",
+        compat.to_string(),
+        layout.compat.or(compat_of_preset).map(|c| c.to_string()),
+    );
     let geometry = header.geometry;
     let cluster_size = layout.cluster_size.map(|size| size.bytes().to_string());
     compare("cluster size", geometry.cluster_size().to_string(), cluster_size);
@@ -98,6 +112,12 @@ fn backing_difference(
     let folder = folder_of(existing.storage().path())?;
     let is = resolve(&folder.join(std::ffi::OsStr::from_bytes(stored))).ok();
     let same = is.is_some() && is == resolve(asked).ok();
+    let asked_format = request.backing.as_ref().and_then(|backing| backing.format);
+    let format = header.backing.as_ref().and_then(|backing| backing.format.as_deref());
+    if let Some(asked) = asked_format.filter(|asked| format != Some(asked.name().as_bytes())) {
+        let is = format.unwrap_or(b"not recorded").escape_ascii();
+        return Ok(Some(format!("backing format is {is}, asked for {asked}")));
+    }
     Ok((!same).then(|| {
         format!("backing file is '{}', asked for {}", stored.escape_ascii(), asked.display())
     }))

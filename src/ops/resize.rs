@@ -101,7 +101,12 @@ pub(super) fn resize_open(
         refcounts_rebuilt: false,
         notes,
     };
+    check_preallocation(request, existing.format(), size.bytes() < old)?;
     if size.bytes() == old {
+        if let Some(asked) = request.preallocation {
+            let note = format!("nothing was added, so nothing was preallocated ({asked})");
+            report.notes.push(note);
+        }
         return Ok(report);
     }
     if size.bytes() < old && !request.shrink {
@@ -109,11 +114,11 @@ pub(super) fn resize_open(
         return Err(at_path(Error::new(ErrorKind::WouldShrink, message)));
     }
     if existing.storage().info()?.kind == FileKind::BlockDevice {
-        let message = "resizing a block device";
+        let message = "a block device has the size that it has";
         return Err(at_path(Error::new(ErrorKind::UnsupportedFeature, message)));
     }
     let grows = size.bytes() > old;
-    match existing.assemble(context, &mut report.notes).map_err(at_path)? {
+    match existing.assemble(grows, context, &mut report.notes).map_err(at_path)? {
         Image::Qcow2(image) => {
             let preallocation = request.preallocation.map(Into::into);
             let options = ResizeOptions { virtual_size: size, preallocation };
@@ -124,7 +129,8 @@ pub(super) fn resize_open(
             report.refcounts_rebuilt = done.rebuilt;
         }
         Image::Raw(image) => {
-            let how = raw_allocation(request.preallocation)?;
+            let how = request.preallocation.and_then(Preallocation::for_raw);
+            let how = how.unwrap_or(RawAllocation::Sparse);
             image.resize(size, how, context.task()).map_err(at_path)?;
             report.preallocation =
                 grows.then(|| request.preallocation.unwrap_or(Preallocation::Off));
@@ -152,10 +158,16 @@ fn new_size(target: TargetSize, old: u64, notes: &mut Vec<String>) -> Result<Vir
     Ok(size)
 }
 
-fn raw_allocation(preallocation: Option<Preallocation>) -> Result<RawAllocation> {
-    let asked = preallocation.unwrap_or(Preallocation::Off);
-    asked.for_raw().ok_or_else(|| {
-        let message = format!("a raw disk has no preallocation {asked}");
-        Error::new(ErrorKind::IncompatibleOptions, message)
-    })
+/// What cannot be laid out is refused whatever there is to do.
+fn check_preallocation(request: &ResizeRequest, format: Format, shrinks: bool) -> Result<()> {
+    let incompatible = |message| Err(Error::new(ErrorKind::IncompatibleOptions, message));
+    match request.preallocation {
+        Some(asked) if format == Format::Raw && asked.for_raw().is_none() => {
+            incompatible(format!("a raw disk has no preallocation {asked}"))
+        }
+        Some(asked) if shrinks && asked != Preallocation::Off => {
+            incompatible(format!("a disk that shrinks has nothing to preallocate ({asked})"))
+        }
+        _ => Ok(()),
+    }
 }

@@ -60,6 +60,8 @@ pub(super) enum Problem {
     TooManySnapshots { count: u32 },
     #[error("snapshot with {len} bytes of extra data: the limit is 1024")]
     SnapshotExtra { len: u32 },
+    #[error("snapshot with an id of {id_len} bytes and a name of {name_len}: the limit is 1023")]
+    SnapshotName { id_len: usize, name_len: usize },
     #[error("the host cluster at {offset:#x} is used twice, the second time as {owner}")]
     UsedTwice { offset: u64, owner: &'static str },
     #[error("the reference count of the host cluster at {offset:#x} is {count}")]

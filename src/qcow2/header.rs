@@ -288,6 +288,14 @@ impl Header {
         self.incompatible.contains(Incompatible::EXTERNAL_DATA)
     }
 
+    /// Whether the image is of the kind that hyperkit's library makes and never counts: lazy and
+    /// dirty, with a header of 104 bytes.
+    pub fn is_for_hyperkit(&self) -> bool {
+        self.incompatible.contains(Incompatible::DIRTY)
+            && self.compatible.contains(Compatible::LAZY_REFCOUNTS)
+            && self.header_length == V3_MIN_HEADER_LEN
+    }
+
     /// Where the bitmaps are, if the image has any.
     pub fn bitmaps(&self) -> Option<super::extension::BitmapDirectory> {
         self.extensions.iter().find_map(|extension| match extension {

@@ -73,16 +73,21 @@ impl Layout {
         let l2 = run(l1.end, l2);
         let data = run(l2.end, data);
         let layout = Layout { geometry, refcount_table, refcount_blocks, l1, l1_entries, l2, data };
+        let too_large = |what: String| {
+            let cluster = geometry.cluster_size();
+            let message =
+                format!("with clusters of {cluster} bytes, preallocating this size {what}");
+            Err(Error::new(ErrorKind::BadSize, message))
+        };
         let table_bytes = geometry.bytes_of(table);
-        if table_bytes > MAX_REFCOUNT_TABLE_BYTES || layout.file_len() > MAX_HOST_OFFSET {
-            return Err(Error::new(
-                ErrorKind::BadSize,
-                format!(
-                    "preallocating this size with clusters of {} bytes needs a refcount table of \
-                     {table_bytes} bytes: at most {MAX_REFCOUNT_TABLE_BYTES} are allowed",
-                    geometry.cluster_size()
-                ),
+        if table_bytes > MAX_REFCOUNT_TABLE_BYTES {
+            return too_large(format!(
+                "needs a refcount table of {table_bytes} bytes: at most \
+                 {MAX_REFCOUNT_TABLE_BYTES} are allowed"
             ));
+        }
+        if layout.file_len() > MAX_HOST_OFFSET {
+            return too_large(format!("needs a file of more than {MAX_HOST_OFFSET} bytes"));
         }
         Ok(layout)
     }

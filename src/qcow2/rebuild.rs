@@ -9,13 +9,12 @@ use std::collections::BTreeSet;
 use super::clusters::UsedClusters;
 use super::entry::{L1Entry, L2Entry, Mapping, RefcountTableEntry};
 use super::error::FormatError;
-use super::feature::{Autoclear, Compatible, Incompatible};
+use super::feature::{Autoclear, Incompatible};
 use super::flush::switch_header;
 use super::geometry::ClusterCount;
 use super::growth::RefcountGrowth;
 use super::header::Header;
 use super::open::Qcow2;
-use super::raw_header::V3_MIN_HEADER_LEN;
 use super::refblock::RefcountBlock;
 use super::refcounts::Refcounts;
 use super::release::Releaser;
@@ -109,8 +108,7 @@ impl Qcow2 {
         self.set_copied(&scan.without_copied, scan.l1)?;
 
         let old = self.header.clone();
-        let never_counts = old.compatible.contains(Compatible::LAZY_REFCOUNTS)
-            && old.header_length == V3_MIN_HEADER_LEN;
+        let never_counts = old.is_for_hyperkit();
         let clean = old.incompatible.without(Incompatible::DIRTY);
         let header = Header {
             incompatible: if never_counts { old.incompatible } else { clean },

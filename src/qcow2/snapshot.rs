@@ -11,6 +11,8 @@ use crate::host::storage::{Storage, read_exact_at};
 const FIXED: usize = 40;
 /// The most extra data that QEMU accepts in an entry, in bytes.
 const MAX_EXTRA: u32 = 1024;
+/// The longest id or name that is believed, in bytes: QEMU's have at most 255.
+const MAX_TEXT: usize = 1023;
 /// The largest table that QEMU accepts, in bytes.
 const MAX_TABLE: u64 = 64 << 20;
 
@@ -59,7 +61,11 @@ fn read_one(storage: &dyn Storage, at: u64) -> Result<(Snapshot, u64)> {
         return Err(Problem::SnapshotExtra { len: extra_len }.into_error().at_offset(at));
     }
     let extra_len = usize::try_from(extra_len).unwrap_or_default();
-    let mut rest = vec![0; extra_len.saturating_add(id_len).saturating_add(name_len)];
+    let len = FIXED.saturating_add(extra_len).saturating_add(id_len).saturating_add(name_len);
+    if id_len > MAX_TEXT || name_len > MAX_TEXT {
+        return Err(Problem::SnapshotName { id_len, name_len }.into_error().at_offset(at));
+    }
+    let mut rest = vec![0; len.saturating_sub(FIXED)];
     read_exact_at(storage, at.saturating_add(40), &mut rest)?;
     let (extra, names) = rest.split_at_checked(extra_len).unwrap_or_default();
     let (id, name) = names.split_at_checked(id_len).unwrap_or_default();
@@ -72,7 +78,6 @@ fn read_one(storage: &dyn Storage, at: u64) -> Result<(Snapshot, u64)> {
         vm_state_bytes: large_state.unwrap_or_else(|| u64::from(be32(&fixed, 32))),
         disk_size_bytes: disk_size.map(|bytes| u64::from_be_bytes(*bytes)),
     };
-    let len = FIXED.saturating_add(rest.len());
     Ok((snapshot, u64::try_from(len).unwrap_or(u64::MAX)))
 }
 

@@ -259,8 +259,9 @@ fn walk(case: &Case) {
         }
         let size = draw.sectors(LARGEST);
         path += &format!(" -> {size}");
+        let grows = size > model.size();
         let layouts = ["", "", "", " --preallocation off", " --preallocation metadata"];
-        let preallocation = draw.pick(&layouts);
+        let preallocation = draw.pick(&layouts[..if grows { 5 } else { 4 }]);
         path += preallocation;
         let run = env.vmdisk(&format!("resize d.qcow2 --size {size}B --shrink{preallocation}"));
         assert_eq!(run.code, Some(0), "resized {path}: {run:?}");
@@ -389,6 +390,7 @@ fn sizes_that_change_nothing_or_are_refused() {
     }
     assert!(before == fs::read(env.path("d.qcow2")).expect("the image"));
     env.refuses("resize d.qcow2 --size 4M", "would_shrink");
+    env.refuses("resize d.qcow2 --size 1M --shrink --preallocation full", "incompatible_options");
     env.refuses("resize d.qcow2 --size 0B --shrink", "bad_size");
     env.refuses("resize d.qcow2 --size 129G", "bad_size");
     env.refuses("resize d.qcow2 --size +8E", "bad_size");

@@ -241,46 +241,45 @@ impl Tables {
 fn damage_that_a_resize_would_make_worse_is_refused() {
     type Damage = fn(&Tables) -> (u64, u64);
     let table: &[(&str, &str, Damage)] = &[
-        ("two L1 entries lead to one table", "1G", |t| (t.l1() + 8, t.word(t.l1()))),
-        ("a refcount block is an L2 table", "1G", |t| {
+        ("two L1 entries lead to one table", "4M", |t| (t.l1() + 8, t.word(t.l1()))),
+        ("a refcount block is an L2 table", "4M", |t| {
             (t.refcount_table(), t.word(t.l1()) & 0x00ff_ffff_ffff_fe00)
         }),
-        ("two refcount blocks are one", "1G", |t| {
+        ("two refcount blocks are one", "4M", |t| {
             (t.refcount_table() + 8, t.word(t.refcount_table()))
         }),
-        ("a dropped entry leads to the L1 table", "10M --shrink", |t| {
-            (t.l2_entry(1000), t.l1() | 1 << 63)
+        ("a dropped entry leads to the L1 table", "1M --shrink", |t| {
+            (t.l2_entry(300), t.l1() | 1 << 63)
         }),
-        ("a dropped entry leads to the refcount table", "10M --shrink", |t| {
-            (t.l2_entry(1000), t.refcount_table() | 1 << 63)
+        ("a dropped entry leads to the refcount table", "1M --shrink", |t| {
+            (t.l2_entry(300), t.refcount_table() | 1 << 63)
         }),
-        ("a dropped cluster is a kept one", "10M --shrink", |t| {
-            (t.l2_entry(1000), t.word(t.l2_entry(3)))
+        ("a dropped cluster is a kept one", "1M --shrink", |t| {
+            (t.l2_entry(300), t.word(t.l2_entry(3)))
         }),
-        ("two dropped clusters are one", "10M --shrink", |t| {
-            (t.l2_entry(1000), t.word(t.l2_entry(1001)))
+        ("two dropped clusters are one", "1M --shrink", |t| {
+            (t.l2_entry(300), t.word(t.l2_entry(301)))
         }),
-        ("a dropped entry has reserved bits", "10M --shrink", |t| {
-            (t.l2_entry(1000), t.word(t.l2_entry(1000)) | 2)
+        ("a dropped entry has reserved bits", "1M --shrink", |t| {
+            (t.l2_entry(300), t.word(t.l2_entry(300)) | 2)
         }),
-        ("the first four clusters are not counted", "10M --shrink", |t| {
+        ("the first four clusters are not counted", "1M --shrink", |t| {
             (t.word(t.refcount_table()), 0)
         }),
     ];
     for (name, size, damage) in table {
         let env = Env::new();
-        env.report("create d.qcow2 --size 900M --guest none");
-        env.report("resize d.qcow2 --size 900M");
+        env.report("create d.qcow2 --size 3M --cluster-size 4K --guest none");
         let (at, word) = damage(&Tables::of(&env));
         env.patch("d.qcow2", at, &word.to_be_bytes());
         println!("{name}");
         env.refuses(&format!("resize d.qcow2 --size {size}"), "corrupt");
     }
     let env = Env::new();
-    env.report("create d.qcow2 --size 900M --guest none");
+    env.report("create d.qcow2 --size 3M --cluster-size 4K --guest none");
     let tables = Tables::of(&env);
     let block = tables.word(tables.refcount_table());
-    let cluster = (tables.word(tables.l2_entry(3)) & 0x00ff_ffff_ffff_fe00) >> 16;
+    let cluster = (tables.word(tables.l2_entry(3)) & 0x00ff_ffff_ffff_fe00) >> 12;
     env.patch("d.qcow2", block + 2 * cluster, &[0, 0]);
-    env.refuses("resize d.qcow2 --size 10M --shrink", "corrupt");
+    env.refuses("resize d.qcow2 --size 1M --shrink", "corrupt");
 }

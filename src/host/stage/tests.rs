@@ -49,12 +49,18 @@ fn what_appeared_meanwhile_stays_unless_it_is_to_be_replaced() {
     assert_eq!(fs::read(&target).unwrap(), b"theirs");
     assert_eq!(names(&dir), ["disk.raw"]);
 
-    staged(&target, b"ours").publish(Publish::Replace).unwrap();
+    let other = Publish::Replace(FileId::of(dir.path()).unwrap());
+    let error = staged(&target, b"ours").publish(other).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exists, "{error}");
+    let this = Publish::Replace(FileId::of(&target).unwrap());
+    staged(&target, b"ours").publish(this).unwrap();
     assert_eq!(fs::read(&target).unwrap(), b"ours");
     assert_eq!(names(&dir), ["disk.raw"]);
 
     fs::create_dir(dir.path().join("folder")).unwrap();
-    let error = staged(&dir.path().join("folder"), b"").publish(Publish::Replace).unwrap_err();
+    let error = staged(&dir.path().join("folder"), b"")
+        .publish(Publish::Replace(FileId::of(&dir.path().join("folder")).unwrap()))
+        .unwrap_err();
     assert!(!error.changed(), "{error}");
     assert_eq!(names(&dir), ["disk.raw", "folder"]);
 }

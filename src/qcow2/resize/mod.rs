@@ -125,7 +125,7 @@ impl Qcow2 {
             return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
         }
         if header.bitmaps().is_some() {
-            let message = "resizing an image with persistent bitmaps";
+            let message = "an image with persistent bitmaps cannot be resized by this version";
             return Err(Error::new(ErrorKind::UnsupportedFeature, message));
         }
         if !header.geometry.holds(options.virtual_size) {
