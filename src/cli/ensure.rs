@@ -10,7 +10,7 @@ use crate::units::ByteSize;
 
 /// Create a disk, or grow it, or leave it as it is
 ///
-/// The one call for every machine start: it can be repeated at any time.
+/// The one call for every machine start: it can be repeated whenever the machine is off.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   vmdisk ensure m.qcow2 --size 40G --ssh-key id.pub

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use super::audit_tests::Audit;
 use super::create::create;
 use super::geometry::{ClusterBits, Geometry, RefcountOrder};
-use super::header::{CompressionType, Header, Version};
-use super::open::Qcow2;
+use super::header::{BackingName, CompressionType, Header, Version};
+use super::open::{Backing, Qcow2};
 use super::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 use super::resize::{ResizeOptions, Resized};
 use crate::block::BlockDevice;
 use crate::error::Result;
 use crate::host::recording::{Event, RecordingStorage};
 use crate::host::storage::{MemoryStorage, Storage};
+use crate::raw::Raw;
 use crate::task::{Cancel, Silent, Task};
 use crate::units::{ByteSize, VirtualSize};
 
@@ -25,7 +26,8 @@ const KIB: u64 = 1024;
 struct Case {
     name: &'static str,
     order: u32,
-    extended_bits: Option<u32>,
+    cluster_bits: u32,
+    extended: bool,
     preallocation: Preallocation,
     /// Bytes of guest data, from the disk's beginning.
     data: u64,
@@ -33,18 +35,24 @@ struct Case {
     to: u64,
     resize: Option<Preallocation>,
     hyperkit: bool,
+    /// Bytes of the disk below, if there is one.
+    below: Option<u64>,
+    version: Version,
 }
 
 const PLAIN: Case = Case {
     name: "",
     order: 4,
-    extended_bits: None,
+    cluster_bits: 9,
+    extended: false,
     preallocation: Preallocation::Off,
     data: 20 * KIB + 512,
     from: 64 * KIB,
     to: 128 * KIB,
     resize: None,
     hyperkit: false,
+    below: None,
+    version: Version::V3,
 };
 
 const CASES: &[Case] = &[
@@ -94,10 +102,39 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "extended L2, cut in a cluster",
-        extended_bits: Some(14),
+        cluster_bits: 14,
+        extended: true,
         data: 300 * KIB,
         from: 320 * KIB,
         to: 200 * KIB + 512,
+        ..PLAIN
+    },
+    Case {
+        name: "overlay, the backing file goes on behind its end",
+        data: 8 * KIB,
+        from: 50 * KIB + 512 - 100,
+        to: 90 * KIB,
+        below: Some(70 * KIB),
+        ..PLAIN
+    },
+    Case {
+        name: "overlay of version 2, the backing file goes on in its last cluster",
+        data: 8 * KIB,
+        from: 320 * KIB + 512,
+        to: 500 * KIB,
+        below: Some(400 * KIB),
+        version: Version::V2,
+        cluster_bits: 12,
+        ..PLAIN
+    },
+    Case {
+        name: "overlay with subclusters, cut in a cluster",
+        data: 40 * KIB,
+        extended: true,
+        cluster_bits: 14,
+        from: 320 * KIB,
+        to: 35 * KIB + 512,
+        below: Some(300 * KIB),
         ..PLAIN
     },
     Case { name: "hyperkit, counts stale", hyperkit: true, to: 90 * KIB, ..PLAIN },
@@ -125,13 +162,13 @@ fn pattern(len: u64) -> Vec<u8> {
 
 impl Case {
     fn image(&self) -> Vec<u8> {
-        let bits = ClusterBits::new(self.extended_bits.unwrap_or(9)).unwrap();
+        let bits = ClusterBits::new(self.cluster_bits).unwrap();
         let order = RefcountOrder::new(self.order).unwrap();
         let options = CreateOptions {
-            version: Version::V3,
-            geometry: Geometry::new(bits, order, self.extended_bits.is_some()).unwrap(),
+            version: self.version,
+            geometry: Geometry::new(bits, order, self.extended).unwrap(),
             virtual_size: size(self.from),
-            backing: None,
+            backing: self.below.map(|_| BackingName { name: b"base".to_vec(), format: None }),
             compression: CompressionType::Zlib,
             lazy_refcounts: self.hyperkit,
             dirty: self.hyperkit,
@@ -153,9 +190,31 @@ impl Case {
 
     fn resize(&self, storage: Arc<dyn Storage>) -> Result<Resized> {
         let header = Header::read(&*storage)?;
-        let image = Qcow2::open(Box::new(storage), header, None)?;
+        let image = Qcow2::open(Box::new(storage), header, self.backing())?;
         let options = ResizeOptions { virtual_size: size(self.to), preallocation: self.resize };
         image.resize(&options, task(&Cancel::new()))
+    }
+
+    /// What lies below: the same pattern, from another byte on.
+    fn backing(&self) -> Option<Backing> {
+        let below = self.below?;
+        let bytes = pattern(below + 100).split_off(100);
+        Some(Box::new(Raw::open(Box::new(MemoryStorage::new(bytes))).unwrap()))
+    }
+
+    /// The disk as it reads with this size: its data to the end of their cluster, then what is
+    /// below as far as the first disk went, then zeros.
+    fn disk(&self, len: u64) -> Vec<u8> {
+        let mut bytes = pattern(self.data);
+        let cluster = 1 << self.cluster_bits;
+        bytes.resize(bytes.len().next_multiple_of(cluster), 0);
+        if let Some(below) = self.below {
+            let below = pattern(below + 100).split_off(100);
+            bytes.extend(below.iter().skip(bytes.len()));
+        }
+        bytes.truncate(size(self.from).bytes() as usize);
+        bytes.resize(len as usize, 0);
+        bytes
     }
 
     /// What the resize does to the file, and what it leaves.
@@ -175,12 +234,10 @@ impl Case {
         let is = header.virtual_size;
         let (old, new) = (size(self.from).bytes(), size(self.to).bytes());
         assert!(is == old || is == new, "{}: {is} bytes", self.name);
-        let image = Qcow2::open(Box::new(storage), header, None).unwrap();
+        let image = Qcow2::open(Box::new(storage), header, self.backing()).unwrap();
         let mut bytes = vec![0; is as usize];
         image.read_at(0, &mut bytes).unwrap();
-        let data = pattern(self.data.min(is));
-        assert!(bytes.starts_with(&data), "{}: guest data differs", self.name);
-        assert!(bytes[data.len()..].iter().all(|byte| *byte == 0), "{}: not zeros", self.name);
+        assert!(bytes == self.disk(is), "{}: the disk differs", self.name);
         audit
     }
 

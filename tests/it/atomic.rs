@@ -274,3 +274,21 @@ fn modes_and_owners() {
         println!("not root: giving files away is not tested");
     }
 }
+
+/// A raw disk that is filled with zeros has its new size only when all of them are there: killed
+/// before, the same call goes on.
+#[test]
+fn a_killed_fill_of_a_raw_disk_can_be_repeated() {
+    let env = Env::new();
+    env.report("create d.raw --size 1M");
+    let line = "resize d.raw --size 600M --preallocation full";
+    let run = env.start(line);
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    run.kill();
+    let size = || env.report("info d.raw")["virtual_size_bytes"].as_u64();
+    assert!(size() <= Some(600 << 20));
+    env.report(line);
+    let info = env.report("info d.raw");
+    assert_eq!(info["virtual_size_bytes"], 600 << 20);
+    assert!(info["allocated_bytes"].as_u64() >= Some(598 << 20), "{info:#}");
+}

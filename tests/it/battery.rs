@@ -334,3 +334,19 @@ fn closed_pipe(env: &Env, line: &str) -> Running {
     command.stdout(writer).stderr(Stdio::piped());
     Running::of(command)
 }
+
+/// A report that cannot be written is an error, not a success; the disk is there all the same.
+#[test]
+fn a_full_output_is_told() {
+    if !std::path::Path::new("/dev/full").exists() {
+        println!("no /dev/full here: a full output is not tested");
+        return;
+    }
+    let env = Env::new();
+    for line in ["create d.qcow2 --size 1M", "info d.qcow2 --json", "man", "completions bash"] {
+        let script = format!("exec \"$0\" {line} >/dev/full");
+        let run = env.run("sh", ["-c", &script, VMDISK]).exits(1);
+        assert!(run.stderr.contains("No space left") || line.contains("--json"), "{run:?}");
+    }
+    env.is_clean("d.qcow2");
+}

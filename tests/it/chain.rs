@@ -353,3 +353,31 @@ fn a_base_that_is_not_opened_is_hidden_from_what_is_added() {
     crate::support::same_bytes(&env.disk("qcow2", "a/odd.qcow2"), &expected, "an odd end");
     env.is_clean("a/odd.qcow2");
 }
+
+/// A disk that shrinks shows no more of what is below than before, so that need not be there.
+#[test]
+fn shrinking_needs_no_backing_file() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 base.qcow2 8M");
+    env.report("create d.qcow2 --backing base.qcow2");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 7 1M 1M");
+    let gone = || std::fs::rename(env.path("base.qcow2"), env.path("gone.qcow2"));
+    gone().expect("the base goes");
+    env.refuses("resize d.qcow2 --size 16M", "backing_missing");
+    let report = env.report("resize d.qcow2 --size 2M --shrink");
+    assert_eq!(report["notes"], serde_json::json!([]));
+    std::fs::rename(env.path("gone.qcow2"), env.path("base.qcow2")).expect("the base is back");
+    env.is_clean("d.qcow2");
+}
+
+/// Names of snapshots that no program makes are not believed, let alone kept in memory.
+#[test]
+fn endless_snapshot_names_are_refused() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 d.qcow2 1M");
+    env.qemu_img("snapshot -c s d.qcow2");
+    let image = std::fs::read(env.path("d.qcow2")).expect("the image");
+    let table = u64::from_be_bytes(image[64..72].try_into().expect("eight bytes"));
+    env.patch("d.qcow2", table + 14, &[0xff, 0xff]);
+    env.refuses("info d.qcow2", "corrupt");
+}

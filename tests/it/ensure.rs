@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 
-use crate::support::{Env, PUBLIC_KEY, Run, message};
+use crate::support::{Env, PUBLIC_KEY, Run, is_root, message};
 
 /// At every start of a machine the same call: creates, then does nothing at all, then grows, then
 /// refuses to shrink.
@@ -166,4 +166,45 @@ fn links_that_lead_nowhere() {
         env.refuses(&format!("resize {disk} --size 1M"), kind);
         env.refuses(&format!("info {disk}"), kind);
     }
+}
+
+/// What a preset promises is held against the disk that is there.
+#[test]
+fn a_preset_is_more_than_a_name() {
+    let env = Env::new();
+    env.report("create d.qcow2 --size 1M --preallocation off");
+    for verb in ["ensure d.qcow2", "create d.qcow2 --if-exists keep"] {
+        for flags in ["--preset hyperkit", "--preset compat-0.10"] {
+            env.refuses(&format!("{verb} --size 1M {flags}"), "exists");
+        }
+    }
+    env.report("create h.qcow2 --size 1M --preset hyperkit");
+    env.report("ensure h.qcow2 --size 1M --preset hyperkit");
+    env.report("create r.raw --size 1M");
+    env.refuses("ensure r.raw --size 1M --cluster-size 4K", "exists");
+    env.write("base.raw", vec![0; 1 << 20]);
+    env.report("create o.qcow2 --backing base.raw --backing-format raw");
+    env.refuses("ensure o.qcow2 --backing base.raw --backing-format qcow2", "exists");
+}
+
+/// What takes the place of a disk takes its mode and owner too, unless others are asked for.
+#[test]
+fn a_replaced_disk_hands_down_mode_and_owner() {
+    use std::os::unix::fs::MetadataExt;
+    let env = Env::new();
+    env.report("create d.qcow2 --size 1M --mode 0640");
+    if is_root() {
+        env.run("chown", ["12345:54321", "d.qcow2"]).exits(0);
+    }
+    let about = || std::fs::metadata(env.path("d.qcow2")).expect("the disk");
+    let before = about();
+    env.report("create d.qcow2 --size 2M --if-exists replace");
+    let after = about();
+    assert_eq!(
+        (after.mode(), after.uid(), after.gid()),
+        (before.mode(), before.uid(), before.gid())
+    );
+    assert_ne!(after.ino(), before.ino());
+    env.report("create d.qcow2 --size 2M --if-exists replace --mode 0600");
+    assert_eq!(about().mode() & 0o777, 0o600);
 }
