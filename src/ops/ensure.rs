@@ -37,7 +37,7 @@ impl EnsureReport {
 /// [`WouldShrink`](ErrorKind::WouldShrink) when the disk is larger,
 /// [`FormatMismatch`](ErrorKind::FormatMismatch) when it has another format,
 /// [`Exists`](ErrorKind::Exists) when it differs in what was explicitly asked for, and as
-/// [`create`](super::create) and [`resize`](super::resize).
+/// [`create`](super::create()) and [`resize`](super::resize()).
 pub fn ensure(request: &CreateRequest, context: Context<'_>) -> Result<EnsureReport> {
     if request.if_exists != IfExists::Fail {
         let message = "ensure decides itself what happens to an existing disk";
