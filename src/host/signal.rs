@@ -9,8 +9,9 @@ use signal_hook::flag::{register, register_usize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::Cancel;
 
-/// From here on a limit on file sizes is an error like any other, and SIGINT and SIGTERM trip `cancel` instead of ending the process, and
-/// [`Cancel::signal`] tells which of them came.
+/// From here on SIGINT and SIGTERM trip `cancel` instead of ending the process, and
+/// [`Cancel::signal`] tells which of them came. A write beyond the limit on file sizes fails
+/// instead of ending it.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] when the system refuses the handler.

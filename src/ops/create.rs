@@ -303,7 +303,7 @@ impl Plan {
     fn write(&self, storage: &FileStorage, context: Context<'_>) -> Result<()> {
         match self {
             Plan::Qcow2(options, initial) => {
-                qcow2::create(storage, options, initial, context.task()).map(|_| ())
+                qcow2::create(storage, options, initial, context.task())
             }
             Plan::Raw(size, _, allocation, initial) => {
                 raw::create(storage, *size, *allocation, initial, context.task())

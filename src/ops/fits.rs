@@ -4,7 +4,7 @@ use super::existing::Existing;
 use super::options::{Compat, Compression, CreateRequest, Preset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{folder_of, resolve};
-use crate::qcow2::{CompressionType, Header, Version};
+use crate::qcow2::Header;
 
 /// Refuses an existing disk that is not as the request explicitly asks.
 ///
@@ -61,10 +61,7 @@ fn differences(
         compare("preset", is.to_owned(), Some(Preset::Hyperkit.to_string()));
     }
     let compat_of_preset = (layout.preset == Some(Preset::Compat010)).then_some(Compat::V2);
-    let compat = match header.version {
-        Version::V2 => Compat::V2,
-        Version::V3 => Compat::V3,
-    };
+    let compat = Compat::from(header.version);
     compare(
         "compat",
         compat.to_string(),
@@ -77,10 +74,7 @@ fn differences(
     compare("refcount bits", geometry.refcount_order().bits().to_string(), bits);
     let extended = layout.extended_l2.map(on_off);
     compare("extended L2", on_off(geometry.extended_l2()), extended);
-    let compression = match header.compression {
-        CompressionType::Zlib => Compression::Zlib,
-        CompressionType::Zstd => Compression::Zstd,
-    };
+    let compression = Compression::from(header.compression);
     compare("compression type", compression.to_string(), layout.compression.map(|c| c.to_string()));
     let lazy = header.compatible.contains(crate::qcow2::Compatible::LAZY_REFCOUNTS);
     compare("lazy refcounts", on_off(lazy), layout.lazy_refcounts.map(on_off));

@@ -12,9 +12,7 @@ use crate::error::Result;
 use crate::host::{Access, FileKind, FileStorage, resolve};
 use crate::image::chain::{Link, Opening};
 use crate::image::probe::{self, Evidence, Magic};
-use crate::qcow2::{
-    Compatible, CompressionType, Encryption, Header, Incompatible, Version, read_snapshots,
-};
+use crate::qcow2::{Compatible, Encryption, Header, Incompatible, read_snapshots};
 
 /// A disk that is asked about.
 #[derive(Debug, Clone)]
@@ -156,17 +154,11 @@ fn describe_qcow2(storage: &FileStorage, header: &Header, path: &Path) -> Result
     let backing = header.backing.as_ref();
     let snapshots = read_snapshots(storage, header).map_err(|error| error.at_path(path))?;
     Ok(Qcow2Report {
-        compat: match header.version {
-            Version::V2 => Compat::V2,
-            Version::V3 => Compat::V3,
-        },
+        compat: header.version.into(),
         cluster_size_bytes: header.geometry.cluster_size(),
         refcount_bits: header.geometry.refcount_order().bits(),
         extended_l2: header.geometry.extended_l2(),
-        compression_type: match header.compression {
-            CompressionType::Zlib => Compression::Zlib,
-            CompressionType::Zstd => Compression::Zstd,
-        },
+        compression_type: header.compression.into(),
         lazy_refcounts: header.compatible.contains(Compatible::LAZY_REFCOUNTS),
         dirty: header.incompatible.contains(Incompatible::DIRTY),
         corrupt: header.incompatible.contains(Incompatible::CORRUPT),

@@ -145,6 +145,24 @@ impl From<qcow2::Preallocation> for Preallocation {
     }
 }
 
+impl From<qcow2::Version> for Compat {
+    fn from(version: qcow2::Version) -> Self {
+        match version {
+            qcow2::Version::V2 => Compat::V2,
+            qcow2::Version::V3 => Compat::V3,
+        }
+    }
+}
+
+impl From<qcow2::CompressionType> for Compression {
+    fn from(compression: qcow2::CompressionType) -> Self {
+        match compression {
+            qcow2::CompressionType::Zlib => Compression::Zlib,
+            qcow2::CompressionType::Zstd => Compression::Zstd,
+        }
+    }
+}
+
 impl Preallocation {
     /// What it means for a raw disk, which has no metadata to lay out.
     pub(super) fn for_raw(self) -> Option<raw::RawAllocation> {

@@ -15,13 +15,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Allocation, Storage, write_zeros};
 use crate::task::Task;
 
-/// What was created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Created {
-    /// The length of the file, in bytes.
-    pub file_len: u64,
-}
-
 /// Writes a new image into an empty `storage`, with `initial` at guest offset 0; the cluster that
 /// `initial` ends in reads as zeros behind it, also above a backing file. Does not sync. Memory:
 /// the header's cluster and a few MiB, whatever the size.
@@ -36,7 +29,7 @@ pub fn create(
     options: &CreateOptions,
     initial: &[u8],
     task: Task<'_>,
-) -> Result<Created> {
+) -> Result<()> {
     options.validate()?;
     let initial_len = u64::try_from(initial.len()).unwrap_or(u64::MAX);
     if initial_len > options.virtual_size.bytes() {
@@ -61,7 +54,7 @@ pub fn create(
     if !initial.is_empty() {
         storage.write_at(data_start, initial)?;
     }
-    Ok(Created { file_len: layout.file_len() })
+    Ok(())
 }
 
 fn header(options: &CreateOptions, layout: &Layout) -> Result<Header> {

@@ -210,7 +210,7 @@ impl Header {
         let found = storage.read_at(0, &mut bytes)?;
         bytes.truncate(found);
         if let Some(cluster) = claimed_cluster_len(&bytes).filter(|&len| len > found) {
-            // A whole first cluster is read only if something may lie beyond the first 4 KiB.
+            // Extensions and the backing file name may take all of the first cluster.
             bytes.resize(cluster, 0);
             let found = storage.read_at(0, &mut bytes)?;
             bytes.truncate(found);

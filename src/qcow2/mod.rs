@@ -46,7 +46,7 @@ mod snapshot;
 mod stream;
 mod table;
 
-pub use create::{Created, create};
+pub use create::create;
 pub use error::FormatError;
 pub use extension::{BitmapDirectory, Extension};
 pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible};
