@@ -76,11 +76,6 @@ impl Staging {
         &self.storage
     }
 
-    /// The path that it is going to have, its folder free of symbolic links.
-    pub fn target(&self) -> &Path {
-        &self.target
-    }
-
     /// Syncs the file, gives it its mode, owner and final name, and syncs the folder.
     ///
     /// # Errors

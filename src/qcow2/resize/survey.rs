@@ -16,8 +16,9 @@ use crate::qcow2::table::{L2Table, read_refcount_table};
 pub(super) struct Survey {
     pub(super) header: Header,
     l1: Vec<L1Entry>,
-    /// The header, both tables, refcount blocks and L2 tables: no two of them meet.
-    pub(super) metadata: UsedClusters,
+    /// Who claims a cluster: first the header, both tables, refcount blocks and L2 tables, no two
+    /// of which meet; then what verifying adds.
+    pub(super) claimed: UsedClusters,
     pub(super) refcount_table: Vec<RefcountTableEntry>,
     /// The first host cluster that nothing uses and no file content covers.
     pub(super) end: HostCluster,
@@ -54,8 +55,8 @@ impl Survey {
         let refcount_table = read_refcount_table(&*image.storage, header)?;
         let l1 = image.l1()?;
         let file_len = image.storage.len()?;
-        let mut metadata = UsedClusters::new(geometry, file_len);
-        metadata.mark_metadata(header, &l1, &refcount_table)?;
+        let mut claimed = UsedClusters::new(geometry, file_len);
+        claimed.mark_metadata(header, &l1, &refcount_table)?;
         let smaller = GuestOffset::new(header.virtual_size.min(new_size));
         let kept = geometry.guest_cluster_after(smaller);
         let edge_index = geometry.l1_index(GuestCluster::new(kept.get().saturating_sub(1)));
@@ -76,7 +77,7 @@ impl Survey {
         Ok(Survey {
             header: header.clone(),
             l1,
-            metadata,
+            claimed,
             end,
             kept,
             edge_index,

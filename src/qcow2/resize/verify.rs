@@ -3,7 +3,7 @@
 
 use super::survey::Survey;
 use crate::error::Result;
-use crate::qcow2::entry::{L2Entry, Mapping};
+use crate::qcow2::entry::{L1Entry, L2Entry, Mapping};
 use crate::qcow2::error::{FormatError, Problem};
 use crate::qcow2::geometry::{ClusterCount, HostCluster};
 use crate::qcow2::open::Qcow2;
@@ -22,7 +22,7 @@ impl Qcow2 {
         let geometry = self.header.geometry;
         let table = survey.refcount_table.clone();
         let mut refcounts = Refcounts::new(&*self.storage, geometry, &table);
-        for cluster in survey.metadata.iter() {
+        for cluster in survey.claimed.iter() {
             counted(&mut refcounts, survey, cluster)?;
         }
         let dropped: Vec<_> = survey.dropped_tables().collect();
@@ -40,7 +40,7 @@ impl Qcow2 {
         let kept = usize::try_from(survey.edge_kept).unwrap_or(usize::MAX);
         let edge_entries = || edge.iter().flat_map(|table| table.entries());
         edge_entries().take(kept).try_for_each(|e| claim(&mut refcounts, survey, e))?;
-        let end = survey.metadata.end();
+        let end = survey.claimed.end();
         edge_entries().skip(kept).try_for_each(|e| claim(&mut refcounts, survey, e))?;
         survey.edge = edge;
         for entry in dropped {
@@ -52,7 +52,7 @@ impl Qcow2 {
         Ok(end)
     }
 
-    fn table_of(&self, entry: crate::qcow2::entry::L1Entry) -> Result<L2Table> {
+    fn table_of(&self, entry: L1Entry) -> Result<L2Table> {
         let geometry = self.header.geometry;
         match entry.decode(geometry).map_err(FormatError::into_error)? {
             Some(at) => L2Table::read(&*self.storage, at.offset, geometry),
@@ -78,7 +78,7 @@ fn claim(refcounts: &mut Refcounts<'_>, survey: &mut Survey, entry: L2Entry) -> 
         mapping => {
             let Some(host) = mapping.host_cluster() else { return Ok(()) };
             let cluster = geometry.host_cluster(host.offset);
-            survey.metadata.add("data cluster", cluster)?;
+            survey.claimed.add("data cluster", cluster)?;
             counted(refcounts, survey, cluster)
         }
     }
