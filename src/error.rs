@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal),+ $(,)?) => {
+    ($($(#[doc = $meaning:literal])+ $variant:ident = $name:literal),+ $(,)?) => {
         /// What went wrong, as a small closed set that callers branch on.
         ///
         /// Adding a kind is an addition to the contract; removing or renaming one is a break.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
-        pub enum ErrorKind { $($(#[$doc])* $variant),+ }
+        pub enum ErrorKind { $($(#[doc = $meaning])+ $variant),+ }
 
         impl ErrorKind {
             /// Every kind, in the order of the reference.
@@ -27,6 +27,11 @@ macro_rules! kinds {
             /// The name that programs see (`snake_case`, stable).
             pub fn name(self) -> &'static str {
                 match self { $(ErrorKind::$variant => $name),+ }
+            }
+
+            /// What it means, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(ErrorKind::$variant => concat!($($meaning),+).trim_ascii()),+ }
             }
         }
     };

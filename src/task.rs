@@ -21,7 +21,10 @@ impl Progress for Silent {
 
 /// A wish to stop, shared between the one who wishes and the loops that look at it.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicUsize>);
+pub struct Cancel {
+    own: Arc<AtomicUsize>,
+    parent: Option<Arc<Cancel>>,
+}
 
 impl Cancel {
     /// A wish that nobody has made yet.
@@ -29,28 +32,36 @@ impl Cancel {
         Self::default()
     }
 
-    /// Asks every loop that holds a clone to stop at its next safe point.
+    /// A wish of its own that is also made whenever this one is.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Cancel { own: Arc::default(), parent: Some(Arc::new(self.clone())) }
+    }
+
+    /// Asks every loop that holds a clone, or a child, to stop at its next safe point.
     pub fn trip(&self) {
-        self.0.store(usize::MAX, Ordering::Relaxed);
+        // A signal that came before stays known.
+        let _ = self.own.compare_exchange(0, usize::MAX, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The cell behind it: not zero once the wish is made, and the signal's number if a signal
     /// made it. `host` registers it with the system.
     pub(crate) fn cell(&self) -> &Arc<AtomicUsize> {
-        &self.0
+        &self.own
     }
 
     /// The signal that asked to stop, if one did.
     pub fn signal(&self) -> Option<i32> {
-        match self.0.load(Ordering::Relaxed) {
-            0 | usize::MAX => None,
+        match self.own.load(Ordering::Relaxed) {
+            0 | usize::MAX => self.parent.as_ref()?.signal(),
             signal => i32::try_from(signal).ok(),
         }
     }
 
     /// Whether somebody asked to stop.
     pub fn is_tripped(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != 0
+        self.own.load(Ordering::Relaxed) != 0
+            || self.parent.as_ref().is_some_and(|parent| parent.is_tripped())
     }
 
     /// To be called wherever stopping is safe.
@@ -100,5 +111,21 @@ impl<'a> Task<'a> {
         self.cancel.check()?;
         self.progress.advance(phase, done, total);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_hears_its_parent_and_not_the_other_way_round() {
+        let parent = Cancel::new();
+        let (first, second) = (parent.child(), parent.child());
+        first.trip();
+        assert!(first.is_tripped() && !second.is_tripped() && !parent.is_tripped());
+        parent.trip();
+        assert!(second.is_tripped());
+        assert_eq!(second.signal(), None);
     }
 }

@@ -87,6 +87,12 @@ impl fmt::Display for ByteSize {
 pub struct VirtualSize(NonZeroU64);
 
 impl VirtualSize {
+    /// The largest that any disk here may have.
+    pub const MAX: VirtualSize = match NonZeroU64::new(LARGEST) {
+        Some(largest) => VirtualSize(largest),
+        None => panic!("a file offset can address something"),
+    };
+
     /// The smallest size that holds `size` bytes.
     ///
     /// # Errors

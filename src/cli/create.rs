@@ -4,7 +4,7 @@ use super::flags::{ChangeFlags, DiskFlags};
 use super::names::one_of;
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ops::{self, CreateReport, IfExists};
+use crate::ops::{self, CreateReport, CreateRequest, IfExists};
 use crate::task::Cancel;
 use crate::units::ByteSize;
 
@@ -34,7 +34,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
-        let request = self.disk.request(self.if_exists);
+        let request = CreateRequest { if_exists: self.if_exists, ..self.disk.request().into() };
         let report = self.flags.changing(cancel, |context| ops::create(&request, context))?;
         output.report(&report, text)
     }

@@ -4,7 +4,7 @@ use super::flags::{ChangeFlags, DiskFlags};
 use super::output::{Output, notes};
 use super::{create, resize};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ops::{self, EnsureReport, IfExists};
+use crate::ops::{self, EnsureReport};
 use crate::task::Cancel;
 use crate::units::ByteSize;
 
@@ -24,7 +24,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
-        let request = self.disk.request(IfExists::Fail);
+        let request = self.disk.request();
         let report = self.flags.changing(cancel, |context| ops::ensure(&request, context))?;
         output.report(&report, text)
     }

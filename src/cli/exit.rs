@@ -25,7 +25,12 @@ impl Exit {
         if let (ErrorKind::Cancelled, Some(signal)) = (error.kind(), cancel.signal()) {
             return Exit::Signal(signal);
         }
-        match error.kind() {
+        Exit::of_kind(error.kind())
+    }
+
+    /// The code of a failure that is not a signal's doing.
+    pub(super) fn of_kind(kind: ErrorKind) -> Exit {
+        match kind {
             ErrorKind::Locked => Exit::TryAgain,
             ErrorKind::BadRequest
             | ErrorKind::BadSize

@@ -1,18 +1,18 @@
 //! Flags that several verbs share.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 
-use super::names::{bytes, mode, one_of, size};
-use super::progress::TerminalProgress;
+use super::names::{bytes, one_of, size};
+use super::progress::ProgressChoice;
 use crate::error::Result;
 use crate::host::LockPolicy;
 use crate::image::gate::Trust;
 use crate::ops::{
-    BackingOptions, BackingStore, Compat, Compression, Context, CreateRequest, Format, Guest,
-    GuestOptions, IfExists, LayoutOptions, Preallocation, Preset,
+    BackingOptions, BackingStore, Compat, Compression, Context, EnsureRequest, Format, Guest,
+    GuestOptions, LayoutOptions, LockOptions, Preallocation, Preset, TrustLevel, TrustOptions,
+    parse_mode,
 };
 use crate::task::{Cancel, Silent};
 use crate::units::ByteSize;
@@ -30,7 +30,7 @@ pub(super) struct OutputFlags {
 #[command(next_help_heading = "Locks")]
 pub(super) struct LockFlags {
     /// Wait this many seconds for a disk that is in use
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
     lock_timeout: f64,
     /// Go on where the file system offers no locks
     #[arg(long)]
@@ -41,30 +41,24 @@ pub(super) struct LockFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Trust")]
 pub(super) struct TrustFlags {
-    /// Which files an image may make us open: none, those at or under its own folder, or all
-    #[arg(long, value_name = "LEVEL", default_value = "folder",
-          value_parser = ["none", "folder", "full"])]
-    trust: String,
+    /// Which files an image may make us open: none, those at or under its own folder, also those
+    /// that --allow names, or all [default: folder; named with --allow]
+    #[arg(long, value_name = "LEVEL", value_parser = one_of(TrustLevel::ALL, TrustLevel::name))]
+    trust: Option<TrustLevel>,
     /// Also files at or under this folder (repeatable)
     #[arg(long, value_name = "FOLDER")]
     allow: Vec<PathBuf>,
 }
 
 impl LockFlags {
-    fn policy(&self) -> LockPolicy {
-        let timeout = Duration::from_secs_f64(self.lock_timeout);
-        LockPolicy { timeout, required: !self.no_lock }
+    fn options(&self) -> LockOptions {
+        LockOptions { lock_timeout_seconds: self.lock_timeout, no_lock: self.no_lock }
     }
 }
 
 impl TrustFlags {
-    fn policy(&self) -> Trust {
-        let level = match self.trust.as_str() {
-            "none" => Trust::none(),
-            "full" => Trust::Full,
-            _ => Trust::default(),
-        };
-        self.allow.iter().cloned().fold(level, Trust::and)
+    fn options(&self) -> TrustOptions {
+        TrustOptions { trust: self.trust, allow: self.allow.clone() }
     }
 
     /// Runs a verb that only looks, and so takes no lock.
@@ -73,9 +67,15 @@ impl TrustFlags {
         cancel: &Cancel,
         verb: impl FnOnce(Context<'_>) -> Result<R>,
     ) -> Result<R> {
-        let (trust, locks) = (self.policy(), LockPolicy::default());
+        let (trust, locks) = (self.options().policy()?, LockPolicy::default());
         verb(Context { progress: &Silent, cancel, trust: &trust, locks: &locks })
     }
+}
+
+/// Runs a verb that opens no disk.
+pub(super) fn asking<R>(cancel: &Cancel, verb: impl FnOnce(Context<'_>) -> Result<R>) -> Result<R> {
+    let (trust, locks) = (Trust::none(), LockPolicy::default());
+    verb(Context { progress: &Silent, cancel, trust: &trust, locks: &locks })
 }
 
 /// Flags of every verb that changes a disk.
@@ -85,18 +85,22 @@ pub(super) struct ChangeFlags {
     locks: LockFlags,
     #[command(flatten)]
     trust: TrustFlags,
+    /// How progress is shown on standard error: a bar on a terminal (auto), a JSON object a line
+    /// (json), or not at all (off)
+    #[arg(long, value_name = "HOW", value_enum, default_value = "auto", help_heading = None)]
+    progress: ProgressChoice,
 }
 
 impl ChangeFlags {
-    /// Runs a verb that changes a disk, with a progress bar if it takes its time.
+    /// Runs a verb that changes a disk, telling its progress.
     pub(super) fn changing<R>(
         &self,
         cancel: &Cancel,
         verb: impl FnOnce(Context<'_>) -> Result<R>,
     ) -> Result<R> {
-        let (trust, locks) = (self.trust.policy(), self.locks.policy());
-        let progress = TerminalProgress::new();
-        verb(Context { progress: &progress, cancel, trust: &trust, locks: &locks })
+        let (trust, locks) = (self.trust.options().policy()?, self.locks.options().policy()?);
+        let progress = self.progress.start();
+        verb(Context { progress: progress.as_ref(), cancel, trust: &trust, locks: &locks })
     }
 }
 
@@ -108,6 +112,9 @@ pub(super) struct DiskFlags {
     /// Size of the guest's disk, with its unit: 20G, 1.5TiB, 500MB [default: the backing file's]
     #[arg(long, short, value_parser = size, allow_hyphen_values = true)]
     size: Option<ByteSize>,
+    /// The same in MiB, for scripts that carry docker-machine's flag
+    #[arg(long, value_name = "MIB", conflicts_with = "size")]
+    docker_machine_mb: Option<u64>,
     /// Format [default: what the path's name promises, else qcow2]
     #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
     format: Option<Format>,
@@ -118,7 +125,7 @@ pub(super) struct DiskFlags {
     #[command(flatten)]
     layout: LayoutFlags,
     /// Permission bits of the file, in octal [default: 0600]
-    #[arg(long, value_parser = mode)]
+    #[arg(long, value_parser = parse_mode)]
     mode: Option<u32>,
     /// Owner of the file: user or user:group, names or numbers
     #[arg(long)]
@@ -191,14 +198,15 @@ struct LayoutFlags {
 }
 
 impl DiskFlags {
-    pub(super) fn request(&self, if_exists: IfExists) -> CreateRequest {
+    pub(super) fn request(&self) -> EnsureRequest {
         let default_path = || match self.format {
             Some(Format::Raw) => PathBuf::from("disk.raw"),
             _ => PathBuf::from("disk.qcow2"),
         };
-        CreateRequest {
+        EnsureRequest {
             path: self.path.clone().unwrap_or_else(default_path),
             size: self.size,
+            docker_machine_mb: self.docker_machine_mb,
             format: self.format,
             layout: LayoutOptions {
                 preset: self.layout.preset,
@@ -206,7 +214,7 @@ impl DiskFlags {
                 cluster_size: self.layout.cluster_size,
                 refcount_bits: self.layout.refcount_bits,
                 extended_l2: self.layout.extended_l2,
-                compression: self.layout.compression_type,
+                compression_type: self.layout.compression_type,
                 lazy_refcounts: self.layout.lazy_refcounts,
                 preallocation: self.layout.preallocation,
                 nocow: self.layout.nocow,
@@ -217,12 +225,12 @@ impl DiskFlags {
                 store: self.backing.backing_store,
             }),
             guest: GuestOptions {
-                guest: self.guest.guest,
-                ssh_keys: self.guest.ssh_key.clone(),
-                userdata: self.guest.userdata.clone(),
+                profile: self.guest.guest,
+                ssh_keys: Vec::new(),
+                ssh_key_files: self.guest.ssh_key.clone(),
+                userdata_file: self.guest.userdata.clone(),
                 overwrite: self.guest.overwrite_guest,
             },
-            if_exists,
             mode: self.mode,
             owner: self.owner.clone(),
         }
@@ -235,9 +243,4 @@ fn on_off(text: &str) -> Result<bool, String> {
         "off" => Ok(false),
         _ => Err(format!("'{text}' is neither on nor off")),
     }
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok().filter(|s| Duration::try_from_secs_f64(*s).is_ok());
-    seconds.ok_or_else(|| format!("'{text}' is no number of seconds"))
 }

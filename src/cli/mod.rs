@@ -1,5 +1,6 @@
 //! The command line: flags as typed become requests as meant, reports become text or JSON.
 
+mod capabilities;
 mod create;
 mod docs;
 mod ensure;
@@ -11,6 +12,7 @@ mod names;
 mod output;
 mod progress;
 mod resize;
+mod rpc;
 
 use std::ffi::OsString;
 
@@ -22,6 +24,7 @@ use self::flags::OutputFlags;
 use self::output::Output;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::trip_on_signals;
+use crate::protocol::guarded;
 use crate::task::Cancel;
 
 /// Disks of local virtual machines: created, grown and inspected.
@@ -50,6 +53,9 @@ enum Verb {
     Ensure(ensure::Args),
     Resize(resize::Args),
     Info(info::Args),
+    Capabilities(capabilities::Args),
+    Rpc(rpc::RpcArgs),
+    Schema(rpc::SchemaArgs),
     Completions(docs::CompletionsArgs),
     Man(docs::ManArgs),
 }
@@ -62,9 +68,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Err(error) => return usage(&error, args.iter().any(|arg| arg == "--json")),
     };
     let cancel = Cancel::new();
-    let result = trip_on_signals(&cancel).and_then(|()| cli.dispatch(&cancel));
+    let result = trip_on_signals(&cancel).and_then(|()| guarded(|| cli.dispatch(&cancel)));
     match result {
-        Ok(()) => Exit::Done,
+        Ok(exit) => exit,
         Err(error) => {
             Output::new(cli.output.json).error(&error, cli.verb.hint(&error));
             Exit::of(&error, &cancel)
@@ -73,16 +79,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 }
 
 impl Cli {
-    fn dispatch(&self, cancel: &Cancel) -> Result<()> {
+    fn dispatch(&self, cancel: &Cancel) -> Result<Exit> {
         let output = Output::new(self.output.json);
         match &self.verb {
             Verb::Create(args) => args.run(output, cancel),
             Verb::Ensure(args) => args.run(output, cancel),
             Verb::Resize(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
+            Verb::Capabilities(args) => args.run(output, cancel),
+            Verb::Rpc(args) => return args.run(cancel),
+            Verb::Schema(args) => args.run(),
             Verb::Completions(args) => args.run(output),
             Verb::Man(args) => args.run(output),
-        }
+        }?;
+        Ok(Exit::Done)
     }
 }
 
@@ -93,7 +103,12 @@ impl Verb {
             Verb::Create(args) => args.hint(error),
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
-            Verb::Info(_) | Verb::Completions(_) | Verb::Man(_) => None,
+            Verb::Info(_)
+            | Verb::Capabilities(_)
+            | Verb::Rpc(_)
+            | Verb::Schema(_)
+            | Verb::Completions(_)
+            | Verb::Man(_) => None,
         };
         own.or_else(|| hint::hint(error))
     }

@@ -25,9 +25,3 @@ pub(super) fn size(text: &str) -> Result<ByteSize, Error> {
 pub(super) fn bytes(text: &str) -> Result<ByteSize, Error> {
     ByteSize::parse_bytes(text)
 }
-
-/// Permission bits in octal.
-pub(super) fn mode(text: &str) -> Result<u32, String> {
-    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-    mode.ok_or_else(|| format!("'{text}' is no mode: write octal permission bits such as 0600"))
-}

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::protocol::ErrorObject;
+use crate::protocol::{ErrorObject, Reply};
 
 /// Text or JSON.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ impl Output {
         report: &R,
         text: impl FnOnce(&R) -> String,
     ) -> Result<()> {
-        let line = if self.json { json(report) } else { text(report) };
+        let line = if self.json { json(&Reply::new(report)) } else { text(report) };
         print(&line)
     }
 
@@ -57,7 +57,7 @@ fn json<T: Serialize>(value: &T) -> String {
 
 /// Writes to standard output. Whoever closed it does not want to know: that is no failure; a full
 /// disk behind it is one.
-fn print(text: &str) -> Result<()> {
+pub(super) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(format!("{}\n", text.trim_end()).as_bytes());
     match written.and_then(|()| out.flush()) {

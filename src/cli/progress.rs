@@ -1,33 +1,56 @@
-//! A progress bar, on a terminal only, and only for what takes its time.
+//! Progress on standard error: a bar, on a terminal only and only for what takes its time, or
+//! lines of JSON.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::task::Progress;
+use crate::protocol::ProgressLines;
+use crate::task::{Progress, Silent};
 
 /// Nothing is drawn before this much time has passed.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// Draws on standard error.
-pub(super) struct TerminalProgress {
-    started: Instant,
-    bar: Mutex<Option<ProgressBar>>,
-    terminal: bool,
+/// How progress is shown. (`ValueEnum` would print comments on the values as help.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ProgressChoice {
+    Auto,
+    Json,
+    Off,
 }
 
-impl TerminalProgress {
-    pub(super) fn new() -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        TerminalProgress { started: Instant::now(), bar: Mutex::new(None), terminal }
+impl ProgressChoice {
+    /// What shows it.
+    pub(super) fn start(self) -> Box<dyn Progress> {
+        match self {
+            ProgressChoice::Auto if std::io::stderr().is_terminal() => Box::new(Bar::new()),
+            ProgressChoice::Auto | ProgressChoice::Off => Box::new(Silent),
+            ProgressChoice::Json => Box::new(ProgressLines::new(None, |line: &str| {
+                // Nowhere to say that standard error is closed.
+                let _ = std::io::stderr().write_all(line.as_bytes());
+            })),
+        }
     }
 }
 
-impl Progress for TerminalProgress {
+/// Draws on standard error.
+struct Bar {
+    started: Instant,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Bar {
+    fn new() -> Self {
+        Bar { started: Instant::now(), bar: Mutex::new(None) }
+    }
+}
+
+impl Progress for Bar {
     fn advance(&self, phase: &'static str, done: u64, total: u64) {
-        if !self.terminal || self.started.elapsed() < PATIENCE {
+        if self.started.elapsed() < PATIENCE {
             return;
         }
         // OK to ignore poison: a bar is only drawn.
@@ -48,7 +71,7 @@ impl Progress for TerminalProgress {
     }
 }
 
-impl Drop for TerminalProgress {
+impl Drop for Bar {
     fn drop(&mut self) {
         if let Some(bar) = self.bar.lock().ok().and_then(|mut bar| bar.take()) {
             bar.finish_and_clear();

@@ -23,8 +23,12 @@ pub(super) struct Args {
     /// The disk
     path: PathBuf,
     /// Its size afterwards, with its unit; +SIZE adds to what it has
-    #[arg(long, short, value_parser = target_size, allow_hyphen_values = true)]
-    size: TargetSize,
+    #[arg(long, short, value_parser = target_size, allow_hyphen_values = true,
+          required_unless_present = "docker_machine_mb")]
+    size: Option<TargetSize>,
+    /// The same in MiB, for scripts that carry docker-machine's flag
+    #[arg(long, value_name = "MIB", conflicts_with = "size")]
+    docker_machine_mb: Option<u64>,
     /// Its format, where name and content leave a doubt
     #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
     format: Option<Format>,
@@ -43,6 +47,7 @@ impl Args {
         let request = ResizeRequest {
             path: self.path.clone(),
             size: self.size,
+            docker_machine_mb: self.docker_machine_mb,
             format: self.format,
             preallocation: self.preallocation,
             shrink: self.shrink,

@@ -253,6 +253,7 @@ impl Storage for FileStorage {
         }
         let (start, len) = self.range(start, end - start)?;
         let punched = sys::punch_hole(&self.file, start, len);
+        let punched = punched.map(drop);
         punched.map_err(|error| self.io("cannot punch a hole in", error).at_offset(offset))
     }
 

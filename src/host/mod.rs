@@ -4,6 +4,7 @@
 //! What differs between systems is in `sys`, one file a system with the same functions in it.
 //! Nothing here knows what is inside a disk, and nothing here prints.
 
+mod abilities;
 mod file;
 mod lock;
 mod owner;
@@ -16,9 +17,10 @@ pub mod storage;
 #[cfg_attr(target_os = "macos", path = "sys/macos.rs")]
 mod sys;
 
+pub use abilities::{Abilities, abilities_of};
 pub use file::{Access, FileId, FileInfo, FileKind, FileStorage, read_small_file, resolve};
 pub use lock::{LockMode, LockPolicy, LockState, open_locked};
 pub use owner::Owner;
 pub use path::{Occupant, folder_of, resolve_target};
-pub use signal::trip_on_signals;
+pub use signal::{on_stop, trip_on_signals};
 pub use stage::{DEFAULT_MODE, Publish, Staging};

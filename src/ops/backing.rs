@@ -4,8 +4,9 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::choices::BackingStore;
 use super::context::Context;
-use super::options::{BackingOptions, BackingStore};
+use super::options::BackingOptions;
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{FileId, folder_of, resolve};

@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::backing::Base;
+use super::choices::{Format, IfExists, Preallocation};
 use super::context::Context;
 use super::existing::Existing;
 use super::fits::check_fit;
-use super::options::{CreateRequest, Format, IfExists, Preallocation};
+use super::options::CreateRequest;
 use super::payload::Prepared;
+use super::verb::Verb;
 use super::wire::{bytes_hex, lossy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{DEFAULT_MODE, FileStorage, Occupant, Owner, Publish, Staging, resolve_target};
@@ -17,8 +20,25 @@ use crate::image::probe;
 use crate::units::{ByteSize, VirtualSize};
 use crate::{qcow2, raw};
 
+/// The verb.
+#[derive(Debug)]
+pub struct Create;
+
+impl Verb for Create {
+    const NAME: &'static str = "create";
+    const SUMMARY: &'static str = "Creates a disk: whole and synced under its name, or not at all.";
+    const OPENS: bool = true;
+    const LOCKS: bool = true;
+    type Request = CreateRequest;
+    type Report = CreateReport;
+
+    fn run(request: &CreateRequest, context: Context<'_>) -> Result<CreateReport> {
+        create(request, context)
+    }
+}
+
 /// What was created.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct CreateReport {
     /// Where it is.
     pub path: String,
@@ -49,7 +69,7 @@ pub struct CreateReport {
 }
 
 /// A backing file as recorded.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct BackingReport {
     /// The name as stored in the image.
     pub name: String,
@@ -60,7 +80,7 @@ pub struct BackingReport {
 }
 
 /// A payload as written.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct GuestReport {
     /// The profile's name.
     pub profile: String,
@@ -131,9 +151,9 @@ pub(super) fn kept(existing: &Existing, request: &CreateRequest) -> Result<Creat
 pub(super) fn not_looked_at(request: &CreateRequest) -> Vec<String> {
     let guest = &request.guest;
     let asked = [
-        (!guest.ssh_keys.is_empty(), "keys"),
-        (guest.userdata.is_some(), "userdata"),
-        (guest.guest.is_some(), "guest"),
+        (guest.has_keys(), "keys"),
+        (guest.userdata_file.is_some(), "userdata"),
+        (guest.profile.is_some(), "guest"),
         (request.layout.preallocation.is_some(), "preallocation"),
         (request.layout.nocow, "nocow"),
         (request.mode.is_some(), "mode"),
@@ -209,7 +229,7 @@ fn virtual_size(
     base: Option<&Base>,
     notes: &mut Vec<String>,
 ) -> Result<VirtualSize> {
-    let asked = match (request.size, base) {
+    let asked = match (request.asked_size()?, base) {
         (Some(size), _) => size,
         (None, Some(base)) => ByteSize::from_bytes(base.size()),
         (None, None) => {

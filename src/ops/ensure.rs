@@ -1,19 +1,39 @@
 //! `ensure`: create, or grow, or nothing; the one call for every machine start.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::context::Context;
 use super::create::{CreateReport, build, kept};
 use super::existing::Existing;
 use super::fits::check_fit;
-use super::options::{CreateRequest, IfExists};
+use super::options::{CreateRequest, EnsureRequest};
 use super::resize::{ResizeReport, ResizeRequest, TargetSize, resize_open};
+use super::verb::Verb;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Occupant, resolve, resolve_target};
 use crate::image::gate::Trust;
 
+/// The verb.
+#[derive(Debug)]
+pub struct Ensure;
+
+impl Verb for Ensure {
+    const NAME: &'static str = "ensure";
+    const SUMMARY: &'static str =
+        "Creates a disk, or grows it, or leaves it as it is: the one call for every machine start.";
+    const OPENS: bool = true;
+    const LOCKS: bool = true;
+    type Request = EnsureRequest;
+    type Report = EnsureReport;
+
+    fn run(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureReport> {
+        ensure(request, context)
+    }
+}
+
 /// What `ensure` found to do.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum EnsureReport {
     /// There was no disk: it was created.
@@ -38,11 +58,8 @@ impl EnsureReport {
 /// [`FormatMismatch`](ErrorKind::FormatMismatch) when it has another format,
 /// [`Exists`](ErrorKind::Exists) when it differs in what was explicitly asked for, and as
 /// [`create`](super::create()) and [`resize`](super::resize()).
-pub fn ensure(request: &CreateRequest, context: Context<'_>) -> Result<EnsureReport> {
-    if request.if_exists != IfExists::Fail {
-        let message = "ensure decides itself what happens to an existing disk";
-        return Err(Error::new(ErrorKind::BadRequest, message));
-    }
+pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureReport> {
+    let request = &CreateRequest::from(request.clone());
     let target = resolve_target(&request.path)?;
     if Occupant::of(&target)? == Occupant::Nobody {
         match build(request, &target, None, context) {
@@ -57,20 +74,19 @@ pub fn ensure(request: &CreateRequest, context: Context<'_>) -> Result<EnsureRep
         let message = "is empty, so it is no disk: remove it, and one will be created";
         return Err(Error::new(ErrorKind::NotADisk, message).at_path(&request.path));
     }
-    let Some(size) = request.size else {
+    let Some(size) = request.asked_size()? else {
         let report = kept(&existing, request)?;
         return Ok(EnsureReport::Unchanged(report));
     };
+    let size = TargetSize::Absolute(size);
     let resize = ResizeRequest {
-        path: request.path.clone(),
-        size: TargetSize::Absolute(size),
         format: request.format,
         preallocation: request.layout.preallocation,
-        shrink: false,
+        ..ResizeRequest::new(&request.path, size)
     };
     let mut unchanged = kept(&existing, request)?;
     let trust = trust_with_backing(request, context.trust);
-    let report = resize_open(existing, &resize, Context { trust: &trust, ..context })?;
+    let report = resize_open(existing, size, &resize, Context { trust: &trust, ..context })?;
     if report.changed {
         let notes = [unchanged.notes, report.notes].concat();
         return Ok(EnsureReport::Grown(ResizeReport { notes, ..report }));

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
+use super::choices::Format;
 use super::context::Context;
-use super::options::Format;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Access, FileKind, FileStorage, LockMode, open_locked};
 use crate::image::Image;

@@ -1,7 +1,8 @@
 //! Whether a disk that exists is what a request asks for.
 
+use super::choices::{Compat, Compression, Preset};
 use super::existing::Existing;
-use super::options::{Compat, Compression, CreateRequest, Preset};
+use super::options::CreateRequest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{folder_of, resolve};
 use crate::qcow2::Header;
@@ -45,7 +46,7 @@ fn differences(
         }
     };
     if compare_size {
-        let asked = request.size.map(crate::units::VirtualSize::round_up).transpose()?;
+        let asked = request.asked_size()?.map(crate::units::VirtualSize::round_up).transpose()?;
         let is = existing.virtual_size()?;
         compare("size", is.to_string(), asked.map(|size| size.bytes().to_string()));
     }
@@ -75,7 +76,11 @@ fn differences(
     let extended = layout.extended_l2.map(on_off);
     compare("extended L2", on_off(geometry.extended_l2()), extended);
     let compression = Compression::from(header.compression);
-    compare("compression type", compression.to_string(), layout.compression.map(|c| c.to_string()));
+    compare(
+        "compression type",
+        compression.to_string(),
+        layout.compression_type.map(|c| c.to_string()),
+    );
     let lazy = header.compatible.contains(crate::qcow2::Compatible::LAZY_REFCOUNTS);
     compare("lazy refcounts", on_off(lazy), layout.lazy_refcounts.map(on_off));
     differs.extend(backing_difference(existing, header, request)?);

@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use super::choices::{Compat, Compression, Format};
 use super::context::Context;
-use super::options::{Compat, Compression, Format};
+use super::verb::Verb;
 use super::wire::{bytes_hex, lossy};
 use crate::error::Result;
 use crate::host::{Access, FileKind, FileStorage, resolve};
@@ -14,19 +16,39 @@ use crate::image::chain::{Link, Opening};
 use crate::image::probe::{self, Evidence, Magic};
 use crate::qcow2::{Compatible, Encryption, Header, Incompatible, read_snapshots};
 
+/// The verb.
+#[derive(Debug)]
+pub struct Info;
+
+impl Verb for Info {
+    const NAME: &'static str = "info";
+    const SUMMARY: &'static str =
+        "Tells what a disk is; takes no lock, so it works while a machine runs.";
+    const OPENS: bool = true;
+    const LOCKS: bool = false;
+    type Request = InfoRequest;
+    type Report = InfoReport;
+
+    fn run(request: &InfoRequest, context: Context<'_>) -> Result<InfoReport> {
+        info(request, context)
+    }
+}
+
 /// A disk that is asked about.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct InfoRequest {
     /// The disk.
     pub path: PathBuf,
-    /// Its format, where name and content leave a doubt.
+    /// Its format, where name and content leave a doubt. Default: what they agree on.
     pub format: Option<Format>,
-    /// Whether to open what is below it, as far as the trust policy allows.
+    /// Whether to open what is below it, as far as `trust` allows. Default: `false`.
+    #[serde(default)]
     pub chain: bool,
 }
 
 /// What a disk is.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct InfoReport {
     /// Where it is.
     pub path: String,
@@ -53,7 +75,7 @@ pub struct InfoReport {
 }
 
 /// What a qcow2 header says.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Qcow2Report {
     /// The version, as qemu-img calls it.
     pub compat: Compat,
@@ -94,7 +116,7 @@ pub struct Qcow2Report {
 }
 
 /// One internal snapshot.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct SnapshotReport {
     /// Its id.
     pub id: String,

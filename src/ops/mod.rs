@@ -3,6 +3,8 @@
 //! protocol all speak them.
 
 mod backing;
+mod capabilities;
+mod choices;
 mod context;
 mod create;
 mod ensure;
@@ -11,17 +13,25 @@ mod fits;
 mod info;
 mod options;
 mod payload;
+mod policy;
 mod preset;
 mod resize;
+mod verb;
 mod wire;
 
-pub use context::Context;
-pub use create::{BackingReport, CreateReport, GuestReport, create};
-pub use ensure::{EnsureReport, ensure};
-pub use info::{InfoReport, InfoRequest, Qcow2Report, SnapshotReport, info};
-pub use options::{
-    BackingOptions, BackingStore, Compat, Compression, CreateRequest, Format, Guest, GuestOptions,
-    IfExists, LayoutOptions, Preallocation, Preset,
+pub use capabilities::{
+    Capabilities, CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks,
+    capabilities,
 };
-pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
-pub use wire::{bytes_hex, lossy};
+pub use choices::{
+    BackingStore, Compat, Compression, Format, Guest, IfExists, Preallocation, Preset, TrustLevel,
+};
+pub use context::Context;
+pub use create::{BackingReport, Create, CreateReport, GuestReport, create};
+pub use ensure::{Ensure, EnsureReport, ensure};
+pub use info::{Info, InfoReport, InfoRequest, Qcow2Report, SnapshotReport, info};
+pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, LayoutOptions};
+pub use policy::{LockOptions, TrustOptions};
+pub use resize::{Resize, ResizeReport, ResizeRequest, TargetSize, resize};
+pub use verb::{Verb, Visitor, each_verb};
+pub use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::choices::Guest;
 use super::context::Context;
-use super::options::{Guest, GuestOptions};
+use super::options::GuestOptions;
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::boot2docker::{Payload, Profile, PublicKeys};
@@ -11,9 +12,9 @@ use crate::guest::{Contents, identify};
 use crate::host::read_small_file;
 
 /// The most that is read of a file with keys, in bytes.
-const MAX_KEY_FILE: u64 = 64 << 10;
+pub(super) const MAX_KEY_FILE: u64 = 64 << 10;
 /// The most that is read of a ready archive, in bytes: far above what any guest reads.
-const MAX_USERDATA: u64 = 1 << 20;
+pub(super) const MAX_USERDATA: u64 = 1 << 20;
 
 /// What will be written for the guest.
 pub(super) struct Prepared {
@@ -30,13 +31,13 @@ impl GuestOptions {
     /// [`Payload::from_userdata`].
     pub(super) fn prepare(&self, backing: bool, context: Context<'_>) -> Result<Option<Prepared>> {
         let incompatible = |why: &str| Err(Error::new(ErrorKind::IncompatibleOptions, why));
-        let asks = !self.ssh_keys.is_empty() || self.userdata.is_some();
-        if self.userdata.is_some() && !self.ssh_keys.is_empty() {
+        let asks = self.has_keys() || self.userdata_file.is_some();
+        if self.userdata_file.is_some() && self.has_keys() {
             return incompatible(
                 "userdata and ssh keys exclude each other: put the keys into the archive",
             );
         }
-        let profile = match self.guest {
+        let profile = match self.profile {
             Some(Guest::None) if asks => {
                 return incompatible("guest none has no use for keys or userdata");
             }
@@ -46,25 +47,27 @@ impl GuestOptions {
             Some(Guest::Minikube) => Profile::Minikube,
             Some(Guest::Rancheros) => Profile::Rancheros,
         };
-        let payload = match &self.userdata {
+        let payload = match &self.userdata_file {
             Some(path) => {
                 let archive = read_small_file(path, MAX_USERDATA, context.cancel)?;
                 Payload::from_userdata(profile, archive).map_err(|error| error.at_path(path))?
             }
-            None if self.ssh_keys.is_empty() => Payload::magic_only(),
+            None if !self.has_keys() => Payload::magic_only(),
             None => Payload::with_keys(profile, &self.read_keys(context)?)?,
         };
         Ok(Some(Prepared { profile, payload }))
     }
 
     fn read_keys(&self, context: Context<'_>) -> Result<PublicKeys> {
-        let read = |path: &std::path::PathBuf| {
+        let given = self.ssh_keys.iter().enumerate();
+        let given = given.map(|(n, text)| (format!("ssh_keys[{n}]"), text.as_bytes().to_vec()));
+        let mut keys: Vec<_> = given.collect();
+        for path in &self.ssh_key_files {
             let contents = read_small_file(path, MAX_KEY_FILE, context.cancel)?;
-            Ok((path.display().to_string(), contents))
-        };
-        let files = self.ssh_keys.iter().map(read).collect::<Result<Vec<_>>>()?;
-        let files: Vec<_> = files.iter().map(|(l, c)| (l.as_str(), c.as_slice())).collect();
-        PublicKeys::parse(&files)
+            keys.push((path.display().to_string(), contents));
+        }
+        let keys: Vec<_> = keys.iter().map(|(l, c)| (l.as_str(), c.as_slice())).collect();
+        PublicKeys::parse(&keys)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Presets: from what was asked to every option of the format, or to the reason why not.
 
-use super::options::{Compat, Compression, LayoutOptions, Preset};
+use super::choices::{Compat, Compression, Preset};
+use super::options::LayoutOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::geometry::{ClusterBits, Geometry, RefcountOrder};
 use crate::qcow2::{
@@ -17,7 +18,7 @@ impl LayoutOptions {
             (self.cluster_size.is_some(), "cluster-size"),
             (self.refcount_bits.is_some(), "refcount-bits"),
             (self.extended_l2.is_some(), "extended-l2"),
-            (self.compression.is_some(), "compression-type"),
+            (self.compression_type.is_some(), "compression-type"),
             (self.lazy_refcounts.is_some(), "lazy-refcounts"),
         ];
         asked.into_iter().find(|(asked, _)| *asked).map(|(_, name)| name)
@@ -54,7 +55,7 @@ impl LayoutOptions {
             geometry: self.geometry(extended_l2)?,
             virtual_size,
             backing,
-            compression: match self.compression {
+            compression: match self.compression_type {
                 Some(Compression::Zstd) => CompressionType::Zstd,
                 Some(Compression::Zlib) | None => CompressionType::Zlib,
             },
@@ -118,7 +119,7 @@ impl LayoutOptions {
             ),
             (self.extended_l2 == Some(true), "its reader rejects extended L2 entries"),
             (
-                self.compression == Some(Compression::Zstd),
+                self.compression_type == Some(Compression::Zstd),
                 "its reader rejects compression type zstd",
             ),
             (
@@ -154,7 +155,7 @@ mod tests {
         assert_eq!(overlay.preallocation, Preallocation::Tables);
         assert!(!overlay.geometry.extended_l2());
         let asked = LayoutOptions {
-            preallocation: Some(super::super::options::Preallocation::Metadata),
+            preallocation: Some(super::super::choices::Preallocation::Metadata),
             ..LayoutOptions::default()
         };
         assert!(resolve(asked, true).unwrap().geometry.extended_l2());

@@ -2,18 +2,37 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use super::choices::{Format, Preallocation};
 use super::context::Context;
 use super::existing::Existing;
-use super::options::{Format, Preallocation};
-use super::wire::{bytes_hex, lossy};
+use super::verb::Verb;
+use super::wire::{self, bytes_hex, lossy, one_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::FileKind;
 use crate::image::Image;
 use crate::qcow2::ResizeOptions;
 use crate::raw::RawAllocation;
 use crate::units::{ByteSize, VirtualSize};
+
+/// The verb.
+#[derive(Debug)]
+pub struct Resize;
+
+impl Verb for Resize {
+    const NAME: &'static str = "resize";
+    const SUMMARY: &'static str = "Grows a disk, or shrinks it.";
+    const OPENS: bool = true;
+    const LOCKS: bool = true;
+    type Request = ResizeRequest;
+    type Report = ResizeReport;
+
+    fn run(request: &ResizeRequest, context: Context<'_>) -> Result<ResizeReport> {
+        resize(request, context)
+    }
+}
 
 /// The size that a disk gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,23 +43,51 @@ pub enum TargetSize {
     More(ByteSize),
 }
 
+impl From<ByteSize> for TargetSize {
+    fn from(size: ByteSize) -> Self {
+        TargetSize::Absolute(size)
+    }
+}
+
 /// A resize that is asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ResizeRequest {
     /// The disk.
     pub path: PathBuf,
-    /// Its size afterwards.
-    pub size: TargetSize,
-    /// Its format, where name and content leave a doubt.
+    /// Its size afterwards; rounded up to 512 bytes.
+    #[serde(default, deserialize_with = "wire::size::optional")]
+    #[schemars(with = "Option<wire::Size>")]
+    pub size: Option<TargetSize>,
+    /// The same in MiB, for drivers whose own option has that unit; excludes `size`.
+    pub docker_machine_mb: Option<u64>,
+    /// Its format, where name and content leave a doubt. Default: what they agree on.
     pub format: Option<Format>,
-    /// What is laid out for what is added; inferred from the image when not given.
+    /// What is laid out for what is added. Default: `metadata` if the disk's end has it, else
+    /// `off`.
     pub preallocation: Option<Preallocation>,
-    /// Whether it may become smaller.
+    /// Whether it may become smaller: what its guest has behind the new end is lost. Default:
+    /// `false`.
+    #[serde(default)]
     pub shrink: bool,
 }
 
+impl ResizeRequest {
+    /// A resize with every default.
+    pub fn new(path: impl Into<PathBuf>, size: TargetSize) -> Self {
+        ResizeRequest {
+            path: path.into(),
+            size: Some(size),
+            docker_machine_mb: None,
+            format: None,
+            preallocation: None,
+            shrink: false,
+        }
+    }
+}
+
 /// What a resize did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ResizeReport {
     /// The disk.
     pub path: String,
@@ -74,20 +121,24 @@ pub struct ResizeReport {
 /// [`WouldShrink`](ErrorKind::WouldShrink) unless shrinking was allowed, and as
 /// [`Qcow2::resize`](crate::qcow2::Qcow2::resize).
 pub fn resize(request: &ResizeRequest, context: Context<'_>) -> Result<ResizeReport> {
+    let Some(size) = one_size(request.size, request.docker_machine_mb)? else {
+        return Err(Error::new(ErrorKind::BadRequest, "a resize needs a size"));
+    };
     let existing = Existing::open_to_change(&request.path, request.format, context)?;
-    resize_open(existing, request, context)
+    resize_open(existing, size, request, context)
 }
 
 /// Resizes a disk that is open and locked.
 pub(super) fn resize_open(
     existing: Existing,
+    size: TargetSize,
     request: &ResizeRequest,
     context: Context<'_>,
 ) -> Result<ResizeReport> {
     let at_path = |error: Error| error.at_path(&request.path);
     let old = existing.virtual_size()?;
     let mut notes = Vec::new();
-    let size = new_size(request.size, old, &mut notes)?;
+    let size = new_size(size, old, &mut notes)?;
     let mut report = ResizeReport {
         path: lossy(&request.path),
         path_bytes_hex: bytes_hex(&request.path),

@@ -1,15 +1,24 @@
 //! The serialised forms of what requests and reports are made of: every choice is a name, every
-//! path is text.
+//! path is text, every size names its unit or is in bytes.
 
+use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::ByteSize;
 
 /// Declares a choice whose values have names: the same names on the command line, in JSON and in
 /// messages.
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize,
+            schemars::JsonSchema,
+        )]
         pub enum $name { $($(#[$value_doc])* #[serde(rename = $text)] $value),+ }
 
         impl $name {
@@ -54,4 +63,142 @@ pub fn bytes_hex(path: &Path) -> Option<String> {
     let bytes = path.as_os_str().as_bytes();
     let hex = || bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     path.to_str().is_none().then(hex)
+}
+
+/// How a size is written in a request, for the schema.
+pub(super) struct Size;
+
+/// The `format` of a size in a schema. What is wrong with a value in such a place is a bad size.
+pub const SIZE_FORMAT: &str = "byte-size";
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A number of bytes, or a string with a number and its unit: K M G T P E \
+                            or KiB MiB … are powers of 1024, KB MB … powers of ten, B is bytes.",
+            "format": SIZE_FORMAT,
+            "oneOf": [
+                { "type": "integer", "minimum": 0, "maximum": u64::MAX },
+                {
+                    "type": "string",
+                    "pattern": "^([0-9]+([bB]|[kKmMgGtTpPeE]([iI]?[bB])?)|[0-9]+\\.[0-9]+[kKmMgGtTpPeE]([iI]?[bB])?)$"
+                },
+            ],
+        })
+    }
+}
+
+/// Sizes in requests.
+pub(super) mod size {
+    use std::fmt;
+
+    use serde::Deserializer;
+    use serde::de::{Error, Unexpected, Visitor};
+
+    use crate::units::ByteSize;
+
+    /// An integer of bytes, a string with its unit, or nothing.
+    pub(in crate::ops) fn optional<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: From<ByteSize>,
+        D: Deserializer<'de>,
+    {
+        deserializer.deserialize_any(Size).map(|size| size.map(T::from))
+    }
+
+    struct Size;
+
+    impl Visitor<'_> for Size {
+        type Value = Option<ByteSize>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(
+                "a whole number of bytes below 2^64, or a string with a unit such as \"20GiB\"",
+            )
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_u64<E: Error>(self, bytes: u64) -> Result<Self::Value, E> {
+            Ok(Some(ByteSize::from_bytes(bytes)))
+        }
+
+        fn visit_i64<E: Error>(self, bytes: i64) -> Result<Self::Value, E> {
+            let unexpected = Unexpected::Signed(bytes);
+            let size = u64::try_from(bytes).map_err(|_| E::invalid_value(unexpected, &self))?;
+            self.visit_u64(size)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            ByteSize::parse_with_unit(text).map(Some).map_err(E::custom)
+        }
+    }
+}
+
+/// How permission bits are written in a request, for the schema.
+pub(super) struct Mode;
+
+impl JsonSchema for Mode {
+    fn schema_name() -> Cow<'static, str> {
+        "Mode".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Permission bits in octal, such as 0600.",
+            "type": "string",
+            "pattern": "^0*[0-7]{1,3}$",
+        })
+    }
+}
+
+/// Permission bits in octal.
+///
+/// # Errors
+/// [`ErrorKind::BadRequest`] for anything but up to nine permission bits.
+pub fn parse_mode(text: &str) -> Result<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
+    mode.ok_or_else(|| {
+        let message = format!("'{text}' is no mode: write octal permission bits such as 0600");
+        Error::new(ErrorKind::BadRequest, message)
+    })
+}
+
+/// Permission bits in requests.
+pub(super) mod mode {
+    use serde::{Deserialize, Deserializer, de};
+
+    /// A string of octal digits, or nothing.
+    pub(in crate::ops) fn optional<'de, D>(deserializer: D) -> Result<Option<u32>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| super::parse_mode(&text).map_err(de::Error::custom)).transpose()
+    }
+}
+
+/// The one size that is asked for, of the two ways to say it.
+///
+/// # Errors
+/// [`ErrorKind::IncompatibleOptions`] for both at once, [`ErrorKind::BadSize`] for too many MiB.
+pub(super) fn one_size<T: From<ByteSize>>(
+    size: Option<T>,
+    docker_machine_mb: Option<u64>,
+) -> Result<Option<T>> {
+    match (size, docker_machine_mb) {
+        (Some(_), Some(_)) => {
+            let message = "size and docker_machine_mb exclude each other";
+            Err(Error::new(ErrorKind::IncompatibleOptions, message))
+        }
+        (None, Some(mib)) => ByteSize::from_docker_machine_mb(mib).map(|size| Some(size.into())),
+        (size, None) => Ok(size),
+    }
 }

@@ -1,5 +1,37 @@
-//! What programs see: the form that errors take as JSON.
+//! What programs see: JSON-RPC 2.0, one object a line, and the same objects for `--json`.
+//!
+//! The reference for those who write clients:
+#![doc = include_str!("README.md")]
 
+mod envelope;
 mod error;
+mod hint;
+mod json;
+mod log;
+mod methods;
+#[cfg(test)]
+mod openrpc;
+mod params;
+mod progress;
+mod queue;
+mod reply;
+mod session;
+mod shape;
+mod unknown;
 
+pub use envelope::Id;
 pub use error::{ErrorObject, code};
+pub use log::{Log, LogFormat};
+pub use methods::guarded;
+pub use progress::ProgressLines;
+pub use reply::Reply;
+pub use session::{Ended, Session};
+
+/// The major version of the protocol.
+pub const VERSION: &str = "1";
+
+/// The OpenRPC document: what `rpc.discover` answers and `vmdisk schema` prints.
+pub const DOCUMENT: &str = include_str!("openrpc.json");
+
+/// The versions that a client may ask for.
+const SUPPORTED: &[&str] = &[VERSION];

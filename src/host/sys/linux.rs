@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
@@ -23,13 +24,27 @@ pub(super) fn reserve(file: &File, offset: i64, len: i64) -> io::Result<()> {
     Ok(retry(|| fallocate(file, FallocateFlags::empty(), offset, len))?)
 }
 
-/// Gives back the blocks of the range, as far as the file system can.
-pub(super) fn punch_hole(file: &File, offset: i64, len: i64) -> io::Result<()> {
+/// Gives back the blocks of the range, and tells whether the file system can.
+pub(super) fn punch_hole(file: &File, offset: i64, len: i64) -> io::Result<bool> {
     let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     match retry(|| fallocate(file, how, offset, len)) {
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
-        result => Ok(result?),
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
+        result => Ok(result.map(|()| true)?),
     }
+}
+
+/// Whether `copy`, on the same file system, can be made to share the blocks of `file`.
+#[expect(unsafe_code, reason = "no safe call clones a file")]
+pub(super) fn can_reflink(file: &File, copy: &File) -> bool {
+    // SAFETY: both descriptors are open, and the call takes nothing else.
+    unsafe { clone::file(copy.as_raw_fd(), file.as_raw_fd()) }.is_ok()
+}
+
+/// `FICLONE` of ioctl_ficlone(2).
+mod clone {
+    use nix::libc::c_int;
+
+    nix::ioctl_write_int_bad!(file, nix::request_code_write!(0x94, 9, size_of::<c_int>()));
 }
 
 /// The length of a block device in bytes.

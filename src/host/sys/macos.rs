@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::sys::statfs::fstatfs;
 
 /// Returns when contents and length are on the medium: a plain fsync leaves them in the drive's
 /// cache here.
@@ -43,20 +44,25 @@ pub(super) fn reserve(file: &File, offset: i64, len: i64) -> io::Result<()> {
     file.set_len(end.unsigned_abs())
 }
 
-/// Gives back the whole blocks inside the range, as far as the file system can.
-pub(super) fn punch_hole(file: &File, offset: i64, len: i64) -> io::Result<()> {
+/// Gives back the whole blocks inside the range, and tells whether the file system can.
+pub(super) fn punch_hole(file: &File, offset: i64, len: i64) -> io::Result<bool> {
     let metadata = file.metadata()?;
     let block = metadata.blksize().max(1);
     let end = offset.saturating_add(len).unsigned_abs().min(metadata.len()) / block * block;
     let start = offset.unsigned_abs().next_multiple_of(block);
     if start >= end {
-        return Ok(());
+        return Ok(true);
     }
     match punch_blocks(file, start, end - start) {
         // What cannot be given back stays: the caller is told so in the trait's words.
-        Err(Errno::ENOTSUP | Errno::EINVAL | Errno::ENOTTY) => Ok(()),
-        result => Ok(result?),
+        Err(Errno::ENOTSUP | Errno::EINVAL | Errno::ENOTTY) => Ok(false),
+        result => Ok(result.map(|()| true)?),
     }
+}
+
+/// Whether a file there can be made to share the blocks of another: APFS alone can.
+pub(super) fn can_reflink(file: &File, _: &File) -> bool {
+    fstatfs(file).is_ok_and(|fs| fs.filesystem_type_name() == "apfs")
 }
 
 #[expect(unsafe_code, reason = "nix does not know F_PUNCHHOLE")]

@@ -1,0 +1,68 @@
+//! `vmdisk rpc` and `vmdisk schema`.
+
+use std::io::{BufReader, Write};
+use std::panic::{PanicHookInfo, set_hook};
+
+use clap::ValueEnum;
+
+use super::exit::Exit;
+use super::output::print;
+use crate::error::Result;
+use crate::host::on_stop;
+use crate::protocol::{DOCUMENT, Ended, Log, LogFormat, Session};
+use crate::task::Cancel;
+
+/// Answer JSON-RPC requests, one a line
+///
+/// Reads requests from standard input and writes one line for each to standard output. Ends at the end of input, when everything that was asked has been answered. The exit code is
+/// that of the request if there was one alone, as if it had been a verb; else 0.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"info\",\"params\":{\"path\":\"m.qcow2\"}}' | vmdisk rpc
+The methods: vmdisk schema")]
+pub(super) struct RpcArgs {
+    /// How warnings look on standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    log_format: LogChoice,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogChoice {
+    Text,
+    Json,
+}
+
+impl RpcArgs {
+    pub(super) fn run(&self, cancel: &Cancel) -> Result<Exit> {
+        let format = match self.log_format {
+            LogChoice::Text => LogFormat::Text,
+            LogChoice::Json => LogFormat::Json,
+        };
+        let log = Log::new(format, |line| {
+            // Nowhere to say that standard error is closed.
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        });
+        set_hook(Box::new(move |panic: &PanicHookInfo<'_>| log.error(&panic.to_string())));
+        let session = Session::new(cancel, log);
+        on_stop(cancel, session.stopper())?;
+        let ended = session.serve(BufReader::new(std::io::stdin()), std::io::stdout())?;
+        Ok(match (ended, cancel.signal()) {
+            (_, Some(signal)) => Exit::Signal(signal),
+            (Ended::Answered(None) | Ended::Unheard, None) => Exit::Done,
+            (Ended::Answered(Some(kind)), None) => Exit::of_kind(kind),
+            (Ended::Broken, None) => Exit::Failed,
+        })
+    }
+}
+
+/// Print the protocol's methods as an OpenRPC document
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  vmdisk schema > openrpc.json")]
+pub(super) struct SchemaArgs {}
+
+impl SchemaArgs {
+    pub(super) fn run(&self) -> Result<()> {
+        print(DOCUMENT)
+    }
+}

@@ -1,0 +1,44 @@
+//! What to do about an error, in the words of the protocol.
+
+use crate::error::{Error, ErrorKind};
+
+/// The remedy, if there is one.
+pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
+    Some(match (error.kind(), method) {
+        (ErrorKind::Exists, "create") => {
+            "choose another path, or say what to do with what is there: if_exists keep or replace"
+        }
+        (ErrorKind::Exists, "ensure") => {
+            "ask for what is there, or remove the disk to have a new one"
+        }
+        (ErrorKind::WouldShrink, "resize") => {
+            "allow it with shrink: what the guest has behind the new end is lost"
+        }
+        (ErrorKind::WouldShrink, "ensure") => {
+            "ask for the size that it has, or shrink it with resize"
+        }
+        (ErrorKind::GuestNotEmpty, _) => "guest.overwrite writes over it all the same",
+        (ErrorKind::Locked, _) => {
+            "stop the machine that uses the disk, or wait for it with lock_timeout_seconds"
+        }
+        (ErrorKind::LockUnavailable, _) => {
+            "if nothing else can use the disk, no_lock goes on without a lock"
+        }
+        (ErrorKind::FormatMismatch, _) => {
+            "if you know what it is, say so with format (backing.format for a backing file)"
+        }
+        (ErrorKind::PayloadTooLarge, _) => {
+            "use fewer or shorter keys: an ed25519 key takes about 100 bytes"
+        }
+        (ErrorKind::BackingMissing, _) => {
+            "check the path: in a request it is relative to the program's working directory, inside \
+             an image to the image's folder"
+        }
+        (ErrorKind::BackingRefused, _) => {
+            "if you trust the image, name the folder of its backing file in allow, or set trust to \
+             full; a name that is no file is never followed"
+        }
+        (ErrorKind::NoSpace, _) => "free some room on the file system, or choose another folder",
+        _ => return None,
+    })
+}

@@ -1,0 +1,112 @@
+//! The methods: every verb, and what the protocol itself offers.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::DOCUMENT;
+use super::envelope::Request;
+use super::error::{Code, Fault};
+use super::params::{Call, CallOptions};
+use super::progress::ProgressLines;
+use super::reply::Reply;
+use super::unknown::{message, nearest};
+use crate::error::{Error, ErrorKind};
+use crate::ops::{Context, Verb, Visitor, each_verb};
+use crate::task::{Cancel, Progress, Silent};
+
+/// `cancel`, which is no method but a notification.
+pub(super) const CANCEL: &str = "cancel";
+/// The method that describes all others, as OpenRPC names it.
+pub(super) const DISCOVER: &str = "rpc.discover";
+
+/// What a method's call is surrounded by.
+pub(super) struct Surroundings<'a> {
+    pub(super) cancel: &'a Cancel,
+    /// Sends a line to the client.
+    pub(super) send: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+type Outcome = Result<Box<RawValue>, Fault>;
+type Run = fn(Request, &Surroundings<'_>) -> Outcome;
+
+/// Every method by name.
+pub(super) struct Methods(Vec<(&'static str, Run)>);
+
+impl Methods {
+    /// All that this program has.
+    pub(super) fn all() -> Self {
+        let mut methods = Methods(vec![(DISCOVER, discover)]);
+        each_verb(&mut methods);
+        methods
+    }
+
+    /// Calls the method that is asked for. A panic in it becomes an error.
+    pub(super) fn call(&self, request: Request, around: &Surroundings<'_>) -> Outcome {
+        let Some((_, run)) = self.0.iter().find(|(name, _)| *name == request.method) else {
+            return Err(self.not_found(&request.method));
+        };
+        around.cancel.check()?;
+        guarded(|| run(request, around))
+    }
+
+    fn not_found(&self, name: &str) -> Fault {
+        if name == CANCEL {
+            let why = "cancel is a notification: send it without an id";
+            return Fault::new(Code::InvalidRequest, why);
+        }
+        let nearest = nearest(name, self.0.iter().map(|(name, _)| *name));
+        Fault::new(Code::MethodNotFound, message("method", name, nearest.as_deref()))
+    }
+}
+
+impl Visitor for Methods {
+    fn visit<V: Verb>(&mut self) {
+        self.0.push((V::NAME, verb::<V>));
+    }
+}
+
+/// Turns a panic into an error: a defect of ours, after which nothing can be promised about the
+/// files of the request.
+///
+/// # Errors
+/// What `run` says, and [`ErrorKind::Internal`].
+pub fn guarded<T, E: From<Error>>(run: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason");
+        let message = format!("a defect of vmdisk, please report it: {text}");
+        Err(Error::new(ErrorKind::Internal, message).after_changes().into())
+    })
+}
+
+fn verb<V: Verb>(request: Request, around: &Surroundings<'_>) -> Outcome {
+    let Request { id, params, .. } = request;
+    let call = Call::<V>::read(params)?;
+    let (trust, locks) = (call.trust.policy()?, call.locks.policy()?);
+    let progress: &dyn Progress = match call.options.progress {
+        true => &ProgressLines::new(Some(id), around.send),
+        false => &Silent,
+    };
+    let context = Context { progress, cancel: around.cancel, trust: &trust, locks: &locks };
+    let report = V::run(&call.request, context)?;
+    raw(&Reply::new(report))
+}
+
+fn discover(request: Request, _: &Surroundings<'_>) -> Outcome {
+    CallOptions::read_all(request.params)?;
+    // One line, whatever the file looks like.
+    let document: Value = serde_json::from_str(DOCUMENT).map_err(broken)?;
+    raw(&document)
+}
+
+fn raw(value: &impl Serialize) -> Outcome {
+    Ok(to_raw_value(value).map_err(broken)?)
+}
+
+fn broken(error: serde_json::Error) -> Error {
+    let message = "the result cannot be written as JSON";
+    Error::new(ErrorKind::Internal, message).after_changes().with_source(error)
+}

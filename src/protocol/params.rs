@@ -1,0 +1,156 @@
+//! Parameters: from a map to everything that a call says, strictly.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
+
+use super::SUPPORTED;
+use super::error::{Code, Fault};
+use super::shape::Shape;
+use super::unknown::{Unknown, drop_extensions};
+use crate::error::{Error, ErrorKind};
+use crate::ops::{LockOptions, SIZE_FORMAT, TrustOptions, Verb};
+
+/// What every call can be told, whatever its method.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct CallOptions {
+    /// The version of the protocol that the client speaks. Default: whatever the program speaks.
+    protocol: Option<String>,
+    /// Whether to send progress notifications. Default: `false`.
+    pub(super) progress: bool,
+}
+
+/// Parameters that are no part of a verb's request.
+pub(super) trait Options: DeserializeOwned + JsonSchema {
+    /// Their names.
+    const FIELDS: &'static [&'static str];
+}
+
+impl Options for CallOptions {
+    const FIELDS: &'static [&'static str] = &["protocol", "progress"];
+}
+
+impl Options for TrustOptions {
+    const FIELDS: &'static [&'static str] = &["trust", "allow"];
+}
+
+impl Options for LockOptions {
+    const FIELDS: &'static [&'static str] = &["lock_timeout_seconds", "no_lock"];
+}
+
+/// Everything that a call of a verb says.
+pub(super) struct Call<V: Verb> {
+    pub(super) request: V::Request,
+    pub(super) trust: TrustOptions,
+    pub(super) locks: LockOptions,
+    pub(super) options: CallOptions,
+}
+
+impl<V: Verb> Call<V> {
+    /// Understands the parameters, all of them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ProtocolUnsupported`] before anything else; then the field that is not known,
+    /// and its nearest, or the field whose value is wrong.
+    pub(super) fn read(mut params: Map<String, Value>) -> Result<Self, Fault> {
+        drop_extensions(&mut params);
+        let options: CallOptions = take(&mut params)?;
+        options.check_protocol()?;
+        Self::read_rest(params.clone(), options).map_err(|wrong| wrong.explain::<V>(&params))
+    }
+
+    fn read_rest(mut params: Map<String, Value>, options: CallOptions) -> Result<Self, Wrong> {
+        let trust = if V::OPENS { take(&mut params)? } else { TrustOptions::default() };
+        let locks = if V::LOCKS { take(&mut params)? } else { LockOptions::default() };
+        Ok(Call { request: strictly(params)?, trust, locks, options })
+    }
+}
+
+impl CallOptions {
+    /// Those of a method that has no parameters of its own.
+    ///
+    /// # Errors
+    /// As [`Call::read`].
+    pub(super) fn read_all(mut params: Map<String, Value>) -> Result<Self, Fault> {
+        drop_extensions(&mut params);
+        let options: CallOptions = take(&mut params)?;
+        options.check_protocol()?;
+        match params.keys().next() {
+            Some(name) => Err(Unknown::new("", name, CallOptions::FIELDS.iter().copied()).fault()),
+            None => Ok(options),
+        }
+    }
+
+    fn check_protocol(&self) -> Result<(), Fault> {
+        let Some(asked) = self.protocol.as_deref() else { return Ok(()) };
+        let major = asked.split('.').next().unwrap_or_default();
+        if SUPPORTED.contains(&major) {
+            return Ok(());
+        }
+        let message = format!("protocol '{asked}' is not spoken here: {} is", SUPPORTED.join(", "));
+        Err(Error::new(ErrorKind::ProtocolUnsupported, message).into())
+    }
+}
+
+/// A value that does not fit the place where it stands.
+struct Wrong {
+    field: String,
+    place: Vec<String>,
+    message: String,
+}
+
+impl Wrong {
+    /// Says what is wrong: a field that is not known anywhere goes before a value that does not
+    /// fit.
+    fn explain<V: Verb>(self, params: &Map<String, Value>) -> Fault {
+        let shape = Shape::of(V::NAME);
+        if let Some(unknown) = Unknown::find(&shape, params) {
+            return unknown.fault();
+        }
+        let mut schema = None;
+        for name in &self.place {
+            let fields = schema.map_or(Some(shape.top()), |schema| shape.fields(schema));
+            schema = fields.and_then(|fields| fields.get(name));
+        }
+        let size = schema.is_some_and(|schema| shape.has_format(schema, SIZE_FORMAT));
+        let kind = if size { ErrorKind::BadSize } else { ErrorKind::BadRequest };
+        self.fault(kind)
+    }
+
+    fn fault(self, kind: ErrorKind) -> Fault {
+        if self.place.is_empty() {
+            return Fault::of_kind(kind, Code::InvalidParams, self.message);
+        }
+        let message = format!("field '{}': {}", self.field, self.message);
+        Fault::of_kind(kind, Code::InvalidParams, message).at_field(self.field, None)
+    }
+}
+
+impl From<Wrong> for Fault {
+    fn from(wrong: Wrong) -> Self {
+        wrong.fault(ErrorKind::BadRequest)
+    }
+}
+
+/// Takes the parameters of these options out of the map.
+fn take<T: Options>(params: &mut Map<String, Value>) -> Result<T, Wrong> {
+    let taken = T::FIELDS.iter().filter_map(|name| params.remove_entry(*name));
+    strictly(taken.collect())
+}
+
+fn strictly<T: DeserializeOwned>(params: Map<String, Value>) -> Result<T, Wrong> {
+    serde_path_to_error::deserialize(Value::Object(params)).map_err(|error| {
+        let name = |segment: &Segment| match segment {
+            Segment::Map { key } => Some(key.clone()),
+            _ => None,
+        };
+        Wrong {
+            field: error.path().to_string(),
+            place: error.path().iter().filter_map(name).collect(),
+            message: error.inner().to_string(),
+        }
+    })
+}

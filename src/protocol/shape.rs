@@ -1,0 +1,63 @@
+//! What the parameters of a method may be, as the published document says.
+
+use serde_json::{Map, Value};
+
+use super::DOCUMENT;
+
+/// Where the document keeps the schemas of named types, and refers to them.
+pub(super) const NAMED: &str = "#/components/schemas/";
+
+/// The parameters of a method, with everything that is needed to look inside.
+pub(super) struct Shape {
+    params: Map<String, Value>,
+    named: Map<String, Value>,
+}
+
+impl Shape {
+    /// That of a method's parameters. Reading the document takes its time: not for what succeeds.
+    pub(super) fn of(method: &str) -> Self {
+        // OK to default: the document is part of the program, and a test reads it.
+        let mut document: Value = serde_json::from_str(DOCUMENT).unwrap_or_default();
+        let methods = document["methods"].as_array().into_iter().flatten();
+        let params = methods.filter(|known| known["name"] == method);
+        let params = params.filter_map(|method| method["params"].as_array()).flatten();
+        let param =
+            |param: &Value| Some((param["name"].as_str()?.to_owned(), param["schema"].clone()));
+        let params = params.filter_map(param).collect();
+        let named = match document["components"]["schemas"].take() {
+            Value::Object(named) => named,
+            _ => Map::new(),
+        };
+        Shape { params, named }
+    }
+
+    /// The fields at the top.
+    pub(super) fn top(&self) -> &Map<String, Value> {
+        &self.params
+    }
+
+    /// The fields of an object of this schema.
+    pub(super) fn fields<'a>(&'a self, schema: &'a Value) -> Option<&'a Map<String, Value>> {
+        self.find(schema, &|schema| schema.get("properties")?.as_object())
+    }
+
+    /// Whether a value of this schema has this format.
+    pub(super) fn has_format(&self, schema: &Value, format: &str) -> bool {
+        let found = self.find(schema, &|schema| schema.get("format").filter(|f| *f == format));
+        found.is_some()
+    }
+
+    /// The first that `look` finds in a schema, in what it refers to or in its alternatives.
+    fn find<'a, T>(
+        &'a self,
+        schema: &'a Value,
+        look: &impl Fn(&'a Value) -> Option<T>,
+    ) -> Option<T> {
+        let named = || self.named.get(schema.get("$ref")?.as_str()?.strip_prefix(NAMED)?);
+        let alternatives = ["allOf", "anyOf", "oneOf"].iter().filter_map(|way| schema.get(way));
+        let mut alternatives = alternatives.filter_map(Value::as_array).flatten();
+        look(schema)
+            .or_else(|| self.find(named()?, look))
+            .or_else(|| alternatives.find_map(|schema| self.find(schema, look)))
+    }
+}

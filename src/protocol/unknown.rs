@@ -1,0 +1,84 @@
+//! Fields that nobody knows: found, named, and the nearest known one with them, because a
+//! misspelt `preallocaton` must not make a different disk.
+
+use serde_json::{Map, Value};
+
+use super::error::{Code, Fault};
+use super::shape::Shape;
+
+/// Whether a field is the client's own: it is ignored wherever it stands.
+pub(super) fn is_extension(name: &str) -> bool {
+    name.starts_with("x-")
+}
+
+/// Removes the client's own fields, on every level.
+pub(super) fn drop_extensions(object: &mut Map<String, Value>) {
+    object.retain(|name, _| !is_extension(name));
+    for value in object.values_mut() {
+        drop_inside(value);
+    }
+}
+
+fn drop_inside(value: &mut Value) {
+    match value {
+        Value::Object(object) => drop_extensions(object),
+        Value::Array(values) => values.iter_mut().for_each(drop_inside),
+        _ => {}
+    }
+}
+
+/// A field that is not known.
+pub(super) struct Unknown {
+    /// Its name, with dots between levels.
+    field: String,
+    nearest: Option<String>,
+}
+
+impl Unknown {
+    /// `name`, inside of `place`, where only `known` belong.
+    pub(super) fn new<'a>(place: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Self {
+        Unknown { field: format!("{place}{name}"), nearest: nearest(name, known) }
+    }
+
+    /// The first field of the parameters that is not known, if there is one.
+    pub(super) fn find(shape: &Shape, params: &Map<String, Value>) -> Option<Unknown> {
+        Self::find_in(shape, shape.top(), params, "")
+    }
+
+    fn find_in(
+        shape: &Shape,
+        known: &Map<String, Value>,
+        object: &Map<String, Value>,
+        place: &str,
+    ) -> Option<Unknown> {
+        object.iter().find_map(|(name, value)| {
+            let Some(schema) = known.get(name) else {
+                return Some(Unknown::new(place, name, known.keys().map(String::as_str)));
+            };
+            let place = format!("{place}{name}.");
+            Self::find_in(shape, shape.fields(schema)?, value.as_object()?, &place)
+        })
+    }
+
+    /// The error that names it.
+    pub(super) fn fault(self) -> Fault {
+        let message = message("field", &self.field, self.nearest.as_deref());
+        Fault::new(Code::InvalidParams, message).at_field(self.field, self.nearest)
+    }
+}
+
+/// Says that there is no such thing, and what was perhaps meant.
+pub(super) fn message(what: &str, name: &str, nearest: Option<&str>) -> String {
+    let shown: String = name.chars().take(100).flat_map(char::escape_debug).collect();
+    let nearest = nearest.map_or_else(String::new, |n| format!(": did you mean '{n}'?"));
+    format!("unknown {what} '{shown}'{nearest}")
+}
+
+/// The known name that is nearest to a wrong one, if any is near.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    /// Names further apart than this have nothing to do with one another.
+    const NEAR: f64 = 0.7;
+    let scored = known.map(|known| (strsim::jaro_winkler(name, known), known));
+    let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    best.filter(|(score, _)| *score >= NEAR).map(|(_, known)| known.to_owned())
+}
