@@ -16,7 +16,7 @@ use std::fs::write;
 use std::io::Result;
 
 use self::machine::Machine;
-use self::measure::{measure, peak};
+use self::measure::{endless, measure, peak};
 use self::options::{Options, USAGE};
 use self::process::WorkFolder;
 use self::report::Report;
@@ -43,6 +43,7 @@ fn run(options: Options) -> Result<()> {
         runs: options.runs,
         measured: Vec::new(),
         memory: Vec::new(),
+        endless: None,
     };
     for work in work::all(&programs) {
         if work.name.contains(&options.filter) {
@@ -56,6 +57,10 @@ fn run(options: Options) -> Result<()> {
             let most = peak(&case, &folder)?;
             report.memory.push((case.title, most));
         }
+    }
+    if "session-memory".contains(&options.filter) {
+        eprintln!("measuring: memory of a session");
+        report.endless = Some(endless(&programs, &folder)?);
     }
     print!("{}", report.text());
     if let Some(file) = &options.json {

@@ -5,7 +5,12 @@ use std::io::Result;
 use crate::process::{Invocation, Sample, WorkFolder};
 use crate::stats::Times;
 use crate::sys::settle;
-use crate::work::{MemoryCase, Rival, Subject, Work};
+use crate::work::{self, MemoryCase, Programs, Rival, Subject, Work};
+
+/// How many requests a session has answered when its memory is looked at.
+pub(crate) const FEW: u32 = 1_000;
+/// And how many the second time.
+pub(crate) const MANY: u32 = 100_000;
 
 /// What a work took, whoever did it.
 #[derive(Debug)]
@@ -65,6 +70,23 @@ fn run_once(subject: &Subject, who: &Invocation, folder: &WorkFolder) -> Result<
     }
     settle();
     who.run(folder.path())
+}
+
+/// The memory of a session after a few requests and after very many, in KiB.
+pub(crate) fn endless(programs: &Programs, folder: &WorkFolder) -> Result<(u64, u64)> {
+    let (make, rpc, request) = work::endless(programs);
+    folder.clear()?;
+    make.run(folder.path())?;
+    let mut session = rpc.start_session(folder.path())?;
+    let mut ask = |times| -> Result<u64> {
+        (0..times).try_for_each(|_| session.ask(&request))?;
+        Ok(session.memory_kib())
+    };
+    let few = ask(FEW)?;
+    let many = ask(MANY - FEW)?;
+    session.end()?;
+    folder.clear()?;
+    Ok((few, many))
 }
 
 /// The most memory that vmdisk had in any of three runs, in KiB.

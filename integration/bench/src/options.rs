@@ -13,7 +13,8 @@ usage: vmdisk-bench [--vmdisk PATH] [--qemu-img PATH] [--runs NUMBER] [--filter 
   --qemu-img  what it is compared with [default: the one that the shell would find]
   --runs      timed runs of each program, after one that is not timed [default: 15]
   --filter    only works whose name contains this: create-20g, create-1t, resize, shrink,
-              info, ensure, version, memory
+              info, ensure, version, rpc-info, session-info, session-ensure, memory,
+              session-memory
   --folder    where disks are made, on the file system to be measured [default: where temporary
               files go]
   --json      also write everything measured to this file";

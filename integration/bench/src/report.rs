@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
-use crate::measure::Measured;
+use crate::measure::{FEW, MANY, Measured};
 use crate::stats::Times;
 use crate::work::Target;
 
@@ -11,6 +11,13 @@ use crate::work::Target;
 const NOISY: f64 = 0.25;
 /// The most memory that vmdisk should have, in KiB.
 const MEMORY_KIB: u64 = 24 << 10;
+
+/// The most that a session may grow over its requests, in KiB.
+const GROWTH_KIB: u64 = 1 << 10;
+
+fn is_flat(few: u64, many: u64) -> bool {
+    few > 0 && many <= few + GROWTH_KIB
+}
 
 /// Everything that was found out.
 #[derive(Debug)]
@@ -20,6 +27,8 @@ pub(crate) struct Report {
     pub(crate) measured: Vec<Measured>,
     /// Titles and peaks, in KiB.
     pub(crate) memory: Vec<(String, u64)>,
+    /// The memory of a session after few and after many requests, in KiB.
+    pub(crate) endless: Option<(u64, u64)>,
 }
 
 impl Target {
@@ -83,6 +92,16 @@ impl Report {
         if !self.memory.is_empty() {
             text.push('\n');
             text.push_str(&table(&self.peaks()));
+        }
+        if let Some((few, many)) = self.endless {
+            text.push_str(&format!(
+                "\nmemory of a session: {} MiB after {FEW} requests, {} MiB after {MANY}; target: \
+                 at most {} MiB more  {}\n",
+                mebibytes(few),
+                mebibytes(many),
+                GROWTH_KIB >> 10,
+                verdict(Some(is_flat(few, many)))
+            ));
         }
         for warning in self.warnings() {
             text.push_str(&format!("\nwarning: {warning}"));
@@ -167,6 +186,11 @@ impl Report {
             "runs": self.runs,
             "works": self.measured.iter().map(work_json).collect::<Vec<_>>(),
             "memory": peaks,
+            "session_memory": self.endless.map(|(few, many)| json!({
+                "requests": [FEW, MANY],
+                "kib": [few, many],
+                "met": is_flat(few, many),
+            })),
             "warnings": self.warnings(),
         })
     }

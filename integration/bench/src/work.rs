@@ -96,6 +96,7 @@ pub(crate) fn all(programs: &Programs) -> Vec<Work> {
     let mut works = creations(programs);
     works.extend(changes(programs));
     works.extend(looks(programs));
+    works.extend(requests(programs));
     works
 }
 
@@ -169,6 +170,53 @@ fn looks(programs: &Programs) -> [Work; 3] {
         work("ensure", "ensure that changes nothing", &standing, &ensure, &info),
         work("version", "--version", &Subject::Absent, "--version", "--version"),
     ]
+}
+
+/// The protocol, against the command line and against itself.
+fn requests(programs: &Programs) -> [Work; 3] {
+    let standing = Subject::Standing(programs.vmdisk(&format!("create {DISK} --size 1T")));
+    let info = request("info", "");
+    let ensure = request("ensure", r#","size":"1TiB""#);
+    let rpc = || programs.vmdisk("rpc");
+    let work = |name, title, vmdisk, rival, invocation, times| Work {
+        name,
+        title,
+        subject: standing.clone(),
+        vmdisk,
+        rivals: vec![Rival { name: rival, invocation, target: Target::Within(times) }],
+    };
+    let plain = programs.vmdisk(&format!("info {DISK}"));
+    let one = "one-shot rpc";
+    [
+        work("rpc-info", "info, one-shot rpc", rpc().told(&info), "info", plain, 1.2),
+        work(
+            "session-info",
+            "info, request in a session",
+            rpc().asked(&info),
+            one,
+            rpc().told(&info),
+            0.1,
+        ),
+        work(
+            "session-ensure",
+            "ensure, request in a session",
+            rpc().asked(&ensure),
+            one,
+            rpc().told(&ensure),
+            0.2,
+        ),
+    ]
+}
+
+/// A request about the disk, with these parameters more.
+fn request(method: &str, more: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"path":"{DISK}"{more}}}}}"#)
+}
+
+/// What is asked over and over to see whether memory grows.
+pub(crate) fn endless(programs: &Programs) -> (Invocation, Invocation, String) {
+    let make = programs.vmdisk(&format!("create {DISK} --size 20G"));
+    (make, programs.vmdisk("rpc"), request("info", ""))
 }
 
 /// Something whose peak of memory is looked at.
