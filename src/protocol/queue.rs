@@ -1,6 +1,7 @@
 //! Requests that wait for their turn, and the one that has it.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::envelope::{Id, Refused, Request};
@@ -8,7 +9,10 @@ use crate::task::Cancel;
 
 /// Lines may wait until they have this many bytes together; then no more are read until some are
 /// done. (What a line becomes in memory can be some ten times as large.)
-const MAX_WAITING_BYTES: usize = 4 << 20;
+const MAX_WAITING_BYTES: usize = 1 << 20;
+
+/// What a line counts for beside its bytes: many short ones take memory too.
+const BYTES_A_LINE: usize = 256;
 
 /// What waits for its turn.
 pub(super) enum Item {
@@ -25,6 +29,8 @@ struct State {
     running: Option<(Id, Cancel)>,
     /// Nothing more will come.
     ended: bool,
+    /// Why, unless it was the end of input.
+    failure: Option<io::Error>,
 }
 
 /// Filled by the one who reads, emptied by the one who works.
@@ -42,6 +48,7 @@ impl Queue {
         let state = self.changed.wait_while(self.state(), full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         if !state.ended {
+            let len = len + BYTES_A_LINE;
             state.waiting.push_back((item, len));
             state.waiting_bytes += len;
             self.changed.notify_all();
@@ -52,6 +59,17 @@ impl Queue {
     pub(super) fn end(&self) {
         self.state().ended = true;
         self.changed.notify_all();
+    }
+
+    /// Nothing more will come, because reading failed.
+    pub(super) fn fail(&self, error: io::Error) {
+        self.state().failure = Some(error);
+        self.end();
+    }
+
+    /// Why reading failed, if it did.
+    pub(super) fn failure(&self) -> Option<io::Error> {
+        self.state().failure.take()
     }
 
     /// The next in turn, when there is one; `None` at the end. What had its turn before is done.

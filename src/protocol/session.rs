@@ -55,7 +55,8 @@ impl Session {
     /// Reads requests until the end of `input`, or until it is stopped, and answers each.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when `output` cannot be written, unless nobody reads it.
+    /// [`ErrorKind::Io`] and the like when `input` cannot be read; or `output` not written, unless
+    /// nobody reads it.
     pub fn serve(
         self,
         input: impl BufRead + Send + 'static,
@@ -82,6 +83,10 @@ impl Session {
             }
             answers.push(answer.failed);
             answers.truncate(2);
+        }
+        if let Some(error) = self.queue.failure() {
+            let input = Path::new("standard input");
+            return Err(Error::io("cannot read the requests", input, error));
         }
         Ok(Ended::Answered(if answers.len() == 1 { answers[0] } else { None }))
     }
@@ -132,14 +137,10 @@ impl Reader {
                     let fault = Fault::new(Code::InvalidRequest, why);
                     self.queue.push(Item::Refused(Refused { id: None, fault }), 0);
                 }
-                Ok(None) => break,
-                Err(error) => {
-                    self.log.warn(&format!("cannot read standard input: {error}"));
-                    break;
-                }
+                Ok(None) => return self.queue.end(),
+                Err(error) => return self.queue.fail(error),
             }
         }
-        self.queue.end();
     }
 
     fn take(&self, line: &[u8]) {
