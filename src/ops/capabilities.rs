@@ -29,23 +29,6 @@ choice! {
     }
 }
 
-/// The verb.
-#[derive(Debug)]
-pub struct Capabilities;
-
-impl Verb for Capabilities {
-    const NAME: &'static str = "capabilities";
-    const SUMMARY: &'static str = "Tells what this program and this host can do.";
-    const OPENS: bool = false;
-    const LOCKS: bool = false;
-    type Request = CapabilitiesRequest;
-    type Report = CapabilitiesReport;
-
-    fn run(request: &CapabilitiesRequest, context: Context<'_>) -> Result<CapabilitiesReport> {
-        capabilities(request, context)
-    }
-}
-
 /// A question about what is possible here.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -12,30 +12,12 @@ use super::existing::Existing;
 use super::fits::check_fit;
 use super::options::CreateRequest;
 use super::payload::Prepared;
-use super::verb::Verb;
 use super::wire::{bytes_hex, lossy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{DEFAULT_MODE, FileStorage, Occupant, Owner, Publish, Staging, resolve_target};
 use crate::image::probe;
 use crate::units::{ByteSize, VirtualSize};
 use crate::{qcow2, raw};
-
-/// The verb.
-#[derive(Debug)]
-pub struct Create;
-
-impl Verb for Create {
-    const NAME: &'static str = "create";
-    const SUMMARY: &'static str = "Creates a disk: whole and synced under its name, or not at all.";
-    const OPENS: bool = true;
-    const LOCKS: bool = true;
-    type Request = CreateRequest;
-    type Report = CreateReport;
-
-    fn run(request: &CreateRequest, context: Context<'_>) -> Result<CreateReport> {
-        create(request, context)
-    }
-}
 
 /// What was created.
 #[derive(Debug, Clone, Serialize, JsonSchema)]

@@ -9,28 +9,9 @@ use super::existing::Existing;
 use super::fits::check_fit;
 use super::options::{CreateRequest, EnsureRequest};
 use super::resize::{ResizeReport, ResizeRequest, TargetSize, resize_open};
-use super::verb::Verb;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Occupant, resolve, resolve_target};
 use crate::image::gate::Trust;
-
-/// The verb.
-#[derive(Debug)]
-pub struct Ensure;
-
-impl Verb for Ensure {
-    const NAME: &'static str = "ensure";
-    const SUMMARY: &'static str =
-        "Creates a disk, or grows it, or leaves it as it is: the one call for every machine start.";
-    const OPENS: bool = true;
-    const LOCKS: bool = true;
-    type Request = EnsureRequest;
-    type Report = EnsureReport;
-
-    fn run(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureReport> {
-        ensure(request, context)
-    }
-}
 
 /// What `ensure` found to do.
 #[derive(Debug, Clone, Serialize, JsonSchema)]

@@ -8,31 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::choices::{Compat, Compression, Format};
 use super::context::Context;
-use super::verb::Verb;
 use super::wire::{bytes_hex, lossy};
 use crate::error::Result;
 use crate::host::{Access, FileKind, FileStorage, resolve};
 use crate::image::chain::{Link, Opening};
 use crate::image::probe::{self, Evidence, Magic};
 use crate::qcow2::{Compatible, Encryption, Header, Incompatible, read_snapshots};
-
-/// The verb.
-#[derive(Debug)]
-pub struct Info;
-
-impl Verb for Info {
-    const NAME: &'static str = "info";
-    const SUMMARY: &'static str =
-        "Tells what a disk is; takes no lock, so it works while a machine runs.";
-    const OPENS: bool = true;
-    const LOCKS: bool = false;
-    type Request = InfoRequest;
-    type Report = InfoReport;
-
-    fn run(request: &InfoRequest, context: Context<'_>) -> Result<InfoReport> {
-        info(request, context)
-    }
-}
 
 /// A disk that is asked about.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -20,18 +20,17 @@ mod verb;
 mod wire;
 
 pub use capabilities::{
-    Capabilities, CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks,
-    capabilities,
+    CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks, capabilities,
 };
 pub use choices::{
     BackingStore, Compat, Compression, Format, Guest, IfExists, Preallocation, Preset, TrustLevel,
 };
 pub use context::Context;
-pub use create::{BackingReport, Create, CreateReport, GuestReport, create};
-pub use ensure::{Ensure, EnsureReport, ensure};
-pub use info::{Info, InfoReport, InfoRequest, Qcow2Report, SnapshotReport, info};
+pub use create::{BackingReport, CreateReport, GuestReport, create};
+pub use ensure::{EnsureReport, ensure};
+pub use info::{InfoReport, InfoRequest, Qcow2Report, SnapshotReport, info};
 pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, LayoutOptions};
 pub use policy::{LockOptions, TrustOptions};
-pub use resize::{Resize, ResizeReport, ResizeRequest, TargetSize, resize};
-pub use verb::{Verb, Visitor, each_verb};
+pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
+pub use verb::{Capabilities, Create, Ensure, Info, Resize, Verb, Visitor, each_verb};
 pub use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::choices::{Format, Preallocation};
 use super::context::Context;
 use super::existing::Existing;
-use super::verb::Verb;
 use super::wire::{self, bytes_hex, lossy, one_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::FileKind;
@@ -16,23 +15,6 @@ use crate::image::Image;
 use crate::qcow2::ResizeOptions;
 use crate::raw::RawAllocation;
 use crate::units::{ByteSize, VirtualSize};
-
-/// The verb.
-#[derive(Debug)]
-pub struct Resize;
-
-impl Verb for Resize {
-    const NAME: &'static str = "resize";
-    const SUMMARY: &'static str = "Grows a disk, or shrinks it.";
-    const OPENS: bool = true;
-    const LOCKS: bool = true;
-    type Request = ResizeRequest;
-    type Report = ResizeReport;
-
-    fn run(request: &ResizeRequest, context: Context<'_>) -> Result<ResizeReport> {
-        resize(request, context)
-    }
-}
 
 /// The size that a disk gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,17 @@
-//! What a verb is, and the list of them: whoever serves verbs (the protocol, its schema,
+//! What a verb is, and the list of them: whoever serves verbs (the protocol, its document,
 //! `capabilities`) walks this list, so that a verb is added here and nowhere else.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Capabilities, Context, Create, Ensure, Info, Resize};
+use super::capabilities::{CapabilitiesReport, CapabilitiesRequest, capabilities};
+use super::context::Context;
+use super::create::{CreateReport, create};
+use super::ensure::{EnsureReport, ensure};
+use super::info::{InfoReport, InfoRequest, info};
+use super::options::{CreateRequest, EnsureRequest};
+use super::resize::{ResizeReport, ResizeRequest, resize};
 use crate::error::Result;
 
 /// A verb: a request in, a report out.
@@ -37,11 +43,52 @@ pub trait Visitor {
     fn visit<V: Verb>(&mut self);
 }
 
-/// Shows every verb to `visitor`.
-pub fn each_verb(visitor: &mut impl Visitor) {
-    visitor.visit::<Create>();
-    visitor.visit::<Ensure>();
-    visitor.visit::<Resize>();
-    visitor.visit::<Info>();
-    visitor.visit::<Capabilities>();
+macro_rules! verbs {
+    ($(
+        #[doc = $summary:literal]
+        $verb:ident = $function:ident($request:ty) -> $report:ty,
+        opens: $opens:literal, locks: $locks:literal;
+    )+) => {
+        $(
+            #[doc = $summary]
+            #[derive(Debug)]
+            pub struct $verb;
+
+            impl Verb for $verb {
+                const NAME: &'static str = stringify!($function);
+                const SUMMARY: &'static str = $summary.trim_ascii();
+                const OPENS: bool = $opens;
+                const LOCKS: bool = $locks;
+                type Request = $request;
+                type Report = $report;
+
+                fn run(request: &$request, context: Context<'_>) -> Result<$report> {
+                    $function(request, context)
+                }
+            }
+        )+
+
+        /// Shows every verb to `visitor`.
+        pub fn each_verb(visitor: &mut impl Visitor) {
+            $(visitor.visit::<$verb>();)+
+        }
+    };
+}
+
+verbs! {
+    /// Creates a disk: whole and synced under its name, or not at all.
+    Create = create(CreateRequest) -> CreateReport, opens: true, locks: true;
+
+    /// Creates a disk, or grows it, or leaves it as it is: the one call for every machine start.
+    Ensure = ensure(EnsureRequest) -> EnsureReport, opens: true, locks: true;
+
+    /// Grows a disk, or shrinks it.
+    Resize = resize(ResizeRequest) -> ResizeReport, opens: true, locks: true;
+
+    /// Tells what a disk is; takes no lock, so it works while a machine runs.
+    Info = info(InfoRequest) -> InfoReport, opens: true, locks: false;
+
+    /// Tells what this program and this host can do.
+    Capabilities = capabilities(CapabilitiesRequest) -> CapabilitiesReport,
+    opens: false, locks: false;
 }

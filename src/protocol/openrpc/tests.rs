@@ -12,6 +12,7 @@ use super::schema::Schemas;
 use crate::ops::{LockOptions, TrustOptions};
 use crate::protocol::DOCUMENT;
 use crate::protocol::params::{CallOptions, Options};
+use crate::units::ByteSize;
 
 const OPENRPC: &str = include_str!("../../../tests/data/openrpc/openrpc-1.3.json");
 const DRAFT_07: &str = include_str!("../../../tests/data/openrpc/json-schema-draft-07.json");
@@ -116,6 +117,25 @@ fn additions_break_nobody() {
     named["Format"]["oneOf"].as_array_mut().unwrap().push(json!({ "const": "new" }));
     new["components"]["errors"]["new"] = json!({ "code": 99, "message": "new" });
     assert_eq!(breaks(&old, &new), Vec::<String>::new());
+}
+
+/// What the published pattern lets pass is what the parser takes.
+#[test]
+fn the_pattern_of_sizes_is_the_parsers() {
+    let document = published();
+    let size = jsonschema::draft7::new(&document["components"]["schemas"]["Size"]).unwrap();
+    for text in ["20G", "20GiB", "20gb", "1.5T", "0.1K", "7E", "512B", "20000b", "1.5KB"] {
+        assert!(size.is_valid(&json!(text)), "{text}");
+        ByteSize::parse_with_unit(text).unwrap();
+    }
+    for text in ["20000", "", "G", "-1G", "1.5", "1.5B", "1..5G", ".5G", "1.G", "1e3", "20 G", "2X"]
+    {
+        assert!(!size.is_valid(&json!(text)), "{text}");
+        ByteSize::parse_with_unit(text).unwrap_err();
+    }
+    for (value, valid) in [(json!(0), true), (json!(u64::MAX), true), (json!(-1), false)] {
+        assert_eq!(size.is_valid(&value), valid, "{value}");
+    }
 }
 
 #[test]
