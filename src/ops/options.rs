@@ -19,7 +19,7 @@ use crate::units::ByteSize;
 pub struct LayoutOptions {
     /// Who will use the disk. Default: `qemu`.
     pub preset: Option<Preset>,
-    /// The version of qcow2. Default: `1.1`.
+    /// The version of qcow2. Default: `1.1`; `0.10` with preset `compat-0.10`.
     pub compat: Option<Compat>,
     /// Bytes a cluster: a power of two from 512 to 2 MiB. Default: 64 KiB.
     #[serde(deserialize_with = "wire::size::optional")]
@@ -27,8 +27,8 @@ pub struct LayoutOptions {
     pub cluster_size: Option<ByteSize>,
     /// Bits a reference count: a power of two from 1 to 64. Default: 16.
     pub refcount_bits: Option<u64>,
-    /// Whether L2 entries have subclusters. Default: `false`; `true` when preallocating above a
-    /// backing file.
+    /// Whether L2 entries have subclusters. Default: `false`; `true` above a backing file when
+    /// more than `tables` is preallocated.
     pub extended_l2: Option<bool>,
     /// How compressed clusters will be packed. Default: `zlib`.
     pub compression_type: Option<Compression>,
@@ -65,7 +65,7 @@ pub struct GuestOptions {
     pub ssh_keys: Vec<String>,
     /// Files with public keys that may log in. Default: none.
     pub ssh_key_files: Vec<PathBuf>,
-    /// A ready payload archive (tar) instead of keys.
+    /// A file with a ready payload archive (tar), instead of keys. Default: none.
     pub userdata_file: Option<PathBuf>,
     /// Whether a guest's partition table or filesystem may be overwritten. Default: `false`.
     pub overwrite: bool,
@@ -108,12 +108,13 @@ macro_rules! disk_request {
             #[serde(default)]
             pub guest: GuestOptions,
             $($(#[$field_doc])* pub $field: $type,)*
-            /// The file's permission bits, in octal. Default: `0600`.
+            /// The file's permission bits, in octal. Default: those of the file that it replaces,
+            /// else `0600`.
             #[serde(default, deserialize_with = "wire::mode::optional")]
             #[schemars(with = "Option<wire::Mode>")]
             pub mode: Option<u32>,
-            /// The file's owner, as `user` or `user:group`, by name or number. Default: whoever
-            /// runs the program.
+            /// The file's owner, as `user` or `user:group`, by name or number. Default: that of the
+            /// file that it replaces, else whoever runs the program.
             pub owner: Option<String>,
         }
 

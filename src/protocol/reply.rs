@@ -23,7 +23,7 @@ struct Tool {
     version: &'static str,
 }
 
-/// A report with [`Meta`]: `result` of a response, and what `--json` prints.
+/// A report, and who made it: `result` of a response, and what `--json` prints.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "{R}Result")]
 pub struct Reply<R> {
