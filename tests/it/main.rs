@@ -14,6 +14,7 @@ mod locks;
 mod matrix;
 mod over;
 mod payload;
+mod reference;
 mod refusals;
 mod resize;
 mod support;
