@@ -12,7 +12,7 @@ use super::existing::Existing;
 use super::fits::check_fit;
 use super::options::CreateRequest;
 use super::payload::Prepared;
-use super::wire::{bytes_hex, lossy};
+use super::wire::{bytes_hex, lossy, stored_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{DEFAULT_MODE, FileStorage, Occupant, Owner, Publish, Staging, resolve_target};
 use crate::image::probe;
@@ -196,7 +196,7 @@ pub(super) fn build(
         allocated_bytes: info.allocated_bytes,
         preallocation: Some(plan.preallocation()),
         backing: base.as_ref().map(|base| BackingReport {
-            name: base.name.escape_ascii().to_string(),
+            name: stored_text(&base.name),
             format: base.format.into(),
             virtual_size_bytes: base.size(),
         }),

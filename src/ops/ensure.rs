@@ -65,7 +65,10 @@ pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureRep
         preallocation: request.layout.preallocation,
         ..ResizeRequest::new(&request.path, size)
     };
-    let mut unchanged = kept(&existing, request)?;
+    // What became of the preallocation is for the resize to say.
+    let mut rest = request.clone();
+    rest.layout.preallocation = None;
+    let mut unchanged = kept(&existing, &rest)?;
     let trust = trust_with_backing(request, context.trust);
     let report = resize_open(existing, size, &resize, Context { trust: &trust, ..context })?;
     if report.changed {

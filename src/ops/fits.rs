@@ -52,7 +52,8 @@ fn differences(
     }
     let layout = &request.layout;
     let Some(header) = existing.header() else {
-        let option = layout.first_qcow2_option();
+        let backing = request.backing.as_ref().map(|_| "backing file");
+        let option = layout.first_qcow2_option().or(backing);
         differs.extend(option.map(|option| format!("a raw disk has no {option}")));
         return Ok(differs);
     };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::choices::{Compat, Compression, Format};
 use super::context::Context;
-use super::wire::{bytes_hex, lossy};
+use super::wire::{bytes_hex, lossy, stored_text};
 use crate::error::Result;
 use crate::host::{Access, FileKind, FileStorage, resolve};
 use crate::image::chain::{Link, Opening};
@@ -153,7 +153,6 @@ fn describe(link: &Link, path: &Path) -> Result<InfoReport> {
 }
 
 fn describe_qcow2(storage: &FileStorage, header: &Header, path: &Path) -> Result<Qcow2Report> {
-    let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
     let backing = header.backing.as_ref();
     let snapshots = read_snapshots(storage, header).map_err(|error| error.at_path(path))?;
     Ok(Qcow2Report {
@@ -172,15 +171,15 @@ fn describe_qcow2(storage: &FileStorage, header: &Header, path: &Path) -> Result
             Encryption::Aes => Some("aes".to_owned()),
             Encryption::Luks => Some("luks".to_owned()),
         },
-        backing_file: backing.map(|backing| text(&backing.name)),
-        backing_format: backing.and_then(|b| b.format.as_deref()).map(text),
-        data_file: header.data_file().map(text),
+        backing_file: backing.map(|backing| stored_text(&backing.name)),
+        backing_format: backing.and_then(|b| b.format.as_deref()).map(stored_text),
+        data_file: header.data_file().map(stored_text),
         bitmaps: header.bitmaps().map_or(0, |directory| u64::from(directory.count)),
         snapshots: snapshots
             .iter()
             .map(|snapshot| SnapshotReport {
-                id: text(&snapshot.id),
-                name: text(&snapshot.name),
+                id: stored_text(&snapshot.id),
+                name: stored_text(&snapshot.name),
                 date_seconds: u64::from(snapshot.date_seconds),
                 vm_state_bytes: snapshot.vm_state_bytes,
                 virtual_size_bytes: snapshot.disk_size_bytes,

@@ -15,7 +15,7 @@ use crate::units::ByteSize;
 
 /// How a new disk is laid out. What is not said is decided by the preset.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct LayoutOptions {
     /// Who will use the disk. Default: `qemu`.
     pub preset: Option<Preset>,
@@ -44,7 +44,7 @@ pub struct LayoutOptions {
 
 /// The backing file of a new overlay.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct BackingOptions {
     /// The file, relative to the working directory (with `as-given`: to the new image's folder).
     pub path: PathBuf,
@@ -57,7 +57,7 @@ pub struct BackingOptions {
 
 /// What the guest will find at the beginning of the disk.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct GuestOptions {
     /// The guest. Default: `boot2docker`; `none` above a backing file, unless keys are given.
     pub profile: Option<Guest>,
@@ -86,7 +86,7 @@ macro_rules! disk_request {
     ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Deserialize, JsonSchema)]
-        #[serde(deny_unknown_fields)]
+        #[serde(deny_unknown_fields, expecting = "an object")]
         pub struct $name {
             /// Where the disk is, or will be.
             pub path: PathBuf,

@@ -58,6 +58,15 @@ pub fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// A name that is stored in an image, as text: what is not printable in it is escaped, because
+/// whoever made the image is not trusted with a terminal.
+pub(super) fn stored_text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains(char::is_control) => text.to_owned(),
+        _ => bytes.escape_ascii().to_string(),
+    }
+}
+
 /// The bytes of a path that is not UTF-8, in hexadecimal.
 pub fn bytes_hex(path: &Path) -> Option<String> {
     let bytes = path.as_os_str().as_bytes();

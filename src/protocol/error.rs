@@ -46,6 +46,12 @@ impl Fault {
         Fault { error: Error::new(kind, why), code: Some(code), detail: None }
     }
 
+    /// A value that fits its place and still makes no sense there.
+    pub(super) fn in_field(error: Error, field: &str) -> Self {
+        let fault = Fault { error, code: Some(Code::InvalidParams), detail: None };
+        fault.at_field(field.to_owned(), None)
+    }
+
     /// Names the field that is to blame.
     pub(super) fn at_field(mut self, field: String, nearest: Option<String>) -> Self {
         self.detail = Some(Box::new(Detail { field, nearest }));

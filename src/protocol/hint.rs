@@ -6,7 +6,8 @@ use crate::error::{Error, ErrorKind};
 pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
     Some(match (error.kind(), method) {
         (ErrorKind::Exists, "create") => {
-            "choose another path, or say what to do with what is there: if_exists keep or replace"
+            "choose another path, ask for what is there with if_exists keep, or give it up with \
+             if_exists replace"
         }
         (ErrorKind::Exists, "ensure") => {
             "ask for what is there, or remove the disk to have a new one"

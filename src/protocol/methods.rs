@@ -85,7 +85,9 @@ pub fn guarded<T, E: From<Error>>(run: impl FnOnce() -> Result<T, E>) -> Result<
 fn verb<V: Verb>(request: Request, around: &Surroundings<'_>) -> Outcome {
     let Request { id, params, .. } = request;
     let call = Call::<V>::read(params)?;
-    let (trust, locks) = (call.trust.policy()?, call.locks.policy()?);
+    let trust = call.trust.policy()?;
+    let wrong_timeout = |error| Fault::in_field(error, "lock_timeout_seconds");
+    let locks = call.locks.policy().map_err(wrong_timeout)?;
     let progress: &dyn Progress = match call.options.progress {
         true => &ProgressLines::new(Some(id), around.send),
         false => &Silent,

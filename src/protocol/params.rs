@@ -110,14 +110,21 @@ impl Wrong {
         if let Some(unknown) = Unknown::find(&shape, params) {
             return unknown.fault();
         }
-        let mut schema = None;
-        for name in &self.place {
-            let fields = schema.map_or(Some(shape.top()), |schema| shape.fields(schema));
-            schema = fields.and_then(|fields| fields.get(name));
+        let schema = shape.at(&self.place).unwrap_or(&Value::Null);
+        if let Some(name) = self.missing(&shape, schema, &Value::Object(params.clone())) {
+            let message = format!("field '{name}' is missing");
+            return Fault::new(Code::InvalidParams, message).at_field(name, None);
         }
-        let size = schema.is_some_and(|schema| shape.has_format(schema, SIZE_FORMAT));
-        let kind = if size { ErrorKind::BadSize } else { ErrorKind::BadRequest };
-        self.fault(kind)
+        let size = shape.has_format(schema, SIZE_FORMAT);
+        self.fault(if size { ErrorKind::BadSize } else { ErrorKind::BadRequest })
+    }
+
+    /// The field that the object at this place lacks, if it is an object and lacks one.
+    fn missing(&self, shape: &Shape, schema: &Value, params: &Value) -> Option<String> {
+        let value = self.place.iter().try_fold(params, |value, name| value.get(name));
+        let object = value?.as_object()?;
+        let name = shape.required(schema).find(|name| !object.contains_key(*name))?;
+        Some(if self.place.is_empty() { name.to_owned() } else { format!("{}.{name}", self.field) })
     }
 
     fn fault(self, kind: ErrorKind) -> Fault {

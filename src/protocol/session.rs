@@ -13,6 +13,7 @@ use super::hint::hint;
 use super::log::Log;
 use super::methods::{CANCEL, Methods, Surroundings};
 use super::queue::{Item, Queue};
+use super::unknown::{is_extension, message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::Cancel;
 
@@ -158,6 +159,9 @@ impl Reader {
             let method = method.escape_debug();
             self.log.warn(&format!("ignored: a notification '{method}' (a request has an id)"));
             return;
+        }
+        if let Some(unknown) = params.keys().find(|name| *name != "id" && !is_extension(name)) {
+            self.log.warn(&message("field of cancel", unknown, None));
         }
         match params.get("id").cloned().and_then(Id::new) {
             Some(id) if self.queue.cancel(&id) => {}

@@ -1,6 +1,6 @@
 //! What the parameters of a method may be, as the published document says.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::DOCUMENT;
 
@@ -9,7 +9,8 @@ pub(super) const NAMED: &str = "#/components/schemas/";
 
 /// The parameters of a method, with everything that is needed to look inside.
 pub(super) struct Shape {
-    params: Map<String, Value>,
+    /// The parameters, as an object schema has them.
+    top: Value,
     named: Map<String, Value>,
 }
 
@@ -20,20 +21,29 @@ impl Shape {
         let mut document: Value = serde_json::from_str(DOCUMENT).unwrap_or_default();
         let methods = document["methods"].as_array().into_iter().flatten();
         let params = methods.filter(|known| known["name"] == method);
-        let params = params.filter_map(|method| method["params"].as_array()).flatten();
-        let param =
-            |param: &Value| Some((param["name"].as_str()?.to_owned(), param["schema"].clone()));
-        let params = params.filter_map(param).collect();
+        let params: Vec<_> = params.filter_map(|m| m["params"].as_array()).flatten().collect();
+        let required = params.iter().filter(|param| param["required"] == true);
+        let required: Vec<_> = required.map(|param| param["name"].clone()).collect();
+        let property =
+            |param: &&Value| Some((param["name"].as_str()?.to_owned(), param["schema"].clone()));
+        let properties: Map<_, _> = params.iter().filter_map(property).collect();
+        let top = json!({ "properties": properties, "required": required });
         let named = match document["components"]["schemas"].take() {
             Value::Object(named) => named,
             _ => Map::new(),
         };
-        Shape { params, named }
+        Shape { top, named }
     }
 
-    /// The fields at the top.
-    pub(super) fn top(&self) -> &Map<String, Value> {
-        &self.params
+    /// The schema of the value at this place.
+    pub(super) fn at(&self, place: &[String]) -> Option<&Value> {
+        place.iter().try_fold(&self.top, |schema, name| self.fields(schema)?.get(name))
+    }
+
+    /// The fields that an object of this schema must have.
+    pub(super) fn required<'a>(&'a self, schema: &'a Value) -> impl Iterator<Item = &'a str> {
+        let required = self.find(schema, &|schema| schema.get("required")?.as_array());
+        required.into_iter().flatten().filter_map(Value::as_str)
     }
 
     /// The fields of an object of this schema.

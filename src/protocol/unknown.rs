@@ -42,7 +42,7 @@ impl Unknown {
 
     /// The first field of the parameters that is not known, if there is one.
     pub(super) fn find(shape: &Shape, params: &Map<String, Value>) -> Option<Unknown> {
-        Self::find_in(shape, shape.top(), params, "")
+        Self::find_in(shape, shape.fields(shape.at(&[])?)?, params, "")
     }
 
     fn find_in(

@@ -5,6 +5,19 @@ use std::os::unix::fs::symlink;
 
 use crate::support::{Env, VMDISK};
 
+/// The name of a backing file is told as people wrote it; what could move a terminal's cursor is
+/// not.
+#[test]
+fn stored_names_are_told_as_text() {
+    let env = Env::new();
+    for (name, told) in [("bas\u{e9}.qcow2", "bas\u{e9}.qcow2"), ("b\u{1b}[2J", "b\\x1b[2J")] {
+        env.run("qemu-img", ["create", "-q", "-f", "qcow2", name, "1M"]).exits(0);
+        let args = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", name, "over.qcow2"];
+        env.run("qemu-img", args).exits(0);
+        assert_eq!(env.report("info over.qcow2")["qcow2"]["backing_file"], told);
+    }
+}
+
 /// A name of this length in bytes is told from all others.
 const BASE_SIZE: u64 = (1 << 20) + 512;
 

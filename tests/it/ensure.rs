@@ -95,6 +95,9 @@ fn ensure_grows_as_asked() {
     let report = env.report("ensure d.qcow2 --size 8M --preallocation full");
     assert_eq!(report["action"], "grown", "{report:#}");
     assert_eq!(report["preallocation"], "full", "{report:#}");
+    assert!(report["notes"].as_array().is_some_and(Vec::is_empty), "{report:#}");
+    let again = env.report("ensure d.qcow2 --size 8M --preallocation full");
+    assert_eq!(again["notes"].as_array().map(Vec::len), Some(1), "{again:#}");
     assert!(env.report("info d.qcow2")["allocated_bytes"].as_u64() > Some(7 << 20));
 }
 
@@ -107,6 +110,7 @@ const DIFFERENCES: &[(&str, &str, &[&str])] = &[
     ("d.qcow2", "--compression-type zstd", &["compression type is zlib", "zstd"]),
     ("d.qcow2", "--lazy-refcounts on", &["lazy refcounts is"]),
     ("d.qcow2", "--backing base.qcow2", &["no backing file", "base.qcow2"]),
+    ("d.raw", "--backing base.qcow2", &["raw disk has no backing file"]),
     ("over.qcow2", "", &["backing file is 'base.qcow2'"]),
     ("over.qcow2", "--backing d.qcow2", &["backing file is 'base.qcow2'", "d.qcow2"]),
 ];
