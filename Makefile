@@ -3,7 +3,7 @@ BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
 VERBS = create ensure resize info capabilities rpc schema completions man
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: demo test check lint matrix bench install release
+.PHONY: demo test go-test check lint matrix bench install release
 
 demo: release ## Create a boot2docker disk, grow it, look at it
 	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
@@ -17,8 +17,17 @@ test: lint ## Everything
 	@integration/test-tools.sh
 	cargo $(NEXTEST) --locked --no-fail-fast
 	cargo test --locked --doc
+	@$(MAKE) go-test
 
 check: test
+
+go-test: export VMDISK = $(abspath $(or $(CARGO_TARGET_DIR),target)/debug/vmdisk)
+go-test: export GOTOOLCHAIN = local
+go-test: export GOPROXY = off
+go-test: ## The Go client against the program
+	cargo build --locked
+	@unformatted=$$(gofmt -l integration/go); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
+	cd integration/go && go vet ./... && go test -count=1 $$(command -v gcc >/dev/null && echo -race) ./...
 
 lint:
 	cargo fmt --check

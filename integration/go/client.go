@@ -1,0 +1,216 @@
+// Package vmdisk is a client of the program vmdisk, which creates, grows and inspects the disks of
+// local virtual machines. It keeps one `vmdisk rpc` running and asks it one thing after the other.
+package vmdisk
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+)
+
+// Client asks the program. Its zero value is ready to use, by several goroutines at once. The
+// program is started by the first call, and again by the next one after it ended.
+//
+// The program does one thing after the other, so calls wait for one another, also while one of them
+// waits for a lock; what shall happen at the same time needs a Client each. Relative paths are
+// relative to the folder that this process was in when the program was started.
+type Client struct {
+	// Program is the program's path, or its name in PATH. Default: the environment variable
+	// VMDISK, else "vmdisk" in PATH.
+	Program string
+	// Grace is how long the program may take to stop, once it was told to, before it is killed.
+	// Default: 5 seconds.
+	Grace time.Duration
+
+	once   sync.Once
+	turn   chan struct{} // holds an element while somebody has the session
+	closed chan struct{}
+
+	mutex   sync.Mutex
+	session *session
+}
+
+// CallOption is something about one call that is no part of the request.
+type CallOption func(*callOptions)
+
+type callOptions struct{ progress func(Progress) }
+
+// Progress is how far a long call is. Done never goes backwards within a phase.
+type Progress struct {
+	// Phase is what is being done.
+	Phase string `json:"phase"`
+	// Done is how much of it is done.
+	Done uint64 `json:"done"`
+	// Total is how much there is to do.
+	Total uint64 `json:"total"`
+	// Unit is what Done and Total count: "bytes".
+	Unit string `json:"unit"`
+}
+
+// WithProgress has show called with the progress of a call, at most ten times a second, in order,
+// by the goroutine that made the call and before it returns. It must not call the same Client. When
+// it is slow, some progress is not shown.
+func WithProgress(show func(Progress)) CallOption {
+	return func(options *callOptions) { options.progress = show }
+}
+
+// Create creates a disk: whole and synced under its name, or not at all.
+//
+// Like every call, it fails with an [*Error] when the program says no, a [*ProgramError] when the
+// program cannot be started, and a [*ProcessError] when it ended before it answered. When ctx is
+// done the program is told to stop and the call waits until it has, so that nothing is left behind:
+// then errors.Is holds with ctx.Err() and with [ErrCancelled]. If the disk was finished first, there
+// is no error. A program that does not stop is killed after [Client.Grace]; then errors.Is holds
+// with ctx.Err() and errors.As with a [*ProcessError].
+func (c *Client) Create(ctx context.Context, request CreateRequest, options ...CallOption) (*CreateReport, error) {
+	return call[CreateReport](ctx, c, "create", &request, options)
+}
+
+// Ensure creates a disk, or grows it, or leaves it as it is: the one call for every machine start.
+// Errors are as with [Client.Create].
+func (c *Client) Ensure(ctx context.Context, request EnsureRequest, options ...CallOption) (*EnsureReport, error) {
+	return call[EnsureReport](ctx, c, "ensure", &request, options)
+}
+
+// Resize grows a disk, or shrinks it. Errors are as with [Client.Create].
+func (c *Client) Resize(ctx context.Context, request ResizeRequest, options ...CallOption) (*ResizeReport, error) {
+	return call[ResizeReport](ctx, c, "resize", &request, options)
+}
+
+// Info tells what a disk is; it takes no lock, so it works while a machine runs. Errors are as with
+// [Client.Create].
+func (c *Client) Info(ctx context.Context, request InfoRequest, options ...CallOption) (*InfoReport, error) {
+	return call[InfoReport](ctx, c, "info", &request, options)
+}
+
+// Capabilities tells what the program and the host can do. Errors are as with [Client.Create].
+func (c *Client) Capabilities(ctx context.Context, request CapabilitiesRequest, options ...CallOption) (*CapabilitiesReport, error) {
+	return call[CapabilitiesReport](ctx, c, "capabilities", &request, options)
+}
+
+// Close lets the program finish what it does, for as long as [Client.Grace] allows, and ends it.
+// Calls that wait for their turn, and later ones, fail with [ErrClosed]. The error is a
+// [*ProcessError] if the program had to be killed. It may be called again.
+func (c *Client) Close() error {
+	c.init()
+	c.mutex.Lock()
+	if !c.isClosed() {
+		close(c.closed)
+	}
+	session := c.session
+	c.mutex.Unlock()
+	if session == nil {
+		return nil
+	}
+	return session.close(ErrClosed)
+}
+
+func call[R any](ctx context.Context, c *Client, method string, request request, options []CallOption) (*R, error) {
+	var chosen callOptions
+	for _, option := range options {
+		option(&chosen)
+	}
+	fields := request.fields()
+	fields.Protocol, fields.Progress = protocol, chosen.progress != nil
+	params, err := encode(request)
+	if err != nil {
+		return nil, err
+	}
+
+	c.init()
+	select {
+	case <-c.closed: // Also when the others are ready.
+		return nil, ErrClosed
+	default:
+	}
+	if ctx.Err() != nil {
+		return nil, notBegun(ctx)
+	}
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-c.closed:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, notBegun(ctx)
+	}
+	session, err := c.running()
+	if err != nil {
+		return nil, err
+	}
+	report := new(R)
+	err = session.call(ctx, method, params, chosen.progress, report)
+	if failure, ok := err.(*Error); ok && failure.Kind == ErrInternal {
+		session.close(failure) // It ends by itself after a defect, and what comes next must not meet that end.
+	}
+	if err != nil {
+		return nil, err
+	}
+	return report, nil
+}
+
+func notBegun(ctx context.Context) error {
+	data := ErrorData{Kind: ErrCancelled}
+	return &stoppedError{ctx.Err(), &Error{Message: "the call was not begun", ErrorData: data}}
+}
+
+func (c *Client) init() {
+	c.once.Do(func() {
+		c.turn, c.closed = make(chan struct{}, 1), make(chan struct{})
+	})
+}
+
+func (c *Client) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// running is a session that has not ended.
+func (c *Client) running() (*session, error) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if c.isClosed() {
+		return nil, ErrClosed
+	}
+	if c.session != nil && !c.session.ended() {
+		return c.session, nil
+	}
+	path, from, err := c.find()
+	if err == nil {
+		c.session, err = start(path, c.grace())
+	}
+	if err != nil {
+		c.session = nil
+		return nil, &ProgramError{Program: path, From: from, Err: err}
+	}
+	return c.session, nil
+}
+
+// find is the program's path, and who named it.
+func (c *Client) find() (path, from string, err error) {
+	path, from = "vmdisk", "PATH"
+	if variable := os.Getenv("VMDISK"); variable != "" {
+		path, from = variable, "VMDISK"
+	}
+	if c.Program != "" {
+		path, from = c.Program, "Client.Program"
+	}
+	found, err := exec.LookPath(path)
+	if err != nil {
+		return path, from, err
+	}
+	return found, from, nil
+}
+
+func (c *Client) grace() time.Duration {
+	if c.Grace > 0 {
+		return c.Grace
+	}
+	return 5 * time.Second
+}

@@ -1,0 +1,3 @@
+module vmdisk
+
+go 1.19

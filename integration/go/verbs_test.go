@@ -1,0 +1,273 @@
+package vmdisk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestEveryVerb(t *testing.T) {
+	client, path := real(t), filepath.Join(t.TempDir(), "m.qcow2")
+	yes := true
+
+	created := must(client.Create(background, CreateRequest{
+		Path:   path,
+		Size:   GiB(1),
+		Layout: &LayoutOptions{ClusterSize: "128KiB", LazyRefcounts: &yes},
+		Guest:  &GuestOptions{SSHKeys: []string{key}},
+		Mode:   "0640",
+	}))(t)
+	if !created.Changed || created.VirtualSizeBytes != 1<<30 || created.Format != FormatQcow2 ||
+		created.Guest == nil || created.Guest.Keys == nil || *created.Guest.Keys != 1 || created.Meta.Tool.Name != "vmdisk" {
+		t.Errorf("%+v", created)
+	}
+	if file, err := os.Stat(path); err != nil || file.Mode().Perm() != 0o640 {
+		t.Error(file, err)
+	}
+
+	info := must(client.Info(background, InfoRequest{Path: path}))(t)
+	if info.Qcow2 == nil || info.Qcow2.ClusterSizeBytes != 128<<10 || !info.Qcow2.LazyRefcounts || info.Qcow2.Compat != CompatV3 || info.Meta.Protocol != "1" {
+		t.Errorf("%+v", info)
+	}
+
+	for _, step := range []struct {
+		request EnsureRequest
+		action  Action
+		size    uint64
+	}{
+		{EnsureRequest{Path: path, DockerMachineMB: 1024}, ActionUnchanged, 1 << 30},
+		{EnsureRequest{Path: path, Size: MiB(2048)}, ActionGrown, 2 << 30},
+		{EnsureRequest{Path: path + ".raw", Size: Bytes(1 << 20)}, ActionCreated, 1 << 20},
+	} {
+		report := must(client.Ensure(background, step.request))(t)
+		if report.Action != step.action || report.VirtualSizeBytes != step.size || report.Changed != (step.action != ActionUnchanged) {
+			t.Errorf("%+v", report)
+		}
+		if (report.Action == ActionGrown) != (report.OldVirtualSizeBytes == 1<<30) {
+			t.Errorf("%+v", report)
+		}
+	}
+
+	resized := must(client.Resize(background, ResizeRequest{Path: path, Size: "1.5G", Shrink: true}))(t)
+	if resized.OldVirtualSizeBytes != 2<<30 || resized.VirtualSizeBytes != 3<<29 || !resized.Changed {
+		t.Errorf("%+v", resized)
+	}
+
+	overlay := CreateRequest{Path: filepath.Join(filepath.Dir(path), "o.qcow2"), Backing: &BackingOptions{Path: path}}
+	if created := must(client.Create(background, overlay))(t); created.Backing == nil || created.Backing.Name != "m.qcow2" {
+		t.Errorf("%+v", created)
+	}
+	info = must(client.Info(background, InfoRequest{Path: overlay.Path, Chain: true}))(t)
+	if len(info.Chain) != 1 || info.Chain[0].VirtualSizeBytes != 3<<29 {
+		t.Errorf("%+v", info)
+	}
+
+	can := must(client.Capabilities(background, CapabilitiesRequest{Folder: filepath.Dir(path)}))(t)
+	if can.Host == nil || can.Host.Locks == "" || can.Limits.MinVirtualSizeBytes != 512 || len(can.Formats) != 2 {
+		t.Errorf("%+v", can)
+	}
+}
+
+func TestTypedErrors(t *testing.T) {
+	client, folder := real(t), t.TempDir()
+	path := filepath.Join(folder, "m.qcow2")
+	must(client.Create(background, CreateRequest{Path: path, Size: GiB(1)}))(t)
+	create := func(request CreateRequest) error {
+		_, err := client.Create(background, request)
+		return err
+	}
+	resize := func(request ResizeRequest) error {
+		_, err := client.Resize(background, request)
+		return err
+	}
+	for _, test := range []struct {
+		err  error
+		kind Kind
+	}{
+		{create(CreateRequest{Path: path, Size: GiB(1)}), ErrExists},
+		{create(CreateRequest{Path: path + "2", Size: "20000"}), ErrBadSize},
+		{create(CreateRequest{Path: path + "2", Size: GiB(1 << 60)}), ErrBadSize},
+		{create(CreateRequest{Path: path + "2", Size: "1G", DockerMachineMB: 1}), ErrIncompatibleOptions},
+		{create(CreateRequest{Path: path + "2", Size: "1G", Backing: &BackingOptions{Path: "nope"}}), ErrBackingMissing},
+		{create(CreateRequest{Path: path + "2", Size: "1G", Format: "vmdk"}), ErrBadRequest},
+		{create(CreateRequest{Path: path + "\xff", Size: "1G"}), ErrBadRequest},
+		{create(CreateRequest{Path: path + "2", Size: "1G", Guest: &GuestOptions{SSHKeys: []string{strings.Repeat("x", 1<<20)}}}), ErrBadRequest},
+		{resize(ResizeRequest{Path: path, Size: MiB(512)}), ErrWouldShrink},
+		{resize(ResizeRequest{Path: path + "2", Size: MiB(512)}), ErrNotFound},
+	} {
+		var failure *Error
+		if !errors.Is(test.err, test.kind) || !errors.As(test.err, &failure) || failure.Kind != test.kind || failure.Changed || failure.Retriable {
+			t.Errorf("%v: %+v", test.kind, test.err)
+		}
+		if errors.Is(test.err, ErrInternal) {
+			t.Errorf("%v is taken for a defect", test.err)
+		}
+	}
+	var failure *Error
+	if err := resize(ResizeRequest{Path: path, Size: MiB(512)}); !errors.As(err, &failure) || failure.Path != path || failure.Hint == "" || !strings.Contains(err.Error(), failure.Hint) {
+		t.Errorf("%+v", failure)
+	}
+	if err := create(CreateRequest{Path: path, Size: "x"}); !errors.As(err, &failure) || failure.Detail == nil || failure.Detail.Field != "size" {
+		t.Errorf("%+v", failure)
+	}
+	expectFiles(t, folder, "m.qcow2")
+}
+
+func TestProgressComesInOrderAndBeforeTheReturn(t *testing.T) {
+	client := real(t)
+	var seen []Progress
+	request := full(t.TempDir(), MiB(64))
+	must(client.Create(background, request, WithProgress(func(p Progress) { seen = append(seen, p) })))(t)
+	if len(seen) == 0 || seen[0].Total != 64<<20 || seen[0].Unit != "bytes" || seen[0].Phase == "" {
+		t.Fatalf("%+v", seen)
+	}
+	for i := range seen[1:] {
+		if seen[i+1].Phase == seen[i].Phase && seen[i+1].Done < seen[i].Done {
+			t.Errorf("%+v", seen)
+		}
+	}
+}
+
+func TestCancelLeavesNothingAndTheSessionGoesOn(t *testing.T) {
+	client, folder := real(t), t.TempDir()
+	ctx, cancel := context.WithCancel(background)
+	defer cancel()
+	_, err := client.Create(ctx, full(folder, GiB(8)), WithProgress(func(p Progress) {
+		if p.Done > 0 {
+			cancel()
+		}
+	}))
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, ErrCancelled) {
+		t.Fatal(err)
+	}
+	expectFiles(t, folder)
+	session := client.session
+	must(client.Capabilities(background, CapabilitiesRequest{}))(t)
+	if client.session != session {
+		t.Error("the program was started anew")
+	}
+}
+
+func TestDeadline(t *testing.T) {
+	client, folder := real(t), t.TempDir()
+	ctx, cancel := context.WithTimeout(background, 200*time.Millisecond)
+	defer cancel()
+	_, err := client.Create(ctx, full(folder, GiB(8)))
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrCancelled) {
+		t.Fatal(err)
+	}
+	expectFiles(t, folder)
+	if _, err := client.Info(ctx, InfoRequest{Path: folder}); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrCancelled) {
+		t.Error(err)
+	}
+}
+
+func TestACallThatWaitsForItsTurnCanBeCancelled(t *testing.T) {
+	client, folder := real(t), t.TempDir()
+	first, stop := context.WithCancel(background)
+	running, failed := make(chan struct{}), make(chan error)
+	go func() {
+		var once sync.Once
+		_, err := client.Create(first, full(folder, GiB(8)), WithProgress(func(Progress) {
+			once.Do(func() { close(running) })
+		}))
+		failed <- err
+	}()
+	<-running
+	ctx, cancel := context.WithTimeout(background, 50*time.Millisecond)
+	defer cancel()
+	_, err := client.Create(ctx, CreateRequest{Path: filepath.Join(folder, "second"), Size: GiB(1)})
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrCancelled) {
+		t.Error(err)
+	}
+	stop()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	expectFiles(t, folder)
+}
+
+func TestConcurrentCalls(t *testing.T) {
+	client, folder := real(t), t.TempDir()
+	var all sync.WaitGroup
+	for i := 1; i <= 16; i++ {
+		all.Add(1)
+		go func(i uint64) {
+			defer all.Done()
+			path := filepath.Join(folder, fmt.Sprint(i))
+			report, err := client.Ensure(background, EnsureRequest{Path: path, Size: MiB(i)}, WithProgress(func(Progress) {}))
+			if err != nil || report.Path != path || report.VirtualSizeBytes != i<<20 {
+				t.Error(report, err)
+			}
+		}(uint64(i))
+	}
+	all.Wait()
+}
+
+func TestClose(t *testing.T) {
+	program(t)
+	client := &Client{}
+	if err := client.Close(); err != nil {
+		t.Error("a client that never called:", err)
+	}
+	client = &Client{}
+	must(client.Capabilities(background, CapabilitiesRequest{}))(t)
+	session := client.session
+	for i := 0; i < 2; i++ {
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if !session.ended() || !session.command.ProcessState.Exited() {
+		t.Error("the program still runs")
+	}
+	if _, err := client.Capabilities(background, CapabilitiesRequest{}); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}
+
+func TestCloseStopsWhatTakesTooLong(t *testing.T) {
+	program(t)
+	client, folder := &Client{Grace: 1500 * time.Millisecond}, t.TempDir()
+	var once sync.Once
+	closed := make(chan error, 1)
+	_, err := client.Create(background, full(folder, GiB(8)), WithProgress(func(Progress) {
+		once.Do(func() { go func() { closed <- client.Close() }() })
+	}))
+	if !errors.Is(err, ErrCancelled) {
+		t.Error(err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	expectFiles(t, folder)
+}
+
+const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f driver"
+
+// full asks for a disk that takes its time.
+func full(folder string, size Size) CreateRequest {
+	layout := &LayoutOptions{Preallocation: PreallocationFull}
+	return CreateRequest{Path: filepath.Join(folder, "full.raw"), Size: size, Layout: layout}
+}
+
+func expectFiles(t *testing.T, folder string, names ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, entry := range entries {
+		found = append(found, entry.Name())
+	}
+	if fmt.Sprint(found) != fmt.Sprint(names) {
+		t.Errorf("the folder has %q, not %q", found, names)
+	}
+}
