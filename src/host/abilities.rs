@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::host::file::{Access, FileStorage};
+use crate::host::file::{Access, FileStorage, resolve};
 use crate::host::lock::{LockMode, LockPolicy, LockState};
 use crate::host::sys;
 use crate::task::Cancel;
@@ -26,6 +26,7 @@ pub struct Abilities {
 /// Of any kind that making and writing a file there has.
 pub fn abilities_of(folder: &Path) -> Result<Abilities> {
     const LEN: usize = 64 << 10;
+    let folder = &resolve(folder)?;
     let failed = |error| Error::io("cannot make a file in it", folder, error);
     let mut file = tempfile::tempfile_in(folder).map_err(failed)?;
     let copy = tempfile::tempfile_in(folder).map_err(failed)?;

@@ -44,9 +44,19 @@ pub struct FileStorage {
 /// The path without symbolic links, `.` and `..`: what [`FileStorage::open`] expects.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`], [`ErrorKind::Permission`] or [`ErrorKind::Io`].
+/// [`ErrorKind::NotFound`], [`ErrorKind::Permission`] or [`ErrorKind::Io`];
+/// [`ErrorKind::BadRequest`] for an empty path.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
+    refuse_empty(path)?;
     path.canonicalize().map_err(|error| Error::io("cannot find", path, error))
+}
+
+/// Refuses the path that names nothing, and that no message could show.
+pub(super) fn refuse_empty(path: &Path) -> Result<()> {
+    match path.as_os_str().is_empty() {
+        true => Err(Error::new(ErrorKind::BadRequest, "a path is empty")),
+        false => Ok(()),
+    }
 }
 
 impl FileStorage {

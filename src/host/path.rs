@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::file::resolve;
+use super::file::{refuse_empty, resolve};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a path leads to, without following a last symbolic link.
@@ -53,6 +53,7 @@ pub fn folder_of(path: &Path) -> Result<PathBuf> {
 /// [`ErrorKind::NotFound`] when the folder does not exist,
 /// [`ErrorKind::BadRequest`] for a path without a last component.
 pub fn resolve_target(path: &Path) -> Result<PathBuf> {
+    refuse_empty(path)?;
     if let Ok(resolved) = resolve(path) {
         return Ok(resolved);
     }

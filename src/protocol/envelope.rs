@@ -1,6 +1,6 @@
 //! The JSON-RPC 2.0 envelope: from a line to a request, and from an outcome to a line.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -12,20 +12,54 @@ use super::unknown::{is_extension, message, nearest};
 pub(super) const JSONRPC: &str = "2.0";
 
 /// What names a request: a string or a number, echoed in its response.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(transparent)]
-pub struct Id(Value);
+#[derive(Debug, Clone)]
+pub struct Id {
+    value: Value,
+    /// A number as it was written, where reading it may have changed it.
+    text: Option<Box<RawValue>>,
+}
+
+impl PartialEq for Id {
+    fn eq(&self, other: &Id) -> bool {
+        self.value == other.value
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.text {
+            Some(text) => text.serialize(serializer),
+            None => self.value.serialize(serializer),
+        }
+    }
+}
+
+/// The one member whose text may matter.
+#[derive(Deserialize)]
+struct IdText {
+    id: Box<RawValue>,
+}
 
 impl std::fmt::Display for Id {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
+        self.value.fmt(f)
     }
 }
 
 impl Id {
     /// The value as an id, if it may be one.
     pub(super) fn new(value: Value) -> Option<Id> {
-        matches!(value, Value::String(_) | Value::Number(_)).then_some(Id(value))
+        let named = matches!(value, Value::String(_) | Value::Number(_));
+        named.then_some(Id { value, text: None })
+    }
+
+    /// Keeps a number that is no integer of 64 bits as the line has it.
+    fn as_written(self, line: &str) -> Id {
+        if !self.value.is_f64() {
+            return self;
+        }
+        let text = serde_json::from_str::<IdText>(line).ok().map(|line| line.id);
+        Id { text, ..self }
     }
 }
 
@@ -75,16 +109,16 @@ pub(super) fn read(line: &[u8]) -> Result<Message, Refused> {
     })?;
     let refused = |why: &str| Refused { id: None, fault: Fault::new(Code::InvalidRequest, why) };
     match value {
-        Value::Object(members) => members_of(members),
+        Value::Object(members) => members_of(members, text),
         Value::Array(_) => Err(refused("a batch: write one request a line instead")),
         _ => Err(refused("a request is a JSON object")),
     }
 }
 
-fn members_of(mut members: Map<String, Value>) -> Result<Message, Refused> {
+fn members_of(mut members: Map<String, Value>, line: &str) -> Result<Message, Refused> {
     let id = match members.remove("id") {
         None => None,
-        Some(id) => Some(Id::new(id).ok_or_else(|| Refused {
+        Some(id) => Some(Id::new(id).map(|id| id.as_written(line)).ok_or_else(|| Refused {
             id: None,
             fault: Fault::new(Code::InvalidRequest, "an id is a string or a number"),
         })?),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 
 use super::info::describe;
+use super::refuse_empty;
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::Cancel;
 
@@ -23,6 +24,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// [`ErrorKind::BadRequest`] for more than `max_bytes`, for anything else than a file or a pipe,
 /// and for a pipe that nobody writes to; [`ErrorKind::Cancelled`]; what open(2) and read(2) say.
 pub fn read_small_file(path: &Path, max_bytes: u64, cancel: &Cancel) -> Result<Vec<u8>> {
+    refuse_empty(path)?;
     let failed = |error| Error::io("cannot read", path, error);
     let refused = |what: String| Err(Error::new(ErrorKind::BadRequest, what).at_path(path));
     let unfit = |kind| refused(format!("is {}, not a file or a pipe", describe(kind)));
