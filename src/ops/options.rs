@@ -100,12 +100,13 @@ macro_rules! disk_request {
             /// The format. Default: what the path's name promises, else `qcow2`.
             pub format: Option<Format>,
             /// How it is laid out.
-            #[serde(default)]
+            #[serde(default, deserialize_with = "wire::object::required")]
             pub layout: LayoutOptions,
             /// What it lies above. Default: nothing.
+            #[serde(default, deserialize_with = "wire::object::optional")]
             pub backing: Option<BackingOptions>,
             /// What the guest will find.
-            #[serde(default)]
+            #[serde(default, deserialize_with = "wire::object::required")]
             pub guest: GuestOptions,
             $($(#[$field_doc])* pub $field: $type,)*
             /// The file's permission bits, in octal. Default: those of the file that it replaces,

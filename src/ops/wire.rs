@@ -16,8 +16,7 @@ macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(
-            Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize,
-            schemars::JsonSchema,
+            Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema,
         )]
         pub enum $name { $($(#[$value_doc])* #[serde(rename = $text)] $value),+ }
 
@@ -34,6 +33,14 @@ macro_rules! choice {
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(self.name())
+            }
+        }
+
+        // (What serde derives would take `{"name": null}` as well.)
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
             }
         }
 
@@ -146,6 +153,58 @@ pub(super) mod size {
 
         fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
             ByteSize::parse_with_unit(text).map(Some).map_err(E::custom)
+        }
+    }
+}
+
+/// Structures inside of requests: an object of named fields. (What serde derives would take a list
+/// of values as well, in the order of their declaration.)
+pub(super) mod object {
+    use std::fmt;
+    use std::marker::PhantomData;
+
+    use serde::de::value::MapAccessDeserializer;
+    use serde::de::{MapAccess, Visitor};
+    use serde::{Deserialize, Deserializer};
+
+    /// An object.
+    pub(in crate::ops) fn required<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Object::deserialize(deserializer).map(|Object(value)| value)
+    }
+
+    /// An object, or nothing.
+    pub(in crate::ops) fn optional<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let object = Option::<Object<T>>::deserialize(deserializer)?;
+        Ok(object.map(|Object(value)| value))
+    }
+
+    struct Object<T>(T);
+
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_map(Fields(PhantomData)).map(Object)
+        }
+    }
+
+    struct Fields<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(fields))
         }
     }
 }
