@@ -18,6 +18,7 @@ use crate::ops::{LockOptions, SIZE_FORMAT, TrustOptions, Verb};
 #[serde(default, deny_unknown_fields)]
 pub(super) struct CallOptions {
     /// The version of the protocol that the client speaks. Default: whatever the program speaks.
+    // Looked at before all else: another version may have other fields.
     protocol: Option<String>,
     /// Whether to send progress notifications. Default: `false`.
     pub(super) progress: bool,
@@ -56,9 +57,7 @@ impl<V: Verb> Call<V> {
     /// [`ErrorKind::ProtocolUnsupported`] before anything else; then the field that is not known,
     /// and its nearest, or the field whose value is wrong.
     pub(super) fn read(mut params: Map<String, Value>) -> Result<Self, Fault> {
-        drop_extensions(&mut params);
-        let options: CallOptions = take(&mut params)?;
-        options.check_protocol()?;
+        let options = CallOptions::take_from(&mut params)?;
         Self::read_rest(params.clone(), options).map_err(|wrong| wrong.explain::<V>(&params))
     }
 
@@ -75,24 +74,29 @@ impl CallOptions {
     /// # Errors
     /// As [`Call::read`].
     pub(super) fn read_all(mut params: Map<String, Value>) -> Result<Self, Fault> {
-        drop_extensions(&mut params);
-        let options: CallOptions = take(&mut params)?;
-        options.check_protocol()?;
+        let options = CallOptions::take_from(&mut params)?;
         match params.keys().next() {
             Some(name) => Err(Unknown::new("", name, CallOptions::FIELDS.iter().copied()).fault()),
             None => Ok(options),
         }
     }
 
-    fn check_protocol(&self) -> Result<(), Fault> {
-        let Some(asked) = self.protocol.as_deref() else { return Ok(()) };
-        let major = asked.split('.').next().unwrap_or_default();
-        if SUPPORTED.contains(&major) {
-            return Ok(());
-        }
-        let message = format!("protocol '{asked}' is not spoken here: {} is", SUPPORTED.join(", "));
-        Err(Error::new(ErrorKind::ProtocolUnsupported, message).into())
+    /// Takes them out of the map, and what is nobody's.
+    fn take_from(params: &mut Map<String, Value>) -> Result<Self, Fault> {
+        drop_extensions(params);
+        check_protocol(params)?;
+        Ok(take(params)?)
     }
+}
+
+fn check_protocol(params: &Map<String, Value>) -> Result<(), Fault> {
+    let Some(asked) = params.get("protocol").and_then(Value::as_str) else { return Ok(()) };
+    let major = asked.split('.').next().unwrap_or_default();
+    if SUPPORTED.contains(&major) {
+        return Ok(());
+    }
+    let message = format!("protocol '{asked}' is not spoken here: {} is", SUPPORTED.join(", "));
+    Err(Error::new(ErrorKind::ProtocolUnsupported, message).into())
 }
 
 /// A value that does not fit the place where it stands.
