@@ -10,7 +10,7 @@ use super::choices::{Compression, Format, Guest, Preallocation, Preset};
 use super::payload::{MAX_KEY_FILE, MAX_USERDATA};
 use super::verb::{Verb, Visitor, each_verb};
 use super::wire::{bytes_hex, choice, lossy};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::{LockState, abilities_of};
 use crate::image::gate::MAX_CHAIN_DEPTH;
 use crate::units::{SECTOR_SIZE, VirtualSize};
@@ -117,6 +117,10 @@ pub fn capabilities(request: &CapabilitiesRequest, _: Context<'_>) -> Result<Cap
             max_userdata_bytes: MAX_USERDATA,
         },
         host: match &request.folder {
+            Some(folder) if folder.as_os_str().is_empty() => {
+                let message = "an empty path names no folder";
+                return Err(Error::new(ErrorKind::BadRequest, message));
+            }
             Some(folder) => Some(host(folder)?),
             None => host(Path::new(".")).ok(),
         },
