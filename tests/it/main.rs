@@ -17,6 +17,7 @@ mod payload;
 mod reference;
 mod refusals;
 mod resize;
+mod rpc;
 mod support;
 mod tidy;
 mod unresizable;

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -249,10 +249,10 @@ pub(crate) fn failure(run: &Run, kind: &str) -> Value {
 }
 
 /// The exit code of a failure of this kind.
-fn code_of(kind: &str) -> i32 {
+pub(crate) fn code_of(kind: &str) -> i32 {
     match kind {
         "locked" => 75,
-        "bad_request" | "bad_size" | "incompatible_options" => 2,
+        "bad_request" | "bad_size" | "incompatible_options" | "protocol_unsupported" => 2,
         _ => 1,
     }
 }
@@ -278,7 +278,7 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
 }
 
 /// How long anything may take before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A program that runs. Dropping it kills it.
 pub(crate) struct Running {
@@ -302,6 +302,16 @@ impl Running {
         let pid = self.pid().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
         assert!(sent.expect("kill").success(), "{}: no signal {name}", self.what);
+    }
+
+    /// Its standard input, to write to; it ends where the pipe is dropped.
+    pub(crate) fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("a pipe that nobody else has")
+    }
+
+    /// Its standard output, to read from.
+    pub(crate) fn stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("a pipe that nobody else has")
     }
 
     /// Kills it with SIGKILL, if it still runs, and waits for its end.
