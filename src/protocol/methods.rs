@@ -30,7 +30,8 @@ pub(super) struct Surroundings<'a> {
 }
 
 type Outcome = Result<Box<RawValue>, Fault>;
-type Run = fn(Request, &Surroundings<'_>) -> Outcome;
+/// Does what a method is for.
+pub(super) type Run = fn(Request, &Surroundings<'_>) -> Outcome;
 
 /// Every method by name.
 pub(super) struct Methods(Vec<(&'static str, Run)>);
@@ -41,6 +42,13 @@ impl Methods {
         let mut methods = Methods(vec![(DISCOVER, discover)]);
         each_verb(&mut methods);
         methods
+    }
+
+    /// One more, that tests need and this program does not have.
+    #[cfg(test)]
+    pub(super) fn and(mut self, name: &'static str, run: Run) -> Self {
+        self.0.push((name, run));
+        self
     }
 
     /// Calls the method that is asked for. A panic in it becomes an error.

@@ -57,3 +57,43 @@ impl<S: Fn(&str) + Send + Sync> Progress for ProgressLines<S> {
         (self.send)(&(line + "\n"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The first is told at once, what follows too soon is not, and phases make no difference.
+    #[test]
+    fn at_most_ten_a_second_are_told() {
+        let told = Mutex::new(Vec::new());
+        let started = Instant::now();
+        let lines = ProgressLines::new(Id::new(json!("a")), |line: &str| {
+            let line: Value = serde_json::from_str(line.strip_suffix('\n').unwrap()).unwrap();
+            told.lock().unwrap().push((started.elapsed(), line));
+        });
+        let mut done = 0;
+        while told.lock().unwrap().len() < 4 {
+            done += 1;
+            lines.advance(if done % 2 == 0 { "even" } else { "odd" }, done, 1 << 40);
+        }
+        let told = told.into_inner().unwrap();
+        let params =
+            json!({ "id": "a", "phase": "odd", "done": 1, "total": 1_u64 << 40, "unit": "bytes" });
+        assert_eq!(told[0].1, json!({ "jsonrpc": "2.0", "method": "progress", "params": params }));
+        for pair in told.windows(2) {
+            assert!(pair[1].0 - pair[0].0 >= Duration::from_millis(95), "{told:?}");
+            assert!(pair[0].1["params"]["done"].as_u64() < pair[1].1["params"]["done"].as_u64());
+        }
+    }
+
+    #[test]
+    fn without_a_request_there_is_no_id() {
+        let told = Mutex::new(String::new());
+        let lines = ProgressLines::new(None, |line: &str| told.lock().unwrap().push_str(line));
+        lines.advance("zeros", 0, 0);
+        let told: Value = serde_json::from_str(&told.into_inner().unwrap()).unwrap();
+        assert_eq!(told["params"].get("id"), None);
+    }
+}

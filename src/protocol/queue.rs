@@ -105,3 +105,138 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+impl Queue {
+    /// Whether a request of this name runs or waits.
+    pub(super) fn knows(&self, id: &Id) -> bool {
+        let state = self.state();
+        let runs = state.running.as_ref().is_some_and(|(known, _)| known == id);
+        let is = |item: &Item| matches!(item, Item::Request(request, _) if request.id == *id);
+        runs || state.waiting.iter().any(|(item, _)| is(item))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+    use std::thread::Scope;
+    use std::time::Duration;
+
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    fn id(id: u64) -> Id {
+        Id::new(json!(id)).unwrap()
+    }
+
+    fn request(number: u64) -> (Item, Cancel) {
+        let request = Request { id: id(number), method: "info".to_owned(), params: Map::new() };
+        let cancel = Cancel::new();
+        (Item::Request(request, cancel.clone()), cancel)
+    }
+
+    fn name(item: Option<Item>) -> Option<Id> {
+        match item? {
+            Item::Request(request, _) => Some(request.id),
+            Item::Refused(refused) => refused.id,
+        }
+    }
+
+    #[test]
+    fn first_in_first_out_and_what_waits_outlives_the_end() {
+        let queue = Queue::default();
+        for number in [1, 2] {
+            queue.push(request(number).0, 10);
+        }
+        queue.end();
+        queue.push(request(3).0, 10);
+        assert_eq!(name(queue.next()), Some(id(1)));
+        assert_eq!(name(queue.next()), Some(id(2)));
+        assert_eq!(name(queue.next()), None);
+        assert_eq!(queue.state().waiting_bytes, 0);
+    }
+
+    /// Pushes from a thread of its own, and tells when that is done.
+    fn pushed<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        queue: &'scope Queue,
+        number: u64,
+    ) -> Receiver<()> {
+        let (tell, told) = channel();
+        scope.spawn(move || {
+            queue.push(request(number).0, 0);
+            tell.send(()).unwrap();
+        });
+        told
+    }
+
+    /// Whoever reads has to wait: for lines that are long, and for lines that are many.
+    #[test]
+    fn what_waits_is_bounded() {
+        const LONG: Duration = Duration::from_secs(20);
+        for len in [0, 1, 1000, 1 << 20, 64 << 20] {
+            let queue = Queue::default();
+            let mut count = 0;
+            while queue.state().waiting_bytes < MAX_WAITING_BYTES {
+                queue.push(request(count).0, len);
+                count += 1;
+                assert!(count <= 8192, "{count} lines of {len} bytes");
+            }
+            std::thread::scope(|scope| {
+                let next = pushed(scope, &queue, 1 << 20);
+                assert!(next.recv_timeout(Duration::from_millis(30)).is_err(), "{len}: no bound");
+                assert_eq!(name(queue.next()), Some(id(0)));
+                next.recv_timeout(LONG).expect("room for one more");
+                // The end sets free whoever waits, and keeps nothing of it.
+                while queue.state().waiting_bytes < MAX_WAITING_BYTES {
+                    queue.push(request(count).0, len);
+                }
+                let last = pushed(scope, &queue, 2 << 20);
+                assert!(last.recv_timeout(Duration::from_millis(30)).is_err(), "{len}: no bound");
+                queue.end();
+                last.recv_timeout(LONG).expect("nobody waits beyond the end");
+                assert!(!queue.knows(&id(2 << 20)));
+            });
+        }
+    }
+
+    #[test]
+    fn what_runs_and_what_waits_is_called_off_by_its_name() {
+        let queue = Queue::default();
+        let items = [request(1), request(2), request(1), request(3)];
+        let cancels: Vec<_> = items.iter().map(|(_, cancel)| cancel.clone()).collect();
+        for (item, _) in items {
+            queue.push(item, 10);
+        }
+        let tripped = || cancels.iter().map(Cancel::is_tripped).collect::<Vec<_>>();
+        queue.next();
+        assert!(!queue.cancel(&id(4)) && !queue.cancel(&Id::new(json!("1")).unwrap()));
+        assert_eq!(tripped(), [false; 4]);
+        assert!(queue.cancel(&id(1)));
+        assert_eq!(tripped(), [true, false, true, false]);
+        queue.next();
+        queue.next();
+        assert!(queue.cancel(&id(3)) && queue.cancel(&id(1)));
+        queue.next();
+        // The one that runs is the last there is.
+        assert!(!queue.cancel(&id(1)) && !queue.cancel(&id(2)) && queue.cancel(&id(3)));
+        queue.end();
+        assert!(queue.next().is_none() && !queue.cancel(&id(3)));
+    }
+
+    /// Whoever has nothing to do is woken by what comes, and by the end.
+    #[test]
+    fn the_idle_are_woken() {
+        let queue = Queue::default();
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| (name(queue.next()), name(queue.next())));
+            std::thread::sleep(Duration::from_millis(20));
+            queue.push(request(1).0, 10);
+            std::thread::sleep(Duration::from_millis(20));
+            queue.end();
+            assert_eq!(worker.join().unwrap(), (Some(id(1)), None));
+        });
+    }
+}

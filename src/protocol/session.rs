@@ -3,6 +3,9 @@
 //! One thread reads, so that `cancel` is heard while a request runs; the caller's thread works
 //! and writes, one request after the other.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

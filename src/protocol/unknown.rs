@@ -82,3 +82,49 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b));
     best.filter(|(score, _)| *score >= NEAR).map(|(_, known)| known.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_one_that_was_perhaps_meant() {
+        let known = ["size", "path", "preallocation", "preset", "ssh_keys", "ssh_key_files"];
+        for (name, meant) in [
+            ("preallocaton", Some("preallocation")),
+            ("siez", Some("size")),
+            ("ssh_key", Some("ssh_keys")),
+            ("ssh_key_file", Some("ssh_key_files")),
+            ("size", Some("size")),
+            ("colour", None),
+            ("", None),
+            ("\u{1f600}", None),
+        ] {
+            assert_eq!(nearest(name, known.into_iter()).as_deref(), meant, "{name}");
+        }
+        assert_eq!(nearest("size", std::iter::empty()), None);
+    }
+
+    #[test]
+    fn the_clients_own_fields_go_from_every_level() {
+        let mut value = json!({
+            "x-a": 1, "a": { "x-b": {}, "b": [{ "x-c": [] }, ["x-d", { "x-": 0, "X-e": 1 }]] },
+            "x": 1, "ax-": 2,
+        });
+        drop_extensions(value.as_object_mut().unwrap());
+        let left = json!({ "a": { "b": [{}, ["x-d", { "X-e": 1 }]] }, "x": 1, "ax-": 2 });
+        assert_eq!(value, left);
+    }
+
+    #[test]
+    fn names_are_shown_short_and_on_one_line() {
+        assert_eq!(message("field", "a\nb", None), r"unknown field 'a\nb'");
+        assert_eq!(
+            message("field", "siez", Some("size")),
+            "unknown field 'siez': did you mean 'size'?"
+        );
+        assert_eq!(message("field", &"\u{1f600}".repeat(5000), None).chars().count(), 16 + 100);
+    }
+}

@@ -15,7 +15,6 @@ mod values;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -37,7 +36,7 @@ fn cancel(id: impl Into<Value>) -> String {
 struct Session {
     running: Running,
     stdin: Option<ChildStdin>,
-    lines: Receiver<(Instant, String)>,
+    lines: Receiver<String>,
     asked: u64,
 }
 
@@ -52,7 +51,7 @@ impl Session {
         let (tell, lines) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if tell.send((Instant::now(), line)).is_err() {
+                if tell.send(line).is_err() {
                     break;
                 }
             }
@@ -71,19 +70,18 @@ impl Session {
         self.write([line.as_ref(), b"\n"].concat());
     }
 
-    /// The next line, which is to come, and when it came.
+    /// The next line, which is to come.
     #[track_caller]
-    fn line(&self) -> (Instant, Value) {
+    fn line(&self) -> Value {
         let line = self.lines.recv_timeout(PATIENCE);
-        let (time, line) = line.unwrap_or_else(|error| panic!("no line: {error}"));
-        let value = serde_json::from_str(&line);
-        (time, value.unwrap_or_else(|error| panic!("{error}: {line}")))
+        let line = line.unwrap_or_else(|error| panic!("no line: {error}"));
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
     /// The next line, which is to be a response.
     #[track_caller]
     fn response(&self) -> Response {
-        Response::of(self.line().1)
+        Response::of(self.line())
     }
 
     /// Asks, and returns the answer: the next line there is, held against the document.
@@ -123,7 +121,7 @@ impl Session {
         let mut said = Vec::new();
         loop {
             match self.lines.recv_timeout(PATIENCE) {
-                Ok((_, line)) => said.push(serde_json::from_str(&line).expect("a line of JSON")),
+                Ok(line) => said.push(serde_json::from_str(&line).expect("a line of JSON")),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => panic!("it does not end"),
             }

@@ -234,6 +234,12 @@ fn io() {
         failed(&session.ask("create", params), "io", name);
         assert_eq!(env.contents(), before, "{name}");
     }
+    // What an existing disk grew by before that is taken back.
+    let disk = || std::fs::read(env.path("d.raw")).expect("the disk");
+    let was = disk();
+    let params = json!({ "path": "d.raw", "size": "8M", "preallocation": "full" });
+    failed(&session.ask("resize", params), "io", "d.raw");
+    assert!(disk() == was, "changed, it did not say");
     assert_eq!(session.close().1.code, Some(0));
 }
 
@@ -282,7 +288,7 @@ fn cancelled() {
         }
         session.send(request("big", method, params));
         // It is under way.
-        assert_eq!(session.line().1["method"], "progress");
+        assert_eq!(session.line()["method"], "progress");
         session.send(cancel("big"));
         let answer = session.answer();
         failed(&answer, "cancelled", path);
