@@ -1,13 +1,12 @@
-//! Ways to end a session before it is done: signals, and a client that no longer listens, or
-//! does not yet.
+//! Ways to end a session before it is done: signals, and a client that no longer listens.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Session, request};
 use crate::support::{Env, Running, until};
@@ -125,83 +124,15 @@ fn a_full_output() {
     assert!(run.stderr.contains("No space left"), "{run:?}");
 }
 
-/// A client that writes 2 000 requests before it reads anything gets all of its answers, in
-/// order; one that writes many more has to wait, and what waits costs little: as bytes and, where
-/// lines are short, by their number.
-#[test]
-#[cfg(target_os = "linux")]
-fn a_client_that_reads_late() {
-    let env = Env::new();
-    env.report("create d.qcow2 --size 1M");
-    let info = |id: usize| request(id, "info", json!({ "path": "d.qcow2" })) + "\n";
-    let mut running = env.start("rpc");
-    let (mut stdin, stdout) = (running.stdin(), running.stdout());
-    for id in 0..2_000 {
-        stdin.write_all(info(id).as_bytes()).expect("a server that takes them all");
-    }
-    drop(stdin);
-    for (id, line) in BufReader::new(stdout).lines().enumerate() {
-        let line: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
-        assert_eq!((&line["id"], line["result"].is_object()), (&json!(id), true));
-        if id == 1_999 {
-            break;
-        }
-    }
-    assert_eq!(running.wait().code, Some(0));
-    let short = "1\n".repeat(1_000);
-    let fill = json!({ "x-fill": "x".repeat(1_000_000) });
-    let large = request(1, "nothing", fill) + "\n";
-    for (what, chunk, chunks) in [("short", short, 150), ("large", large, 50)] {
-        let mut deaf = Deaf::new(&env);
-        deaf.ask(100, &request(1, "rpc.discover", json!({})));
-        deaf.ask(chunks, chunk.trim_end());
-        deaf.stuck();
-        let peak = memory(&deaf.running, "VmHWM");
-        assert!(peak < 32 << 10, "{what}: {peak} KiB");
-        let answers = BufReader::new(deaf.running.stdout()).lines();
-        assert_eq!(answers.count(), 100 + chunks * chunk.lines().count(), "{what}");
-        assert_eq!(deaf.running.wait().code, Some(0));
-    }
-}
-
-/// A session that has answered ten times as much has not grown.
-#[test]
-#[cfg(target_os = "linux")]
-fn memory_does_not_grow() {
-    let env = Env::new();
-    env.report("create d.qcow2 --size 1M");
-    let mut session = Session::new(&env);
-    let line = request("i", "info", json!({ "path": "d.qcow2" })) + "\n";
-    let mut grown = |requests: usize| {
-        for _ in 0..requests / 100 {
-            session.write(line.repeat(100));
-            for _ in 0..100 {
-                session.lines.recv().expect("an answer");
-            }
-        }
-        memory(&session.running, "VmRSS")
-    };
-    let (few, many) = (grown(1_000), grown(9_000));
-    assert!(many < few + 1024, "{few} KiB, then {many} KiB");
-}
-
-/// A field of a process's status, in KiB.
-fn memory(running: &Running, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid()));
-    let status = status.expect("a process");
-    let line = status.lines().find(|line| line.starts_with(field)).expect("a field");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
-}
-
 /// A client that writes and does not read.
-struct Deaf {
-    running: Running,
+pub(super) struct Deaf {
+    pub(super) running: Running,
     lines: std::sync::mpsc::Sender<String>,
     written: Arc<AtomicUsize>,
 }
 
 impl Deaf {
-    fn new(env: &Env) -> Deaf {
+    pub(super) fn new(env: &Env) -> Deaf {
         let mut running = env.start("rpc");
         let mut stdin = running.stdin();
         let written = Arc::new(AtomicUsize::new(0));
@@ -222,7 +153,7 @@ impl Deaf {
     }
 
     /// Writes a line so many times, from now on.
-    fn ask(&mut self, times: usize, line: &str) {
+    pub(super) fn ask(&mut self, times: usize, line: &str) {
         for _ in 0..times {
             self.lines.send(format!("{line}\n")).expect("a writer");
         }
@@ -230,7 +161,7 @@ impl Deaf {
 
     /// Waits until nothing more is written: all of it is, or the server no longer reads. Then ends
     /// the input, behind what has to be written yet.
-    fn stuck(&mut self) {
+    pub(super) fn stuck(&mut self) {
         let mut last = usize::MAX;
         until("a writer that waits", || {
             sleep(Duration::from_millis(100));

@@ -4,6 +4,8 @@
 mod endings;
 mod fields;
 mod hostile;
+#[cfg(target_os = "linux")]
+mod memory;
 mod progress;
 mod promise;
 mod random;

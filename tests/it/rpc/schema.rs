@@ -70,6 +70,10 @@ pub(super) fn checked(method: &str, outcome: &Result<Value, Value>) {
         Ok(result) => {
             let validator = RESULTS.get(method);
             fits(validator.unwrap_or_else(|| panic!("{method} is in no document")), result);
+            if method != "rpc.discover" {
+                let tool = json!({ "name": "vmdisk", "version": env!("CARGO_PKG_VERSION") });
+                assert_eq!(result["meta"], json!({ "protocol": "1", "tool": tool }), "{method}");
+            }
         }
         Err(error) => error_fits(error),
     }
