@@ -6,13 +6,14 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 macro_rules! kinds {
-    ($($(#[doc = $meaning:literal])+ $variant:ident = $name:literal),+ $(,)?) => {
+    ($($(#[doc = $meaning:literal])+ $variant:ident = $code:literal $name:literal),+ $(,)?) => {
         /// What went wrong, as a small closed set that callers branch on.
         ///
         /// Adding a kind is an addition to the contract; removing or renaming one is a break.
@@ -29,6 +30,11 @@ macro_rules! kinds {
                 match self { $(ErrorKind::$variant => $name),+ }
             }
 
+            /// The number that programs see: fixed, a new kind takes the next.
+            pub fn code(self) -> i64 {
+                match self { $(ErrorKind::$variant => $code),+ }
+            }
+
             /// What it means, in a sentence.
             pub fn meaning(self) -> &'static str {
                 match self { $(ErrorKind::$variant => concat!($($meaning),+).trim_ascii()),+ }
@@ -39,61 +45,61 @@ macro_rules! kinds {
 
 kinds! {
     /// The request itself is not understood: a flag, a field, a value out of its range.
-    BadRequest = "bad_request",
+    BadRequest = 1 "bad_request",
     /// The caller asked for a protocol version that this program does not speak.
-    ProtocolUnsupported = "protocol_unsupported",
+    ProtocolUnsupported = 2 "protocol_unsupported",
     /// A size that is zero, negative, without a unit, or above what the format can hold.
-    BadSize = "bad_size",
+    BadSize = 3 "bad_size",
     /// The disk is larger than the size asked for, and shrinking was not allowed.
-    WouldShrink = "would_shrink",
+    WouldShrink = 4 "would_shrink",
     /// The target exists already.
-    Exists = "exists",
+    Exists = 5 "exists",
     /// A file or folder that the request names does not exist.
-    NotFound = "not_found",
+    NotFound = 6 "not_found",
     /// The system refused access.
-    Permission = "permission",
+    Permission = 7 "permission",
     /// Another process uses the disk; trying again later may succeed.
-    Locked = "locked",
+    Locked = 8 "locked",
     /// The host file system is full.
-    NoSpace = "no_space",
+    NoSpace = 9 "no_space",
     /// A read, write or sync failed for another reason.
-    Io = "io",
+    Io = 10 "io",
     /// The keys do not fit in what the guest reads of its disk.
-    PayloadTooLarge = "payload_too_large",
+    PayloadTooLarge = 11 "payload_too_large",
     /// The image uses something that this version does not handle.
-    UnsupportedFeature = "unsupported_feature",
+    UnsupportedFeature = 12 "unsupported_feature",
     /// Options that exclude one another.
-    IncompatibleOptions = "incompatible_options",
+    IncompatibleOptions = 13 "incompatible_options",
     /// The image contradicts its format.
-    Corrupt = "corrupt",
+    Corrupt = 14 "corrupt",
     /// The image was not closed cleanly and cannot be mended for this operation.
-    Dirty = "dirty",
+    Dirty = 15 "dirty",
     /// Name and content of a disk disagree about its format.
-    FormatMismatch = "format_mismatch",
+    FormatMismatch = 16 "format_mismatch",
     /// The guest's disk holds data that the request would destroy.
-    GuestNotEmpty = "guest_not_empty",
+    GuestNotEmpty = 17 "guest_not_empty",
     /// What is inside the guest's disk may not be changed.
-    GuestRefused = "guest_refused",
+    GuestRefused = 18 "guest_refused",
     /// Other images use this one as their backing file.
-    HasDependents = "has_dependents",
+    HasDependents = 19 "has_dependents",
     /// The file system offers no locks.
-    LockUnavailable = "lock_unavailable",
+    LockUnavailable = 20 "lock_unavailable",
     /// A journal beside the disk does not match the disk.
-    JournalStale = "journal_stale",
+    JournalStale = 21 "journal_stale",
     /// The path is something that cannot be a disk image (a folder, a pipe, a socket).
-    NotADisk = "not_a_disk",
+    NotADisk = 22 "not_a_disk",
     /// The backing file does not exist.
-    BackingMissing = "backing_missing",
+    BackingMissing = 23 "backing_missing",
     /// The trust policy does not allow opening the backing file.
-    BackingRefused = "backing_refused",
+    BackingRefused = 24 "backing_refused",
     /// The backing chain comes back to itself, or is deeper than the limit.
-    BackingCycle = "backing_cycle",
+    BackingCycle = 25 "backing_cycle",
     /// The image holds internal snapshots that forbid the operation.
-    HasSnapshots = "has_snapshots",
+    HasSnapshots = 26 "has_snapshots",
     /// Stopped on request, at a safe point.
-    Cancelled = "cancelled",
+    Cancelled = 27 "cancelled",
     /// A defect of this program.
-    Internal = "internal",
+    Internal = 28 "internal",
 }
 
 impl fmt::Display for ErrorKind {
@@ -121,6 +127,7 @@ struct Inner {
     message: String,
     path: Option<PathBuf>,
     offset: Option<u64>,
+    field: Option<&'static str>,
     holder: Option<Holder>,
     changed: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -135,6 +142,7 @@ impl Error {
             message: message.into(),
             path: None,
             offset: None,
+            field: None,
             holder: None,
             changed: false,
             source: None,
@@ -158,6 +166,12 @@ impl Error {
     /// Records the byte offset in the file named by [`Error::path`].
     pub fn at_offset(mut self, offset: u64) -> Self {
         self.0.offset.get_or_insert(offset);
+        self
+    }
+
+    /// Records which field of the request is to blame.
+    pub fn in_field(mut self, field: &'static str) -> Self {
+        self.0.field.get_or_insert(field);
         self
     }
 
@@ -192,6 +206,11 @@ impl Error {
     /// The byte offset in that file.
     pub fn offset(&self) -> Option<u64> {
         self.0.offset
+    }
+
+    /// The field of the request that is to blame, for a request that contradicts itself.
+    pub fn field(&self) -> Option<&'static str> {
+        self.0.field
     }
 
     /// The process that holds the lock, for [`ErrorKind::Locked`].
@@ -246,6 +265,20 @@ impl std::error::Error for Error {
     }
 }
 
+/// Turns a panic into an error: a defect of ours, after which nothing can be promised about the
+/// files of the request.
+///
+/// # Errors
+/// What `run` says, and [`ErrorKind::Internal`].
+pub(crate) fn guarded<T, E: From<Error>>(run: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason");
+        let message = format!("a defect of vmdisk, please report it: {text}");
+        Err(Error::new(ErrorKind::Internal, message).after_changes().into())
+    })
+}
+
 /// The kind of a failed system call. What means something else in a certain place (a missing
 /// backing file, say) is classified there instead.
 fn classify(error: &io::Error) -> ErrorKind {
@@ -283,5 +316,8 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ErrorKind::ALL.len());
+        let codes: std::collections::BTreeSet<_> =
+            ErrorKind::ALL.iter().map(|kind| kind.code()).collect();
+        assert_eq!(codes.len(), ErrorKind::ALL.len());
     }
 }

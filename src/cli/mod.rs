@@ -22,9 +22,8 @@ use clap::{Parser, Subcommand};
 pub use self::exit::Exit;
 use self::flags::OutputFlags;
 use self::output::Output;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, guarded};
 use crate::host::trip_on_signals;
-use crate::protocol::guarded;
 use crate::task::Cancel;
 
 /// Disks of local virtual machines: created, grown and inspected.
@@ -133,7 +132,10 @@ fn usage(error: &clap::Error, json: bool) -> Exit {
         }
         _ if json => {
             let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<Error>());
-            let kind = cause.map_or(ErrorKind::BadRequest, Error::kind);
+            let kind = match error.kind() {
+                ClapErrorKind::ArgumentConflict => ErrorKind::IncompatibleOptions,
+                _ => cause.map_or(ErrorKind::BadRequest, Error::kind),
+            };
             Output::new(true).error(&Error::new(kind, message_of(error)), None);
             Exit::NotUnderstood
         }

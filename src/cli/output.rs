@@ -37,9 +37,10 @@ impl Output {
     /// Prints an error: as text on standard error, as JSON on standard output.
     pub(super) fn error(&self, error: &Error, hint: Option<&str>) {
         if self.json {
-            // Nowhere to say that standard output is closed or full: the exit code tells.
-            let _ = print(&json(&Failure { error: ErrorObject::new(error, hint) }));
-            return;
+            let printed = print(&json(&Failure { error: ErrorObject::new(error, hint) }));
+            if printed.is_ok() {
+                return;
+            }
         }
         let mut text = format!("vmdisk: {error}\n");
         if let Some(hint) = hint {

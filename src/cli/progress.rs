@@ -28,7 +28,7 @@ impl ProgressChoice {
         match self {
             ProgressChoice::Auto if std::io::stderr().is_terminal() => Box::new(Bar::new()),
             ProgressChoice::Auto | ProgressChoice::Off => Box::new(Silent),
-            ProgressChoice::Json => Box::new(ProgressLines::new(None, |line: &str| {
+            ProgressChoice::Json => Box::new(ProgressLines::new(|line: &str| {
                 // Nowhere to say that standard error is closed.
                 let _ = std::io::stderr().write_all(line.as_bytes());
             })),

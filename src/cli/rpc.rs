@@ -7,7 +7,8 @@ use clap::ValueEnum;
 
 use super::exit::Exit;
 use super::output::print;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
+use crate::host::Stdout;
 use crate::host::on_stop;
 use crate::protocol::{DOCUMENT, Ended, Log, LogFormat, Session};
 use crate::task::Cancel;
@@ -42,15 +43,26 @@ impl RpcArgs {
             // Nowhere to say that standard error is closed.
             let _ = std::io::stderr().write_all(line.as_bytes());
         });
-        set_hook(Box::new(move |panic: &PanicHookInfo<'_>| log.error(&panic.to_string())));
-        let session = Session::new(cancel, log);
+        let told = log.clone();
+        set_hook(Box::new(move |panic: &PanicHookInfo<'_>| told.error(&panic.to_string())));
+        let session = Session::new(cancel, log.clone());
         on_stop(cancel, session.stopper())?;
-        let ended = session.serve(BufReader::new(std::io::stdin()), std::io::stdout())?;
-        Ok(match (ended, cancel.signal()) {
-            (_, Some(signal)) => Exit::Signal(signal),
-            (Ended::Answered(None) | Ended::Unheard, None) => Exit::Done,
-            (Ended::Answered(Some(kind)), None) => Exit::of_kind(kind),
-            (Ended::Broken, None) => Exit::Failed,
+        let input = BufReader::new(std::io::stdin());
+        let ended = match session.serve(input, Stdout::new(cancel), Stdout::has_room) {
+            Ok(ended) => ended,
+            // Standard output is the protocol's alone.
+            Err(error) => {
+                log.error(&error.to_string());
+                return Ok(Exit::of(&error, cancel));
+            }
+        };
+        let stopped = || cancel.signal().map_or(Exit::Done, Exit::Signal);
+        Ok(match ended {
+            Ended::Answered(None) => Exit::Done,
+            Ended::Answered(Some(ErrorKind::Cancelled)) if cancel.signal().is_some() => stopped(),
+            Ended::Answered(Some(kind)) => Exit::of_kind(kind),
+            Ended::Stopped | Ended::Unheard => stopped(),
+            Ended::Broken => Exit::Failed,
         })
     }
 }

@@ -12,6 +12,7 @@ mod path;
 pub mod recording;
 mod signal;
 mod stage;
+mod stdout;
 pub mod storage;
 #[cfg_attr(target_os = "linux", path = "sys/linux.rs")]
 #[cfg_attr(target_os = "macos", path = "sys/macos.rs")]
@@ -24,3 +25,4 @@ pub use owner::Owner;
 pub use path::{Occupant, folder_of, resolve_target};
 pub use signal::{on_stop, trip_on_signals};
 pub use stage::{DEFAULT_MODE, Publish, Staging};
+pub use stdout::Stdout;

@@ -39,7 +39,8 @@ pub fn trip_on_signals(cancel: &Cancel) -> Result<()> {
 }
 
 /// Calls `told` once, from a thread of its own, when a signal that [`trip_on_signals`] knows has
-/// come, or when nobody reads standard output any more; the latter trips `cancel` too.
+/// tripped `cancel`, or when nobody reads standard output any more. (Where the system does not tell
+/// of the latter by itself, as macOS, the next write does.)
 ///
 /// # Errors
 /// [`ErrorKind::Io`] when the system refuses the handlers or the thread.
@@ -52,41 +53,36 @@ pub fn on_stop(cancel: &Cancel, told: impl FnOnce() + Send + 'static) -> Result<
     }
     let cancel = cancel.clone();
     let watch = move || {
-        if wait_for_stop(&signals) == Stop::Closed {
-            cancel.trip();
+        // A signal may have come before the pipe was there to tell of it.
+        if cancel.is_tripped() || wait_for_stop(&signals) {
+            told();
         }
-        told();
     };
     std::thread::Builder::new().name("stop".to_owned()).spawn(watch).map(drop).map_err(failed)
 }
 
-#[derive(PartialEq, Eq)]
-enum Stop {
-    Signal,
-    Closed,
-}
-
-fn wait_for_stop(signals: &UnixStream) -> Stop {
+/// Whether there is anything to tell of: else the system refused to wait, and signals are seen
+/// where work looks at its wish to stop.
+fn wait_for_stop(signals: &UnixStream) -> bool {
     let output = io::stdout();
+    let mut watches_output = true;
     loop {
-        // A pipe's reader that goes away is told about whether it was asked for or not.
-        let mut watched = [
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(output.as_fd(), PollFlags::empty()),
-        ];
-        match poll(&mut watched, PollTimeout::NONE) {
+        let signals = PollFd::new(signals.as_fd(), PollFlags::POLLIN);
+        let output = PollFd::new(output.as_fd(), PollFlags::empty());
+        let mut watched = [signals, output];
+        let count = if watches_output { 2 } else { 1 };
+        match poll(&mut watched[..count], PollTimeout::NONE) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
-            // Nothing can be watched then, except by looking for the signals themselves.
-            Err(_) => return Stop::Signal,
+            Err(_) => return false,
         }
         let happened = watched.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        if happened[1].intersects(PollFlags::POLLERR | PollFlags::POLLHUP) {
-            return Stop::Closed;
+        let closed = happened[1].intersects(PollFlags::POLLERR | PollFlags::POLLHUP);
+        if happened[0].contains(PollFlags::POLLIN) || watches_output && closed {
+            return true;
         }
-        if happened[0].contains(PollFlags::POLLIN) {
-            return Stop::Signal;
-        }
+        // Something that cannot be watched.
+        watches_output &= happened[1].is_empty();
     }
 }
 
@@ -113,6 +109,10 @@ mod tests {
         assert!(cancel.is_tripped() && child.is_tripped());
         assert_eq!(child.signal(), Some(15));
         assert_eq!(cancel.check().unwrap_err().kind(), ErrorKind::Cancelled);
+        heard.recv_timeout(Duration::from_secs(10)).unwrap();
+        // Whoever comes too late for the signal hears of it all the same.
+        let (told, heard) = mpsc::channel();
+        on_stop(&cancel, move || told.send(()).unwrap()).unwrap();
         heard.recv_timeout(Duration::from_secs(10)).unwrap();
     }
 }

@@ -215,10 +215,8 @@ fn virtual_size(
         (Some(size), _) => size,
         (None, Some(base)) => ByteSize::from_bytes(base.size()),
         (None, None) => {
-            return Err(Error::new(
-                ErrorKind::BadRequest,
-                "a disk without a backing file needs a size",
-            ));
+            let message = "a disk without a backing file needs a size";
+            return Err(Error::new(ErrorKind::BadRequest, message).in_field("size"));
         }
     };
     let size = VirtualSize::round_up(asked)?;

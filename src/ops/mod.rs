@@ -33,4 +33,4 @@ pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, La
 pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use verb::{Capabilities, Create, Ensure, Info, Resize, Verb, Visitor, each_verb};
-pub use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};
+pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -96,6 +96,7 @@ macro_rules! disk_request {
             #[schemars(with = "Option<wire::Size>")]
             pub size: Option<ByteSize>,
             /// The same in MiB, for drivers whose own option has that unit; excludes `size`.
+            #[schemars(with = "Option<wire::Mebibytes>")]
             pub docker_machine_mb: Option<u64>,
             /// The format. Default: what the path's name promises, else `qcow2`.
             pub format: Option<Format>,

@@ -49,7 +49,7 @@ impl TrustOptions {
         match self.trust {
             Some(level @ (TrustLevel::Folder | TrustLevel::Full)) if !self.allow.is_empty() => {
                 let message = format!("trust {level} has no use for places to allow: say named");
-                Err(Error::new(ErrorKind::IncompatibleOptions, message))
+                Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("trust"))
             }
             _ => Ok(self.allow.iter().cloned().fold(level, Trust::and)),
         }
@@ -65,7 +65,7 @@ impl LockOptions {
         let seconds = self.lock_timeout_seconds;
         let timeout = Duration::try_from_secs_f64(seconds).map_err(|_| {
             let message = format!("lock timeout {seconds} is no number of seconds from 0 up");
-            Error::new(ErrorKind::BadRequest, message)
+            Error::new(ErrorKind::BadRequest, message).in_field("lock_timeout_seconds")
         })?;
         Ok(LockPolicy { timeout, required: !self.no_lock })
     }

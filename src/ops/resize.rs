@@ -42,6 +42,7 @@ pub struct ResizeRequest {
     #[schemars(with = "Option<wire::Size>")]
     pub size: Option<TargetSize>,
     /// The same in MiB, for drivers whose own option has that unit; excludes `size`.
+    #[schemars(with = "Option<wire::Mebibytes>")]
     pub docker_machine_mb: Option<u64>,
     /// Its format, where name and content leave a doubt. Default: what they agree on.
     pub format: Option<Format>,
@@ -104,7 +105,7 @@ pub struct ResizeReport {
 /// [`Qcow2::resize`](crate::qcow2::Qcow2::resize).
 pub fn resize(request: &ResizeRequest, context: Context<'_>) -> Result<ResizeReport> {
     let Some(size) = one_size(request.size, request.docker_machine_mb)? else {
-        return Err(Error::new(ErrorKind::BadRequest, "a resize needs a size"));
+        return Err(Error::new(ErrorKind::BadRequest, "a resize needs a size").in_field("size"));
     };
     let existing = Existing::open_to_change(&request.path, request.format, context)?;
     resize_open(existing, size, request, context)

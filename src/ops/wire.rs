@@ -61,7 +61,7 @@ macro_rules! choice {
 pub(super) use choice;
 
 /// A path as text; what is not UTF-8 in it is replaced.
-pub fn lossy(path: &Path) -> String {
+pub(crate) fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
@@ -75,7 +75,7 @@ pub(super) fn stored_text(bytes: &[u8]) -> String {
 }
 
 /// The bytes of a path that is not UTF-8, in hexadecimal.
-pub fn bytes_hex(path: &Path) -> Option<String> {
+pub(crate) fn bytes_hex(path: &Path) -> Option<String> {
     let bytes = path.as_os_str().as_bytes();
     let hex = || bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     path.to_str().is_none().then(hex)
@@ -85,7 +85,7 @@ pub fn bytes_hex(path: &Path) -> Option<String> {
 pub(super) struct Size;
 
 /// The `format` of a size in a schema. What is wrong with a value in such a place is a bad size.
-pub const SIZE_FORMAT: &str = "byte-size";
+pub(crate) const SIZE_FORMAT: &str = "byte-size";
 
 impl JsonSchema for Size {
     fn schema_name() -> Cow<'static, str> {
@@ -104,6 +104,24 @@ impl JsonSchema for Size {
                     "pattern": "^([0-9]+([bB]|[kKmMgGtTpPeE]([iI]?[bB])?)|[0-9]+\\.[0-9]+[kKmMgGtTpPeE]([iI]?[bB])?)$"
                 },
             ],
+        })
+    }
+}
+
+/// How a number of MiB is written in a request, for the schema.
+pub(super) struct Mebibytes;
+
+impl JsonSchema for Mebibytes {
+    fn schema_name() -> Cow<'static, str> {
+        "Mebibytes".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A number of MiB.",
+            "type": "integer",
+            "minimum": 0,
+            "format": SIZE_FORMAT,
         })
     }
 }
@@ -230,7 +248,7 @@ impl JsonSchema for Mode {
 ///
 /// # Errors
 /// [`ErrorKind::BadRequest`] for anything but up to nine permission bits.
-pub fn parse_mode(text: &str) -> Result<u32> {
+pub(crate) fn parse_mode(text: &str) -> Result<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
     mode.ok_or_else(|| {
@@ -264,9 +282,14 @@ pub(super) fn one_size<T: From<ByteSize>>(
     match (size, docker_machine_mb) {
         (Some(_), Some(_)) => {
             let message = "size and docker_machine_mb exclude each other";
-            Err(Error::new(ErrorKind::IncompatibleOptions, message))
+            let error = Error::new(ErrorKind::IncompatibleOptions, message);
+            Err(error.in_field("docker_machine_mb"))
         }
-        (None, Some(mib)) => ByteSize::from_docker_machine_mb(mib).map(|size| Some(size.into())),
+        (None, Some(mib)) => {
+            let size = ByteSize::from_docker_machine_mb(mib);
+            let size = size.map_err(|error| error.in_field("docker_machine_mb"))?;
+            Ok(Some(size.into()))
+        }
         (size, None) => Ok(size),
     }
 }

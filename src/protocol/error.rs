@@ -20,13 +20,6 @@ pub(super) enum Code {
     InvalidParams = -32602,
 }
 
-/// The positive application code of a kind: fixed, because kinds are only ever appended.
-pub fn code(kind: ErrorKind) -> i64 {
-    let place = ErrorKind::ALL.iter().position(|known| *known == kind);
-    // OK: there are a few dozen kinds.
-    place.map_or(0, |place| place as i64 + 1)
-}
-
 /// What a request failed with: an error of a verb, or a fault of the request itself.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -46,12 +39,6 @@ impl Fault {
         Fault { error: Error::new(kind, why), code: Some(code), detail: None }
     }
 
-    /// A value that fits its place and still makes no sense there.
-    pub(super) fn in_field(error: Error, field: &str) -> Self {
-        let fault = Fault { error, code: Some(Code::InvalidParams), detail: None };
-        fault.at_field(field.to_owned(), None)
-    }
-
     /// Names the field that is to blame.
     pub(super) fn at_field(mut self, field: String, nearest: Option<String>) -> Self {
         self.detail = Some(Box::new(Detail { field, nearest }));
@@ -60,14 +47,17 @@ impl Fault {
 }
 
 impl From<Error> for Fault {
+    /// The error of a verb; one that blames a field is about the parameters.
     fn from(error: Error) -> Self {
-        Fault { error, code: None, detail: None }
+        let Some(field) = error.field() else { return Fault { error, code: None, detail: None } };
+        let fault = Fault { error, code: Some(Code::InvalidParams), detail: None };
+        fault.at_field(field.to_owned(), None)
     }
 }
 
 /// `error` of a JSON-RPC response.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct ErrorObject {
+pub(crate) struct ErrorObject {
     /// JSON-RPC's own code for a request that is not understood, else the positive code of the
     /// kind.
     code: i64,
@@ -133,12 +123,12 @@ struct HolderData {
 
 impl ErrorObject {
     /// The error of a verb, with what to do about it.
-    pub fn new(error: &Error, hint: Option<&str>) -> Self {
+    pub(crate) fn new(error: &Error, hint: Option<&str>) -> Self {
         let holder = error.holder();
         let versions = || SUPPORTED.iter().map(|version| (*version).to_owned()).collect();
         let unsupported = error.kind() == ErrorKind::ProtocolUnsupported;
         ErrorObject {
-            code: code(error.kind()),
+            code: error.kind().code(),
             message: error.to_string(),
             data: ErrorData {
                 kind: error.kind().name().to_owned(),

@@ -1,21 +1,26 @@
 //! What to do about an error, in the words of the protocol.
 
 use crate::error::{Error, ErrorKind};
+use crate::ops::{Create, Ensure, Resize, Verb};
+
+const CREATE: &str = Create::NAME;
+const ENSURE: &str = Ensure::NAME;
+const RESIZE: &str = Resize::NAME;
 
 /// The remedy, if there is one.
 pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
     Some(match (error.kind(), method) {
-        (ErrorKind::Exists, "create") => {
+        (ErrorKind::Exists, CREATE) => {
             "choose another path, ask for what is there with if_exists keep, or give it up with \
              if_exists replace"
         }
-        (ErrorKind::Exists, "ensure") => {
+        (ErrorKind::Exists, ENSURE) => {
             "ask for what is there, or remove the disk to have a new one"
         }
-        (ErrorKind::WouldShrink, "resize") => {
+        (ErrorKind::WouldShrink, RESIZE) => {
             "allow it with shrink: what the guest has behind the new end is lost"
         }
-        (ErrorKind::WouldShrink, "ensure") => {
+        (ErrorKind::WouldShrink, ENSURE) => {
             "ask for the size that it has, or shrink it with resize"
         }
         (ErrorKind::GuestNotEmpty, _) => "guest.overwrite writes over it all the same",

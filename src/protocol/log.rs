@@ -1,5 +1,7 @@
 //! What is worth a line on standard error: standard output carries the protocol alone.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 /// How a line looks.
@@ -12,10 +14,10 @@ pub enum LogFormat {
 }
 
 /// Takes lines.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Log {
     format: LogFormat,
-    write: fn(&str),
+    write: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
 #[derive(Serialize)]
@@ -26,8 +28,8 @@ struct Entry<'a> {
 
 impl Log {
     /// Hands each line, with its newline, to `write`.
-    pub fn new(format: LogFormat, write: fn(&str)) -> Self {
-        Log { format, write }
+    pub fn new(format: LogFormat, write: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Log { format, write: Arc::new(write) }
     }
 
     /// Something was not as it should be, and work goes on.

@@ -1,19 +1,16 @@
 //! The methods: every verb, and what the protocol itself offers.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use serde::Serialize;
-use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::DOCUMENT;
 use super::envelope::Request;
 use super::error::{Code, Fault};
-use super::params::{Call, CallOptions};
+use super::params::{Call, CallOptions, check_protocol};
 use super::progress::ProgressLines;
 use super::reply::Reply;
+use super::shape::published;
 use super::unknown::{message, nearest};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, guarded};
 use crate::ops::{Context, Verb, Visitor, each_verb};
 use crate::task::{Cancel, Progress, Silent};
 
@@ -54,6 +51,7 @@ impl Methods {
     /// Calls the method that is asked for. A panic in it becomes an error.
     pub(super) fn call(&self, request: Request, around: &Surroundings<'_>) -> Outcome {
         let Some((_, run)) = self.0.iter().find(|(name, _)| *name == request.method) else {
+            check_protocol(&request.params.read()?)?;
             return Err(self.not_found(&request.method));
         };
         around.cancel.check()?;
@@ -76,28 +74,12 @@ impl Visitor for Methods {
     }
 }
 
-/// Turns a panic into an error: a defect of ours, after which nothing can be promised about the
-/// files of the request.
-///
-/// # Errors
-/// What `run` says, and [`ErrorKind::Internal`].
-pub fn guarded<T, E: From<Error>>(run: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason");
-        let message = format!("a defect of vmdisk, please report it: {text}");
-        Err(Error::new(ErrorKind::Internal, message).after_changes().into())
-    })
-}
-
 fn verb<V: Verb>(request: Request, around: &Surroundings<'_>) -> Outcome {
     let Request { id, params, .. } = request;
-    let call = Call::<V>::read(params)?;
-    let trust = call.trust.policy()?;
-    let wrong_timeout = |error| Fault::in_field(error, "lock_timeout_seconds");
-    let locks = call.locks.policy().map_err(wrong_timeout)?;
+    let call = Call::<V>::read(params.read()?)?;
+    let (trust, locks) = (call.trust.policy()?, call.locks.policy()?);
     let progress: &dyn Progress = match call.options.progress {
-        true => &ProgressLines::new(Some(id), around.send),
+        true => &ProgressLines::for_request(id, around.send),
         false => &Silent,
     };
     let context = Context { progress, cancel: around.cancel, trust: &trust, locks: &locks };
@@ -106,10 +88,8 @@ fn verb<V: Verb>(request: Request, around: &Surroundings<'_>) -> Outcome {
 }
 
 fn discover(request: Request, _: &Surroundings<'_>) -> Outcome {
-    CallOptions::read_all(request.params)?;
-    // One line, whatever the file looks like.
-    let document: Value = serde_json::from_str(DOCUMENT).map_err(broken)?;
-    raw(&document)
+    CallOptions::read_all(request.params.read()?)?;
+    raw(published())
 }
 
 fn raw(value: &impl Serialize) -> Outcome {

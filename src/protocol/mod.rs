@@ -19,12 +19,10 @@ mod session;
 mod shape;
 mod unknown;
 
-pub use envelope::Id;
-pub use error::{ErrorObject, code};
+pub(crate) use error::ErrorObject;
 pub use log::{Log, LogFormat};
-pub use methods::guarded;
-pub use progress::ProgressLines;
-pub use reply::Reply;
+pub(crate) use progress::ProgressLines;
+pub(crate) use reply::Reply;
 pub use session::{Ended, Session};
 
 /// The major version of the protocol.

@@ -9,7 +9,7 @@ use serde_path_to_error::Segment;
 use super::SUPPORTED;
 use super::error::{Code, Fault};
 use super::shape::Shape;
-use super::unknown::{Unknown, drop_extensions};
+use super::unknown::{Unknown, drop_unsaid, shortened};
 use crate::error::{Error, ErrorKind};
 use crate::ops::{LockOptions, SIZE_FORMAT, TrustOptions, Verb};
 
@@ -83,18 +83,23 @@ impl CallOptions {
 
     /// Takes them out of the map, and what is nobody's.
     fn take_from(params: &mut Map<String, Value>) -> Result<Self, Fault> {
-        drop_extensions(params);
+        drop_unsaid(params);
         check_protocol(params)?;
         Ok(take(params)?)
     }
 }
 
-fn check_protocol(params: &Map<String, Value>) -> Result<(), Fault> {
+/// Whether the client's version is spoken here; before anything else is looked at.
+///
+/// # Errors
+/// [`ErrorKind::ProtocolUnsupported`].
+pub(super) fn check_protocol(params: &Map<String, Value>) -> Result<(), Fault> {
     let Some(asked) = params.get("protocol").and_then(Value::as_str) else { return Ok(()) };
     let major = asked.split('.').next().unwrap_or_default();
     if SUPPORTED.contains(&major) {
         return Ok(());
     }
+    let asked = shortened(asked);
     let message = format!("protocol '{asked}' is not spoken here: {} is", SUPPORTED.join(", "));
     Err(Error::new(ErrorKind::ProtocolUnsupported, message).into())
 }
@@ -159,9 +164,23 @@ fn strictly<T: DeserializeOwned>(params: Map<String, Value>) -> Result<T, Wrong>
             _ => None,
         };
         Wrong {
-            field: error.path().to_string(),
+            field: shortened(&error.path().to_string()),
             place: error.path().iter().filter_map(name).collect(),
-            message: error.inner().to_string(),
+            message: in_json_terms(&error.inner().to_string()),
         }
     })
+}
+
+/// What a value should have been, in the words of JSON instead of Rust's, and not at any length.
+fn in_json_terms(message: &str) -> String {
+    const WORDS: [(&str, &str); 6] = [
+        ("floating point", "number"),
+        ("expected u64", "expected a whole number from 0 to 2^64 - 1"),
+        ("expected f64", "expected a number"),
+        ("a sequence", "an array"),
+        ("sequence", "array"),
+        ("map", "object"),
+    ];
+    let shown: String = message.chars().take(300).collect();
+    WORDS.iter().fold(shown, |text, (rust, json)| text.replace(rust, json))
 }

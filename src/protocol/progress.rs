@@ -29,16 +29,21 @@ struct Params<'a> {
 }
 
 /// Hands progress over as lines of JSON, at most ten a second.
-pub struct ProgressLines<S> {
+pub(crate) struct ProgressLines<S> {
     id: Option<Id>,
     send: S,
     last: Mutex<Option<Instant>>,
 }
 
 impl<S: Fn(&str) + Send + Sync> ProgressLines<S> {
-    /// Hands each line, with its newline, to `send`. `id` is that of the request, if there is one.
-    pub fn new(id: Option<Id>, send: S) -> Self {
-        ProgressLines { id, send, last: Mutex::new(None) }
+    /// Hands each line, with its newline, to `send`.
+    pub(crate) fn new(send: S) -> Self {
+        ProgressLines { id: None, send, last: Mutex::new(None) }
+    }
+
+    /// The same for a request: its lines have its id.
+    pub(super) fn for_request(id: Id, send: S) -> Self {
+        ProgressLines { id: Some(id), ..Self::new(send) }
     }
 }
 
@@ -69,7 +74,7 @@ mod tests {
     fn at_most_ten_a_second_are_told() {
         let told = Mutex::new(Vec::new());
         let started = Instant::now();
-        let lines = ProgressLines::new(Id::new(json!("a")), |line: &str| {
+        let lines = ProgressLines::for_request(Id::Text("a".to_owned()), |line: &str| {
             let line: Value = serde_json::from_str(line.strip_suffix('\n').unwrap()).unwrap();
             told.lock().unwrap().push((started.elapsed(), line));
         });
@@ -91,7 +96,7 @@ mod tests {
     #[test]
     fn without_a_request_there_is_no_id() {
         let told = Mutex::new(String::new());
-        let lines = ProgressLines::new(None, |line: &str| told.lock().unwrap().push_str(line));
+        let lines = ProgressLines::new(|line: &str| told.lock().unwrap().push_str(line));
         lines.advance("zeros", 0, 0);
         let told: Value = serde_json::from_str(&told.into_inner().unwrap()).unwrap();
         assert_eq!(told["params"].get("id"), None);

@@ -8,8 +8,8 @@ use super::envelope::{Id, Refused, Request};
 use crate::task::Cancel;
 
 /// Lines may wait until they have this many bytes together; then no more are read until some are
-/// done. (What a line becomes in memory can be some ten times as large.)
-const MAX_WAITING_BYTES: usize = 1 << 20;
+/// done, and `cancel` is not heard.
+const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// What a line counts for beside its bytes: many short ones take memory too.
 const BYTES_A_LINE: usize = 256;
@@ -22,15 +22,24 @@ pub(super) enum Item {
     Refused(Refused),
 }
 
+/// Why nothing more comes.
+#[derive(Debug)]
+pub(super) enum End {
+    /// There is no more input.
+    Input,
+    /// Somebody asked to stop.
+    Stopped,
+    /// Reading failed.
+    Failed(io::Error),
+}
+
 #[derive(Default)]
 struct State {
     waiting: VecDeque<(Item, usize)>,
     waiting_bytes: usize,
     running: Option<(Id, Cancel)>,
-    /// Nothing more will come.
-    ended: bool,
-    /// Why, unless it was the end of input.
-    failure: Option<io::Error>,
+    /// Nothing more will come, for this reason.
+    end: Option<End>,
 }
 
 /// Filled by the one who reads, emptied by the one who works.
@@ -44,10 +53,11 @@ impl Queue {
     /// Appends what a line of `len` bytes said; waits while too much is waiting already. What
     /// comes after the end is dropped.
     pub(super) fn push(&self, item: Item, len: usize) {
-        let full = |state: &mut State| state.waiting_bytes >= MAX_WAITING_BYTES && !state.ended;
+        let full =
+            |state: &mut State| state.waiting_bytes >= MAX_WAITING_BYTES && state.end.is_none();
         let state = self.changed.wait_while(self.state(), full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
-        if !state.ended {
+        if state.end.is_none() {
             let len = len + BYTES_A_LINE;
             state.waiting.push_back((item, len));
             state.waiting_bytes += len;
@@ -55,28 +65,30 @@ impl Queue {
         }
     }
 
-    /// Nothing more will come; what waits is still answered.
-    pub(super) fn end(&self) {
-        self.state().ended = true;
+    /// Nothing more will come; what waits is still answered. The first reason counts.
+    pub(super) fn end(&self, end: End) {
+        self.state().end.get_or_insert(end);
         self.changed.notify_all();
     }
 
-    /// Nothing more will come, because reading failed.
-    pub(super) fn fail(&self, error: io::Error) {
-        self.state().failure = Some(error);
-        self.end();
+    /// Why nothing more came.
+    pub(super) fn why(&self) -> Option<End> {
+        self.state().end.take()
     }
 
-    /// Why reading failed, if it did.
-    pub(super) fn failure(&self) -> Option<io::Error> {
-        self.state().failure.take()
+    /// Nothing more is wanted: whoever still reads need not wait for room.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.end.get_or_insert(End::Stopped);
+        state.waiting.clear();
+        self.changed.notify_all();
     }
 
     /// The next in turn, when there is one; `None` at the end. What had its turn before is done.
     pub(super) fn next(&self) -> Option<Item> {
         let mut state = self.state();
         state.running = None;
-        let idle = |state: &mut State| state.waiting.is_empty() && !state.ended;
+        let idle = |state: &mut State| state.waiting.is_empty() && state.end.is_none();
         let mut state =
             self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         let (item, len) = state.waiting.pop_front()?;
@@ -123,16 +135,16 @@ mod tests {
     use std::thread::Scope;
     use std::time::Duration;
 
-    use serde_json::{Map, json};
-
+    use super::super::envelope::Params;
     use super::*;
 
     fn id(id: u64) -> Id {
-        Id::new(json!(id)).unwrap()
+        Id::Number(id.to_string())
     }
 
     fn request(number: u64) -> (Item, Cancel) {
-        let request = Request { id: id(number), method: "info".to_owned(), params: Map::new() };
+        let request =
+            Request { id: id(number), method: "info".to_owned(), params: Params::default() };
         let cancel = Cancel::new();
         (Item::Request(request, cancel.clone()), cancel)
     }
@@ -150,7 +162,7 @@ mod tests {
         for number in [1, 2] {
             queue.push(request(number).0, 10);
         }
-        queue.end();
+        queue.end(End::Input);
         queue.push(request(3).0, 10);
         assert_eq!(name(queue.next()), Some(id(1)));
         assert_eq!(name(queue.next()), Some(id(2)));
@@ -182,7 +194,7 @@ mod tests {
             while queue.state().waiting_bytes < MAX_WAITING_BYTES {
                 queue.push(request(count).0, len);
                 count += 1;
-                assert!(count <= 8192, "{count} lines of {len} bytes");
+                assert!(count <= 65536, "{count} lines of {len} bytes");
             }
             std::thread::scope(|scope| {
                 let next = pushed(scope, &queue, 1 << 20);
@@ -195,7 +207,7 @@ mod tests {
                 }
                 let last = pushed(scope, &queue, 2 << 20);
                 assert!(last.recv_timeout(Duration::from_millis(30)).is_err(), "{len}: no bound");
-                queue.end();
+                queue.end(End::Input);
                 last.recv_timeout(LONG).expect("nobody waits beyond the end");
                 assert!(!queue.knows(&id(2 << 20)));
             });
@@ -212,7 +224,7 @@ mod tests {
         }
         let tripped = || cancels.iter().map(Cancel::is_tripped).collect::<Vec<_>>();
         queue.next();
-        assert!(!queue.cancel(&id(4)) && !queue.cancel(&Id::new(json!("1")).unwrap()));
+        assert!(!queue.cancel(&id(4)) && !queue.cancel(&Id::Text("1".to_owned())));
         assert_eq!(tripped(), [false; 4]);
         assert!(queue.cancel(&id(1)));
         assert_eq!(tripped(), [true, false, true, false]);
@@ -222,7 +234,7 @@ mod tests {
         queue.next();
         // The one that runs is the last there is.
         assert!(!queue.cancel(&id(1)) && !queue.cancel(&id(2)) && queue.cancel(&id(3)));
-        queue.end();
+        queue.end(End::Input);
         assert!(queue.next().is_none() && !queue.cancel(&id(3)));
     }
 
@@ -235,7 +247,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
             queue.push(request(1).0, 10);
             std::thread::sleep(Duration::from_millis(20));
-            queue.end();
+            queue.end(End::Input);
             assert_eq!(worker.join().unwrap(), (Some(id(1)), None));
         });
     }

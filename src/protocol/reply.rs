@@ -26,7 +26,7 @@ struct Tool {
 /// A report, and who made it: `result` of a response, and what `--json` prints.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "{R}Result")]
-pub struct Reply<R> {
+pub(crate) struct Reply<R> {
     #[serde(flatten)]
     report: R,
     /// The version of the protocol and of the program.
@@ -35,7 +35,7 @@ pub struct Reply<R> {
 
 impl<R> Reply<R> {
     /// The report of a verb of this program.
-    pub fn new(report: R) -> Self {
+    pub(crate) fn new(report: R) -> Self {
         let tool = Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") };
         Reply { report, meta: Meta { protocol: VERSION, tool } }
     }

@@ -7,16 +7,15 @@
 mod tests;
 
 use std::io::{self, BufRead, Read, Write};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::envelope::{self, Id, Message, Notification, Refused, Response};
+use super::envelope::{self, Message, Notification, Refused, Response};
 use super::error::{Code, ErrorObject, Fault};
 use super::hint::hint;
 use super::log::Log;
 use super::methods::{CANCEL, Methods, Surroundings};
-use super::queue::{Item, Queue};
-use super::unknown::{is_extension, message};
+use super::queue::{End, Item, Queue};
+use super::unknown::shortened;
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::Cancel;
 
@@ -26,8 +25,11 @@ pub(super) const MAX_LINE: usize = 1 << 20;
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Every line was answered; with one request alone, what it failed with, if it failed.
+    /// Its input ended, and every line was answered; with one request alone, what it failed with,
+    /// if it failed.
     Answered(Option<ErrorKind>),
+    /// It was stopped; what had come until then was answered.
+    Stopped,
     /// Nobody reads the answers any more.
     Unheard,
     /// A defect of ours was met, answered, and nothing after it.
@@ -43,41 +45,63 @@ pub struct Session {
 }
 
 impl Session {
-    /// `cancel` stops every request.
+    /// `cancel` stops every request; what happens to this session does not trip it.
     pub fn new(cancel: &Cancel, log: Log) -> Self {
         let methods = Methods::all();
-        Session { queue: Arc::default(), cancel: cancel.clone(), log, methods }
+        Session { queue: Arc::default(), cancel: cancel.child(), log, methods }
     }
 
-    /// What ends the session from any thread, after what waits has been answered. To be called
-    /// once `cancel` is tripped.
+    /// What stops the session from any thread: the request that runs and those that wait are
+    /// answered `cancelled`.
     pub fn stopper(&self) -> impl FnOnce() + Send + 'static {
-        let queue = self.queue.clone();
-        move || queue.end()
+        let (queue, cancel) = (self.queue.clone(), self.cancel.clone());
+        move || {
+            cancel.trip();
+            queue.end(End::Stopped);
+        }
     }
 
-    /// Reads requests until the end of `input`, or until it is stopped, and answers each.
+    /// Reads requests until the end of `input`, or until it is stopped, and answers each. `output`
+    /// has the answers; progress is written where `has_room` says that so many bytes can be,
+    /// without waiting for whoever reads. The thread that reads outlives this call until its read
+    /// returns.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] and the like when `input` cannot be read; or `output` not written, unless
-    /// nobody reads it.
+    /// [`ErrorKind::Io`] when `input` cannot be read; or `output` not written, unless nobody reads
+    /// it.
     pub fn serve(
         self,
         input: impl BufRead + Send + 'static,
         output: impl Write + Send,
+        has_room: impl Fn(usize) -> bool + Sync,
     ) -> Result<Ended> {
-        let reader =
-            Reader { queue: self.queue.clone(), cancel: self.cancel.clone(), log: self.log };
+        let reader = Reader {
+            queue: self.queue.clone(),
+            cancel: self.cancel.clone(),
+            log: self.log.clone(),
+        };
         let failed = |error| Error::new(ErrorKind::Io, "cannot start to read").with_source(error);
         let reading = std::thread::Builder::new().name("read".to_owned());
         reading.spawn(move || reader.read(input)).map_err(failed)?;
-        self.work(&Output::new(output, &self.cancel))
+        let output = Output::new(output, &self.cancel);
+        let offer = |line: &str| {
+            if has_room(line.len()) {
+                output.send(line)
+            }
+        };
+        let ended = self.work(&output, &offer);
+        self.queue.close();
+        ended
     }
 
-    fn work<W: Write + Send>(&self, output: &Output<W>) -> Result<Ended> {
-        let mut answers = Vec::new();
+    fn work<W: Write + Send>(
+        &self,
+        output: &Output<W>,
+        offer: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<Ended> {
+        let (mut answers, mut only) = (0u64, None);
         while let Some(item) = self.queue.next() {
-            let answer = self.answer(item, output);
+            let answer = self.answer(item, offer);
             output.send(&answer.line);
             if let Some(end) = output.end()? {
                 return Ok(end);
@@ -85,22 +109,25 @@ impl Session {
             if answer.failed == Some(ErrorKind::Internal) {
                 return Ok(Ended::Broken);
             }
-            answers.push(answer.failed);
-            answers.truncate(2);
+            answers += 1;
+            only = answer.failed.filter(|_| answers == 1);
         }
-        if let Some(error) = self.queue.failure() {
-            let input = Path::new("standard input");
-            return Err(Error::io("cannot read the requests", input, error));
+        match self.queue.why() {
+            Some(End::Failed(error)) => {
+                let message = "cannot read the requests from standard input";
+                Err(Error::new(ErrorKind::Io, message).with_source(error))
+            }
+            Some(End::Stopped) => Ok(Ended::Stopped),
+            Some(End::Input) | None => Ok(Ended::Answered(only)),
         }
-        Ok(Ended::Answered(if answers.len() == 1 { answers[0] } else { None }))
     }
 
-    fn answer<W: Write + Send>(&self, item: Item, output: &Output<W>) -> Answer {
+    fn answer(&self, item: Item, offer: &(dyn Fn(&str) + Send + Sync)) -> Answer {
         let (id, method, outcome) = match item {
             Item::Refused(Refused { id, fault }) => (id, String::new(), Err(fault)),
             Item::Request(request, cancel) => {
                 let (id, method) = (request.id.clone(), request.method.clone());
-                let around = Surroundings { cancel: &cancel, send: &|line| output.send(line) };
+                let around = Surroundings { cancel: &cancel, send: offer };
                 (Some(id), method, self.methods.call(request, &around))
             }
         };
@@ -131,20 +158,27 @@ struct Reader {
 
 impl Reader {
     fn read(&self, mut input: impl BufRead) {
+        // Should reading panic, the session ends all the same.
+        let unwinding = EndOnDrop(&self.queue);
+        let end = self.read_all(&mut input);
+        self.queue.end(end.map_or_else(End::Failed, |()| End::Input));
+        drop(unwinding);
+    }
+
+    fn read_all(&self, input: &mut impl BufRead) -> io::Result<()> {
         let mut line = Vec::new();
-        loop {
-            match next_line(&mut input, &mut line) {
-                Ok(Some(Line::Whole)) if line.trim_ascii().is_empty() => {}
-                Ok(Some(Line::Whole)) => self.take(&line),
-                Ok(Some(Line::TooLong)) => {
+        while let Some(read) = next_line(input, &mut line)? {
+            match read {
+                Line::Whole if line.trim_ascii().is_empty() => {}
+                Line::Whole => self.take(&line),
+                Line::TooLong => {
                     let why = format!("a line has more than {MAX_LINE} bytes");
                     let fault = Fault::new(Code::InvalidRequest, why);
                     self.queue.push(Item::Refused(Refused { id: None, fault }), 0);
                 }
-                Ok(None) => return self.queue.end(),
-                Err(error) => return self.queue.fail(error),
             }
         }
+        Ok(())
     }
 
     fn take(&self, line: &[u8]) {
@@ -152,6 +186,9 @@ impl Reader {
             Err(refused) => Item::Refused(refused),
             Ok(Message::Request(request)) => Item::Request(request, self.cancel.child()),
             Ok(Message::Notification(notification)) => return self.notified(&notification),
+            Ok(Message::Ignored(why)) => {
+                return self.log.warn(&format!("ignored: a notification (it has no id): {why}"));
+            }
         };
         self.queue.push(item, line.len());
     }
@@ -159,18 +196,29 @@ impl Reader {
     fn notified(&self, notification: &Notification) {
         let Notification { method, params } = notification;
         if method != CANCEL {
-            let method = method.escape_debug();
+            let method = shortened(method);
             self.log.warn(&format!("ignored: a notification '{method}' (a request has an id)"));
             return;
         }
-        if let Some(unknown) = params.keys().find(|name| *name != "id" && !is_extension(name)) {
-            self.log.warn(&message("field of cancel", unknown, None));
+        match params.named_id() {
+            Ok(Some(id)) if self.queue.cancel(&id) => {}
+            Ok(Some(id)) => {
+                let id = id.to_string();
+                let id = shortened(&id);
+                self.log.warn(&format!("cancel: nothing is known of request '{id}'"));
+            }
+            Ok(None) => self.log.warn("cancel: params need the id of a request"),
+            Err(fault) => self.log.warn(&format!("cancel: {}", fault.error)),
         }
-        match params.get("id").cloned().and_then(Id::new) {
-            Some(id) if self.queue.cancel(&id) => {}
-            Some(id) => self.log.warn(&format!("cancel: nothing is known of request {id}")),
-            None => self.log.warn("cancel: params need the id of a request"),
-        }
+    }
+}
+
+/// Ends the queue whatever happens.
+struct EndOnDrop<'a>(&'a Queue);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.end(End::Failed(io::Error::other("the reader has a defect")));
     }
 }
 
@@ -200,36 +248,42 @@ fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
 
 /// Where lines are written, until nobody reads them.
 struct Output<'a, W> {
-    writer: Mutex<(W, Option<io::Error>)>,
+    writer: Mutex<Writer<W>>,
     cancel: &'a Cancel,
 }
 
+struct Writer<W> {
+    to: W,
+    failed: Option<io::Error>,
+}
+
 impl<'a, W: Write> Output<'a, W> {
-    fn new(writer: W, cancel: &'a Cancel) -> Self {
-        Output { writer: Mutex::new((writer, None)), cancel }
+    fn new(to: W, cancel: &'a Cancel) -> Self {
+        Output { writer: Mutex::new(Writer { to, failed: None }), cancel }
     }
 
-    /// Writes a line. Should that fail, whatever runs is stopped.
+    /// Writes a line. Should that fail, the session is stopped.
     fn send(&self, line: &str) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let (writer, failed) = &mut *writer;
-        if failed.is_none() {
-            let written = writer.write_all(line.as_bytes()).and_then(|()| writer.flush());
-            *failed = written.err();
-            if failed.is_some() {
-                self.cancel.trip();
-            }
+        if writer.failed.is_some() {
+            return;
+        }
+        let written = writer.to.write_all(line.as_bytes()).and_then(|()| writer.to.flush());
+        if let Err(error) = written {
+            writer.failed = Some(error);
+            self.cancel.trip();
         }
     }
 
     /// What became of the lines so far.
     fn end(&self) -> Result<Option<Ended>> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        match writer.1.take() {
+        match writer.failed.take() {
             None => Ok(None),
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Some(Ended::Unheard)),
             Some(error) => {
-                Err(Error::io("cannot write the answers", Path::new("standard output"), error))
+                let message = "cannot write the answers to standard output";
+                Err(Error::new(ErrorKind::Io, message).with_source(error))
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What the parameters of a method may be, as the published document says.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value, json};
 
 use super::DOCUMENT;
@@ -7,18 +9,26 @@ use super::DOCUMENT;
 /// Where the document keeps the schemas of named types, and refers to them.
 pub(super) const NAMED: &str = "#/components/schemas/";
 
+/// The document, read once: what succeeds does not need it.
+pub(super) fn published() -> &'static Value {
+    static PUBLISHED: LazyLock<Value> = LazyLock::new(|| {
+        // OK to default: the document is part of the program, and a test reads it.
+        serde_json::from_str(DOCUMENT).unwrap_or_default()
+    });
+    &PUBLISHED
+}
+
 /// The parameters of a method, with everything that is needed to look inside.
 pub(super) struct Shape {
     /// The parameters, as an object schema has them.
     top: Value,
-    named: Map<String, Value>,
+    named: &'static Value,
 }
 
 impl Shape {
-    /// That of a method's parameters. Reading the document takes its time: not for what succeeds.
+    /// That of a method's parameters.
     pub(super) fn of(method: &str) -> Self {
-        // OK to default: the document is part of the program, and a test reads it.
-        let mut document: Value = serde_json::from_str(DOCUMENT).unwrap_or_default();
+        let document = published();
         let methods = document["methods"].as_array().into_iter().flatten();
         let params = methods.filter(|known| known["name"] == method);
         let params: Vec<_> = params.filter_map(|m| m["params"].as_array()).flatten().collect();
@@ -28,11 +38,18 @@ impl Shape {
             |param: &&Value| Some((param["name"].as_str()?.to_owned(), param["schema"].clone()));
         let properties: Map<_, _> = params.iter().filter_map(property).collect();
         let top = json!({ "properties": properties, "required": required });
-        let named = match document["components"]["schemas"].take() {
-            Value::Object(named) => named,
-            _ => Map::new(),
+        Shape { top, named: &document["components"]["schemas"] }
+    }
+
+    /// Where a field of this name stands, with dots between levels.
+    pub(super) fn place_of(&self, name: &str) -> Option<String> {
+        let top = self.fields(&self.top)?;
+        let inside = |(outer, schema): (&String, &Value)| {
+            let found = self.fields(schema)?.contains_key(name);
+            found.then(|| format!("{outer}.{name}"))
         };
-        Shape { top, named }
+        let here = top.contains_key(name).then(|| name.to_owned());
+        here.or_else(|| top.iter().find_map(inside))
     }
 
     /// The schema of the value at this place.

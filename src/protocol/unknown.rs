@@ -11,17 +11,16 @@ pub(super) fn is_extension(name: &str) -> bool {
     name.starts_with("x-")
 }
 
-/// Removes the client's own fields, on every level.
-pub(super) fn drop_extensions(object: &mut Map<String, Value>) {
-    object.retain(|name, _| !is_extension(name));
-    for value in object.values_mut() {
-        drop_inside(value);
-    }
+/// Removes the client's own fields, and those that are null, on every level: null is the same as
+/// leaving a field out.
+pub(super) fn drop_unsaid(object: &mut Map<String, Value>) {
+    object.retain(|name, value| !is_extension(name) && !value.is_null());
+    object.values_mut().for_each(drop_inside);
 }
 
 fn drop_inside(value: &mut Value) {
     match value {
-        Value::Object(object) => drop_extensions(object),
+        Value::Object(object) => drop_unsaid(object),
         Value::Array(values) => values.iter_mut().for_each(drop_inside),
         _ => {}
     }
@@ -53,7 +52,10 @@ impl Unknown {
     ) -> Option<Unknown> {
         object.iter().find_map(|(name, value)| {
             let Some(schema) = known.get(name) else {
-                return Some(Unknown::new(place, name, known.keys().map(String::as_str)));
+                let unknown = Unknown::new(place, name, known.keys().map(String::as_str));
+                // The right name in the wrong place is what was meant.
+                let elsewhere = shape.place_of(name);
+                return Some(Unknown { nearest: elsewhere.or(unknown.nearest), ..unknown });
             };
             let place = format!("{place}{name}.");
             Self::find_in(shape, shape.fields(schema)?, value.as_object()?, &place)
@@ -67,9 +69,14 @@ impl Unknown {
     }
 }
 
+/// A text of the client's, short enough to be told and fit for a terminal.
+pub(super) fn shortened(text: &str) -> String {
+    text.chars().take(100).flat_map(char::escape_debug).collect()
+}
+
 /// Says that there is no such thing, and what was perhaps meant.
 pub(super) fn message(what: &str, name: &str, nearest: Option<&str>) -> String {
-    let shown: String = name.chars().take(100).flat_map(char::escape_debug).collect();
+    let shown = shortened(name);
     let nearest = nearest.map_or_else(String::new, |n| format!(": did you mean '{n}'?"));
     format!("unknown {what} '{shown}'{nearest}")
 }
@@ -113,7 +120,7 @@ mod tests {
             "x-a": 1, "a": { "x-b": {}, "b": [{ "x-c": [] }, ["x-d", { "x-": 0, "X-e": 1 }]] },
             "x": 1, "ax-": 2,
         });
-        drop_extensions(value.as_object_mut().unwrap());
+        drop_unsaid(value.as_object_mut().unwrap());
         let left = json!({ "a": { "b": [{}, ["x-d", { "X-e": 1 }]] }, "x": 1, "ax-": 2 });
         assert_eq!(value, left);
     }

@@ -15,6 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "error",
             "task",
             "host::on_stop",
+            "host::Stdout",
             "host::trip_on_signals",
             "host::LockPolicy",
             "image::gate",

@@ -11,6 +11,9 @@ pub(super) fn breaks(old: &Value, new: &Value) -> Vec<String> {
     let mut compare = Compare { old, new, seen: HashSet::new(), breaks: Vec::new() };
     compare.methods();
     compare.errors();
+    if new["x-max-request-bytes"].as_u64() < old["x-max-request-bytes"].as_u64() {
+        compare.broken("x-max-request-bytes", "requests may be less long");
+    }
     compare.schema("error", &old["x-error"], &new["x-error"], Way::Out);
     compare.breaks
 }
@@ -132,6 +135,9 @@ impl<'a> Compare<'a> {
 
     /// Each of the old alternatives is still there, in its place; new ones come behind.
     fn choices(&mut self, place: &str, old: &'a Value, new: &'a Value, way: Way) {
+        if old.is_null() && way == Way::In {
+            self.broken(place, format_args!("was not limited to {new}"));
+        }
         let new: Vec<_> = items(new).collect();
         for (number, old) in items(old).enumerate() {
             match new.get(number) {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use self::schema::{Param, Schemas};
 use super::VERSION;
-use super::error::{ErrorObject, code};
+use super::error::ErrorObject;
 use super::methods::{CANCEL, DISCOVER};
 use super::params::CallOptions;
 use super::reply::Reply;
@@ -55,7 +55,7 @@ fn document() -> Value {
 fn errors() -> Map<String, Value> {
     let error = |kind: &ErrorKind| {
         let name = kind.name();
-        (name.to_owned(), json!({ "code": code(*kind), "message": kind.meaning() }))
+        (name.to_owned(), json!({ "code": kind.code(), "message": kind.meaning() }))
     };
     ErrorKind::ALL.iter().map(error).collect()
 }

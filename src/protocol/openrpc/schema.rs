@@ -25,10 +25,10 @@ impl Schemas {
         Schemas(settings().into_generator())
     }
 
-    /// Schemas of what goes out: what is not there is left out, never `null`.
+    /// Schemas of what goes out.
     pub(super) fn of_replies() -> Self {
         let settings = settings().with(|settings| settings.contract = Contract::Serialize);
-        Schemas(settings.with_transform(RecursiveTransform(without_null)).into_generator())
+        Schemas(settings.into_generator())
     }
 
     /// The parameters of a verb: its request, and what the call as a whole can be told.
@@ -77,7 +77,8 @@ fn settings() -> SchemaSettings {
         settings.definitions_path = NAMED.trim_start_matches('#').trim_end_matches('/').into();
     });
     let settings = settings.with_transform(RecursiveTransform(unwrap_lines));
-    settings.with_transform(RecursiveTransform(without_default))
+    let settings = settings.with_transform(RecursiveTransform(without_default));
+    settings.with_transform(RecursiveTransform(without_null))
 }
 
 /// Descriptions are paragraphs, not the lines of a source file.
@@ -92,7 +93,8 @@ fn without_default(schema: &mut Schema) {
     schema.remove("default");
 }
 
-/// Takes `null` out of the alternatives.
+/// Takes `null` out of the alternatives: in a request it is the same as leaving a field out, in a
+/// reply what is not there is left out.
 fn without_null(schema: &mut Schema) {
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|name| name != "null");

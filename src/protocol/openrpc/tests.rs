@@ -89,6 +89,12 @@ fn what_breaks_clients_is_seen() {
         (&format!("{schemas}/SnapshotReport/required"), None, "may be missing now"),
         (&format!("{schemas}/ErrorData/properties/holder"), None, "holder: the field is gone"),
         (&format!("{schemas}/Size/oneOf/0/minimum"), Some(json!(1)), "minimum was"),
+        (
+            &format!("{schemas}/LayoutOptions/properties/refcount_bits/enum"),
+            Some(json!([16])),
+            "was not limited to",
+        ),
+        ("/x-max-request-bytes", Some(json!(10)), "requests may be less long"),
     ];
     for (place, change, said) in changes {
         let mut new = old.clone();

@@ -3,14 +3,17 @@ use std::io::{BufReader, Cursor};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::protocol::{LogFormat, code};
+use crate::protocol::LogFormat;
+use crate::protocol::envelope::Id;
 
 fn session(cancel: &Cancel) -> Session {
     let mut session = Session::new(cancel, Log::new(LogFormat::Text, |_| {}));
     session.methods = Methods::all()
-        .and("panics", |request, _| match request.params.contains_key("formatted") {
-            true => panic!("the {} is out of bounds", "index"),
-            false => panic!("a plain text"),
+        .and("panics", |request, _| {
+            match request.params.read().unwrap().contains_key("formatted") {
+                true => panic!("the {} is out of bounds", "index"),
+                false => panic!("a plain text"),
+            }
         })
         .and("stops", |_, around| {
             around.cancel.trip();
@@ -31,7 +34,7 @@ fn request(id: u64, method: &str) -> String {
 
 fn served(input: String) -> (Ended, Vec<Value>) {
     let mut output = Vec::new();
-    let ended = session(&Cancel::new()).serve(Cursor::new(input), &mut output).unwrap();
+    let ended = session(&Cancel::new()).serve(Cursor::new(input), &mut output, |_| true).unwrap();
     let lines = std::str::from_utf8(&output).unwrap().lines();
     (ended, lines.map(|line| serde_json::from_str(line).unwrap()).collect())
 }
@@ -47,7 +50,7 @@ fn a_panic_is_answered_and_is_the_end() {
         assert_eq!((&lines[0]["id"], lines[0]["result"].is_object()), (&json!(1), true));
         let error = &lines[1]["error"];
         assert_eq!((&lines[1]["id"], lines[1].get("result")), (&json!(2), None));
-        assert_eq!(error["code"], code(ErrorKind::Internal));
+        assert_eq!(error["code"], ErrorKind::Internal.code());
         assert_eq!(
             (&error["data"]["kind"], &error["data"]["changed"]),
             (&json!("internal"), &json!(true))
@@ -79,14 +82,13 @@ fn a_stopped_session_answers_what_it_has() {
     let queue = session.queue.clone();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let known = |id: u64| queue.knows(&Id::new(json!(id)).unwrap());
+            let known = |id: u64| queue.knows(&Id::Number(id.to_string()));
             while !(known(1) && known(2)) {
                 std::thread::yield_now();
             }
-            cancel.trip();
             stop();
         });
-        session.serve(BufReader::new(input), &mut output).unwrap();
+        session.serve(BufReader::new(input), &mut output, |_| true).unwrap();
     });
     let lines: Vec<_> = std::str::from_utf8(&output).unwrap().lines().collect();
     assert_eq!(lines.len(), 2);
@@ -113,12 +115,12 @@ fn answers_that_cannot_be_written() {
     let serve = |kind| {
         let cancel = Cancel::new();
         let input = request(1, "capabilities") + &request(2, "waits");
-        let ended = session(&cancel).serve(Cursor::new(input), Broken(kind));
-        assert!(cancel.is_tripped());
+        let ended = session(&cancel).serve(Cursor::new(input), Broken(kind), |_| true);
+        assert!(!cancel.is_tripped(), "another session of the same caller goes on");
         ended
     };
     assert_eq!(serve(io::ErrorKind::BrokenPipe).unwrap(), Ended::Unheard);
-    assert_eq!(serve(io::ErrorKind::StorageFull).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(serve(io::ErrorKind::StorageFull).unwrap_err().kind(), ErrorKind::Io);
 }
 
 /// Lines of every length around the limit, however they end and however they arrive: whole, or

@@ -64,21 +64,38 @@ fn signals_end_what_waits() {
     }
 }
 
-/// Answers that nobody takes hold the session up where it cannot heed a signal; the second one
-/// ends it all the same.
+/// Answers that nobody takes do not hold it up when it is to end.
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_deaf_client_keeps_nobody_alive() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let env = Env::new();
+        let mut deaf = Deaf::new(&env);
+        deaf.ask(5_000, &request(1, "rpc.discover", json!({})));
+        deaf.stuck();
+        deaf.running.signal(signal);
+        until("the end", || deaf.running.has_ended());
+        assert_eq!(deaf.running.wait().code, Some(code));
+    }
+}
+
+/// Progress that nobody takes does not hold work up: it is dropped, and `cancel` is heeded.
+#[test]
+fn work_goes_on_without_listeners() {
     let env = Env::new();
+    let before = env.contents();
     let mut deaf = Deaf::new(&env);
-    deaf.ask(5_000, &request(1, "rpc.discover", json!({})));
-    deaf.stuck();
-    deaf.running.signal("INT");
-    sleep(Duration::from_millis(200));
-    assert!(!deaf.running.has_ended(), "it had something to say");
-    deaf.running.signal("INT");
-    until("the end", || deaf.running.has_ended());
-    // By the signal itself.
-    assert_eq!(deaf.running.wait().code, None);
+    // Ids so long that a few lines of progress fill the pipe.
+    let id = "i".repeat(3_000);
+    let mut line: serde_json::Value = serde_json::from_str(&long()).expect("a request");
+    line["id"] = json!(id);
+    line["params"]["progress"] = json!(true);
+    deaf.ask(1, &line.to_string());
+    under_way(&env, 0);
+    // Ten lines a second fill the pipe in two.
+    sleep(Duration::from_millis(2500));
+    deaf.ask(1, &super::cancel(id));
+    until("the temporary to go", || env.contents() == before);
+    deaf.running.kill();
 }
 
 /// The client is gone while something long runs, of which nothing is told meanwhile: it is

@@ -293,7 +293,7 @@ impl Scene {
 #[test]
 fn whatever_comes_is_answered() {
     let scene = RefCell::new(Scene::new());
-    let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 700, failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let judged = TestRunner::new_with_rng(config, rng).run(&lines(), |line| {
         scene.borrow_mut().judge(&line);

@@ -76,10 +76,10 @@ fn docker_machine_mb() {
     let mut scene = Scene::new();
     let both = json!({ "docker_machine_mb": 1 });
     for method in ["create", "ensure", "resize"] {
-        scene.refused(method, &both, 13, "incompatible_options");
+        scene.refused(method, &both, PARAMS, "incompatible_options");
         for mib in [1_u64 << 60, u64::MAX, 1 << 44] {
             let change = json!({ "size": null, "docker_machine_mb": mib });
-            scene.refused(method, &change, 3, "bad_size");
+            scene.refused(method, &change, PARAMS, "bad_size");
         }
     }
     scene.obeyed("create", &json!({ "size": null, "docker_machine_mb": 1 }));
