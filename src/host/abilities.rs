@@ -20,7 +20,7 @@ pub struct Abilities {
     pub punch_hole: bool,
 }
 
-/// Tries the file system of a folder, with two small files that never have a name.
+/// Tries the file system of a folder, with two small files that are gone at once.
 ///
 /// # Errors
 /// Of any kind that making and writing a file there has.

@@ -33,7 +33,7 @@ choice! {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CapabilitiesRequest {
-    /// The folder whose file system is tried out, with two small files that never have a name.
+    /// The folder whose file system is tried out, with two small files that are gone at once.
     /// Default: the working directory, if files can be made there.
     pub folder: Option<PathBuf>,
 }

@@ -174,22 +174,19 @@ impl Document {
     /// A type in words.
     fn words(&self, schema: &Value) -> String {
         let inner = self.resolve(schema);
-        let name = schema["$ref"].as_str().or_else(|| schema["anyOf"][0]["$ref"].as_str());
+        let name = schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str());
         let choice: Vec<_> = items(&inner["oneOf"]).filter_map(|v| v["const"].as_str()).collect();
         let simple = |value: &Value| match text(value) {
-            "array" => format!("array of {}s", self.words(&inner["items"])),
+            "array" => format!("array of {}", self.words(&inner["items"])),
             name => name.to_owned(),
         };
-        let mut words: Vec<_> = match name.and_then(|name| name.rsplit('/').next()) {
+        let words: Vec<_> = match name.and_then(|name| name.rsplit('/').next()) {
             Some("Size") => vec!["size".to_owned()],
             Some("Mode") => vec!["permission bits".to_owned()],
             _ if !choice.is_empty() => choice.iter().map(|name| format!("`{name}`")).collect(),
             _ if inner["type"].is_array() => items(&inner["type"]).map(simple).collect(),
             _ => vec![simple(&inner["type"])],
         };
-        if items(&schema["anyOf"]).any(|alternative| alternative["type"] == "null") {
-            words.push("null".to_owned());
-        }
         listed(words, "or")
     }
 
