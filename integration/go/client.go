@@ -15,7 +15,8 @@ import (
 //
 // The program does one thing after the other, so calls wait for one another, also while one of them
 // waits for a lock; what shall happen at the same time needs a Client each. Relative paths are
-// relative to the folder that this process was in when the program was started.
+// relative to the folder that this process was in when the program was started. Where the system
+// has process groups the program is in one of its own, so that ^C does not reach it.
 type Client struct {
 	// Program is the program's path, or its name in PATH. Default: the environment variable
 	// VMDISK, else "vmdisk" in PATH.
@@ -50,8 +51,13 @@ type Progress struct {
 }
 
 // WithProgress has show called with the progress of a call, at most ten times a second, in order,
-// by the goroutine that made the call and before it returns. It must not call the same Client. When
-// it is slow, some progress is not shown.
+// by the goroutine that made the call and before it returns. It must not call the same Client.
+//
+// While show runs, newer progress takes the place of older, and what has not been shown when the
+// program answers, or when the context is done, is not shown. The call does not return before show
+// does, but a slow show delays nothing else: the program goes on, and is told to stop, and killed if
+// it does not, as if there were none. When show panics, the program is stopped as if the context
+// were done, and then the panic goes on to who made the call.
 func WithProgress(show func(Progress)) CallOption {
 	return func(options *callOptions) { options.progress = show }
 }
@@ -92,11 +98,12 @@ func (c *Client) Capabilities(ctx context.Context, request CapabilitiesRequest, 
 
 // Close lets the program finish what it does, for as long as [Client.Grace] allows, and ends it.
 // Calls that wait for their turn, and later ones, fail with [ErrClosed]. The error is a
-// [*ProcessError] if the program had to be killed. It may be called again.
+// [*ProcessError] if the program had to be killed; that it was gone before is no error here. It may
+// be called again, and then returns nil.
 func (c *Client) Close() error {
 	c.init()
 	c.mutex.Lock()
-	if !c.isClosed() {
+	if !isClosed(c.closed) {
 		close(c.closed)
 	}
 	session := c.session
@@ -120,10 +127,8 @@ func call[R any](ctx context.Context, c *Client, method string, request request,
 	}
 
 	c.init()
-	select {
-	case <-c.closed: // Also when the others are ready.
+	if isClosed(c.closed) { // Also when the others are ready.
 		return nil, ErrClosed
-	default:
 	}
 	if ctx.Err() != nil {
 		return nil, notBegun(ctx)
@@ -142,9 +147,6 @@ func call[R any](ctx context.Context, c *Client, method string, request request,
 	}
 	report := new(R)
 	err = session.call(ctx, method, params, chosen.progress, report)
-	if failure, ok := err.(*Error); ok && failure.Kind == ErrInternal {
-		session.close(failure) // It ends by itself after a defect, and what comes next must not meet that end.
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -162,20 +164,11 @@ func (c *Client) init() {
 	})
 }
 
-func (c *Client) isClosed() bool {
-	select {
-	case <-c.closed:
-		return true
-	default:
-		return false
-	}
-}
-
 // running is a session that has not ended.
 func (c *Client) running() (*session, error) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	if c.isClosed() {
+	if isClosed(c.closed) {
 		return nil, ErrClosed
 	}
 	if c.session != nil && !c.session.ended() {

@@ -13,7 +13,7 @@ import (
 )
 
 func TestLocked(t *testing.T) {
-	client, path := real(t), filepath.Join(t.TempDir(), "m.qcow2")
+	client, path := genuine(t), filepath.Join(t.TempDir(), "m.qcow2")
 	must(client.Create(background, CreateRequest{Path: path, Size: GiB(1)}))(t)
 	file, err := os.Open(path)
 	if err != nil {

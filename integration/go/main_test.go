@@ -22,7 +22,11 @@ func TestMain(m *testing.M) {
 
 const answer = `{"jsonrpc":"2.0","id":%d,"result":{"path":"%s","meta":{"protocol":"%s","tool":{"name":"fake","version":"9"}},"new":{}}}` + "\n"
 
+// burst is how much progress is told at once.
+const burst = 200
+
 func misbehave(how string) {
+	stop := make(chan struct{})
 	input := bufio.NewReader(os.Stdin)
 	for {
 		line, err := input.ReadBytes('\n')
@@ -36,6 +40,10 @@ func misbehave(how string) {
 		_ = json.Unmarshal(line, &request)
 		failure := func(data string) {
 			fmt.Printf(`{"jsonrpc":"2.0","id":%d,"error":{"code":77,"message":"no","data":{%s}}}`+"\n", request.ID, data)
+		}
+		progress := func(done uint64) {
+			const line = `{"jsonrpc":"2.0","method":"progress","params":{"id":%d,"phase":"fake","done":%d,"total":200,"unit":"bytes"}}`
+			fmt.Printf(line+"\n", request.ID, done)
 		}
 		switch how {
 		case "garbage":
@@ -70,6 +78,34 @@ func misbehave(how string) {
 				os.Exit(3)
 			}
 			fmt.Printf(answer, request.ID, "", "1")
+		case "burst", "burst late":
+			for done := uint64(1); done <= burst; done++ {
+				progress(done)
+			}
+			if how == "burst late" {
+				time.Sleep(700 * time.Millisecond)
+			}
+			fmt.Printf(answer, request.ID, "", "1")
+		case "stoppable":
+			if request.Method == "cancel" {
+				close(stop)
+				continue
+			}
+			progress(1)
+			go func() {
+				for done := uint64(2); done < 50; done++ { // For half a second.
+					select {
+					case <-stop:
+						failure(`"kind":"cancelled","retriable":false,"changed":false`)
+						return
+					case <-time.After(10 * time.Millisecond):
+						progress(done)
+					}
+				}
+				fmt.Printf(answer, request.ID, "", "1")
+			}()
+		case "unstoppable":
+			progress(1)
 		case "deaf":
 			time.Sleep(time.Minute)
 		}
@@ -89,8 +125,8 @@ func fake(t *testing.T, how string) *Client {
 	return client
 }
 
-// real is a client of the program itself.
-func real(t *testing.T) *Client {
+// genuine is a client of the program itself.
+func genuine(t *testing.T) *Client {
 	t.Helper()
 	program(t)
 	client := &Client{}

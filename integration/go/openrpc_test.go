@@ -9,6 +9,8 @@ import (
 
 // node is a schema: the part of JSON Schema that the program's document has.
 type node struct {
+	Description string `json:"description,omitempty"`
+
 	Ref        string           `json:"$ref,omitempty"`
 	Type       any              `json:"type,omitempty"`
 	Format     string           `json:"format,omitempty"`
@@ -28,18 +30,23 @@ type document struct {
 	Methods []struct {
 		Name   string
 		Params []struct {
-			Name     string
-			Required bool
-			Schema   *node
+			Name        string
+			Description string
+			Required    bool
+			Schema      *node
 		}
 		Result struct{ Schema *node }
 	}
 	Components struct {
 		Schemas map[string]*node
-		Errors  map[string]any
+		Errors  map[string]kindOf
 	}
-	Error *node `json:"x-error"`
+	Error      *node `json:"x-error"`
+	MaxRequest int   `json:"x-max-request-bytes"`
 }
+
+// kindOf is what the document says of a kind of failure.
+type kindOf struct{ Code int64 }
 
 // parsed is what the program prints.
 func parsed(t *testing.T) *document {

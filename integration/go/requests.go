@@ -20,16 +20,17 @@ type CreateRequest struct {
 	Guest *GuestOptions `json:"guest,omitempty"`
 	// IfExists is what to do when the path exists. Default: IfExistsFail.
 	IfExists IfExists `json:"if_exists,omitempty"`
-	// Mode is the file's permission bits, in octal. Default: "0600".
+	// Mode is the file's permission bits, in octal. Default: those of the file that it replaces,
+	// else "0600".
 	Mode string `json:"mode,omitempty"`
-	// Owner is the file's owner, as "user" or "user:group", by name or number. Default: whoever
-	// runs the program.
+	// Owner is the file's owner, as "user" or "user:group", by name or number. Default: that of the
+	// file that it replaces, else whoever runs the program.
 	Owner string `json:"owner,omitempty"`
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.
 	Trust TrustLevel `json:"trust,omitempty"`
-	// Allow is folders, and single files, that images may name, beside what Trust allows. Default:
-	// none.
+	// Allow is folders, and single files, that images may name, beside what TrustNamed or TrustNone
+	// allows. Default: none.
 	Allow []string `json:"allow,omitempty"`
 	// LockTimeoutSeconds is how long to wait for a disk that is in use. Default: 0.
 	LockTimeoutSeconds float64 `json:"lock_timeout_seconds,omitempty"`
@@ -58,16 +59,17 @@ type EnsureRequest struct {
 	Backing *BackingOptions `json:"backing,omitempty"`
 	// Guest is what the guest will find.
 	Guest *GuestOptions `json:"guest,omitempty"`
-	// Mode is the file's permission bits, in octal. Default: "0600".
+	// Mode is the file's permission bits, in octal. Default: those of the file that it replaces,
+	// else "0600".
 	Mode string `json:"mode,omitempty"`
-	// Owner is the file's owner, as "user" or "user:group", by name or number. Default: whoever
-	// runs the program.
+	// Owner is the file's owner, as "user" or "user:group", by name or number. Default: that of the
+	// file that it replaces, else whoever runs the program.
 	Owner string `json:"owner,omitempty"`
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.
 	Trust TrustLevel `json:"trust,omitempty"`
-	// Allow is folders, and single files, that images may name, beside what Trust allows. Default:
-	// none.
+	// Allow is folders, and single files, that images may name, beside what TrustNamed or TrustNone
+	// allows. Default: none.
 	Allow []string `json:"allow,omitempty"`
 	// LockTimeoutSeconds is how long to wait for a disk that is in use. Default: 0.
 	LockTimeoutSeconds float64 `json:"lock_timeout_seconds,omitempty"`
@@ -96,8 +98,8 @@ type ResizeRequest struct {
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.
 	Trust TrustLevel `json:"trust,omitempty"`
-	// Allow is folders, and single files, that images may name, beside what Trust allows. Default:
-	// none.
+	// Allow is folders, and single files, that images may name, beside what TrustNamed or TrustNone
+	// allows. Default: none.
 	Allow []string `json:"allow,omitempty"`
 	// LockTimeoutSeconds is how long to wait for a disk that is in use. Default: 0.
 	LockTimeoutSeconds float64 `json:"lock_timeout_seconds,omitempty"`
@@ -118,8 +120,8 @@ type InfoRequest struct {
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.
 	Trust TrustLevel `json:"trust,omitempty"`
-	// Allow is folders, and single files, that images may name, beside what Trust allows. Default:
-	// none.
+	// Allow is folders, and single files, that images may name, beside what TrustNamed or TrustNone
+	// allows. Default: none.
 	Allow []string `json:"allow,omitempty"`
 
 	callFields
@@ -138,15 +140,15 @@ type CapabilitiesRequest struct {
 type LayoutOptions struct {
 	// Preset is who will use the disk. Default: PresetQEMU.
 	Preset Preset `json:"preset,omitempty"`
-	// Compat is the version of qcow2. Default: CompatV3.
+	// Compat is the version of qcow2. Default: CompatV3; CompatV2 with PresetCompat010.
 	Compat Compat `json:"compat,omitempty"`
 	// ClusterSize is how large a cluster is: a power of two from 512 bytes to 2 MiB. Default:
 	// 64 KiB.
 	ClusterSize Size `json:"cluster_size,omitempty"`
 	// RefcountBits is bits a reference count: a power of two from 1 to 64. Default: 16.
 	RefcountBits uint64 `json:"refcount_bits,omitempty"`
-	// ExtendedL2 gives L2 entries subclusters. Default: false; true when preallocating above a
-	// backing file.
+	// ExtendedL2 gives L2 entries subclusters. Default: false; true above a backing file when
+	// more than PreallocationTables is preallocated.
 	ExtendedL2 *bool `json:"extended_l2,omitempty"`
 	// CompressionType is how compressed clusters will be packed. Default: CompressionZlib.
 	CompressionType Compression `json:"compression_type,omitempty"`
@@ -182,7 +184,7 @@ type GuestOptions struct {
 	SSHKeys []string `json:"ssh_keys,omitempty"`
 	// SSHKeyFiles is files with public keys that may log in. Default: none.
 	SSHKeyFiles []string `json:"ssh_key_files,omitempty"`
-	// UserdataFile is a ready payload archive (tar) instead of keys.
+	// UserdataFile is a file with a ready payload archive (tar), instead of keys. Default: none.
 	UserdataFile string `json:"userdata_file,omitempty"`
 	// Overwrite lets a guest's partition table or filesystem be overwritten. Default: false.
 	Overwrite bool `json:"overwrite,omitempty"`

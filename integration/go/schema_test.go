@@ -18,10 +18,7 @@ func TestTypesAreThoseOfTheSchema(t *testing.T) {
 // Whatever is added to the schema, or taken from it, is noticed.
 func TestEveryChangeOfTheSchemaIsNoticed(t *testing.T) {
 	now := parsed(t)
-	text, err := json.Marshal(now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := printed(t, now)
 	if problems := compare(t, parse(t, text)); len(problems) > 0 {
 		t.Fatal(problems)
 	}
@@ -39,6 +36,13 @@ func TestEveryChangeOfTheSchemaIsNoticed(t *testing.T) {
 		if name != "rpc.discover" && name != "cancel" && name != "progress" {
 			noticed("a parameter less of "+name, func(d *document) { d.Methods[i].Params = d.Methods[i].Params[1:] })
 			noticed("a parameter more of "+name, func(d *document) { d.Methods[i].Params[0].Name = "x" })
+			for j, param := range now.Methods[i].Params {
+				if j := j; param.Name != "protocol" && param.Name != "progress" {
+					noticed("another default of "+name+"."+param.Name, func(d *document) {
+						d.Methods[i].Params[j].Description = param.Description + " Default: x."
+					})
+				}
+			}
 		}
 	}
 	for name, schema := range now.Components.Schemas {
@@ -52,6 +56,13 @@ func TestEveryChangeOfTheSchemaIsNoticed(t *testing.T) {
 				d.Components.Schemas[name].Properties[field] = &node{Type: "null"}
 			})
 		}
+		for field, property := range schema.Properties {
+			if field := field; strings.HasSuffix(name, "Options") {
+				noticed("another default of "+name+"."+field, func(d *document) {
+					d.Components.Schemas[name].Properties[field].Description = property.Description + " Default: x."
+				})
+			}
+		}
 		if schema.Properties != nil {
 			noticed("more in "+name, func(d *document) { d.Components.Schemas[name].Properties["x"] = &node{Type: "string"} })
 		}
@@ -60,26 +71,91 @@ func TestEveryChangeOfTheSchemaIsNoticed(t *testing.T) {
 			noticed("more in "+name, func(d *document) { d.Components.Schemas[name].OneOf[0].Const = "x" })
 		}
 	}
-	noticed("a kind more", func(d *document) { d.Components.Errors["x"] = nil })
+	noticed("a kind more", func(d *document) { d.Components.Errors["x"] = kindOf{99} })
+	for _, kind := range []string{"internal", "protocol_unsupported"} {
+		noticed("another code of "+kind, func(d *document) { d.Components.Errors[kind] = kindOf{99} })
+	}
+	noticed("another longest request", func(d *document) { d.MaxRequest++ })
 	noticed("a kind less", func(d *document) { delete(d.Components.Errors, "locked") })
+}
+
+// Whether null is named beside a type of what may be left out is all the same.
+func TestNullMayBeNamedOrNot(t *testing.T) {
+	for _, named := range []bool{true, false} {
+		changed := parse(t, printed(t, parsed(t)))
+		for _, method := range changed.Methods {
+			for i := range method.Params {
+				if !method.Params[i].Required {
+					method.Params[i].Schema = withNull(method.Params[i].Schema, named)
+				}
+			}
+		}
+		for name, schema := range changed.Components.Schemas {
+			for field, property := range schema.Properties {
+				if strings.HasSuffix(name, "Options") && !contains(schema.Required, field) {
+					schema.Properties[field] = withNull(property, named)
+				}
+			}
+		}
+		for _, problem := range compare(t, changed) {
+			t.Errorf("null named: %v: %s", named, problem)
+		}
+	}
+}
+
+// withNull is the same schema, with null as an alternative or without.
+func withNull(schema *node, named bool) *node {
+	changed := *schema
+	var others []*node
+	for _, part := range append(schema.AnyOf, schema.AllOf...) {
+		if part.Type != "null" {
+			others = append(others, part)
+		}
+	}
+	if schema.Ref != "" {
+		others = []*node{{Ref: schema.Ref}}
+	}
+	kinds, several := schema.Type.([]any)
+	switch {
+	case len(others) > 0 && named:
+		changed.Ref, changed.AllOf, changed.AnyOf = "", nil, append(others, &node{Type: "null"})
+	case len(others) > 0:
+		changed.Ref, changed.AllOf, changed.AnyOf = others[0].Ref, nil, nil
+	case named && !several:
+		changed.Type = []any{schema.Type, "null"}
+	case !named && several:
+		changed.Type = kinds[0]
+	}
+	return &changed
+}
+
+func printed(t *testing.T, document *document) []byte {
+	t.Helper()
+	text, err := json.Marshal(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // comparison holds a document against this package.
 type comparison struct {
 	*document
-	constants map[string][]string
-	seen      map[string]bool
-	problems  []string
+	*source
+	seen     map[string]bool
+	problems []string
 }
 
 func compare(t *testing.T, document *document) []string {
 	t.Helper()
-	c := &comparison{document: document, constants: constants(t), seen: map[string]bool{}}
+	c := &comparison{document: document, source: readSource(t), seen: map[string]bool{}}
 	client, methods := reflect.TypeOf(&Client{}), []string{"Close"}
 	for _, method := range c.Methods {
 		request := &node{Type: "object", Properties: map[string]*node{}}
 		for _, param := range method.Params {
-			request.Properties[param.Name] = param.Schema
+			property := *param.Schema
+			property.Description = param.Description
+			request.Properties[param.Name] = &property
 			if param.Required {
 				request.Required = append(request.Required, param.Name)
 			}
@@ -117,6 +193,14 @@ func compare(t *testing.T, document *document) []string {
 		}
 	}
 	c.same("kinds", kinds, c.constants["Kind"])
+	for kind, code := range map[Kind]int64{ErrInternal: codeInternal, ErrProtocolUnsupported: codeProtocolUnsupported} {
+		if theirs := c.Components.Errors[string(kind)].Code; theirs != code {
+			c.problem("%s: code %d in the schema, %d here", kind, theirs, code)
+		}
+	}
+	if c.MaxRequest != maxRequest {
+		c.problem("a request has at most %d bytes in the schema, %d here", c.MaxRequest, maxRequest)
+	}
 	for name := range c.constants {
 		if !c.seen[name] && name != "Kind" {
 			c.problem("%s is nowhere in the schema", name)
@@ -150,7 +234,7 @@ func (c *comparison) fits(where string, schema *node, goType reflect.Type, isReq
 		kind, _ = kinds[0].(string)
 	}
 	switch {
-	case schema.Format == "byte-size":
+	case schema.Format == "byte-size" && kind != "integer":
 		if goType != reflect.TypeOf(Size("")) {
 			wrong()
 		}
@@ -169,7 +253,11 @@ func (c *comparison) fits(where string, schema *node, goType reflect.Type, isReq
 			wrong()
 		}
 	case kind == "integer":
-		if goType.Name() != schema.Format && (schema.Format != "" || goType.Kind() != reflect.Uint64) {
+		name := schema.Format
+		if name == "" || name == "byte-size" { // A number of one unit.
+			name = "uint64"
+		}
+		if goType.Name() != name {
 			wrong()
 		}
 	case kind == "number":
@@ -224,6 +312,9 @@ func (c *comparison) object(where string, schema *node, goType reflect.Type, isR
 		}
 		if isRequest {
 			c.omission(where+"."+name, property, field, contains(schema.Required, name))
+			if len(field.Index) == 1 { // The others are said by the client itself.
+				c.promise(where+"."+name, property, goType, field)
+			}
 		}
 	}
 	for name := range fields {
@@ -240,21 +331,33 @@ func (c *comparison) omission(where string, schema *node, field reflect.StructFi
 	if field.Type.Kind() == reflect.Struct {
 		c.problem("%s: an empty struct is not omitted", where)
 	}
-	_, nullable := schema.Type.([]any)
-	isBool := field.Type.Kind() == reflect.Bool || field.Type.Kind() == reflect.Pointer && field.Type.Elem().Kind() == reflect.Bool
-	if isBool && nullable != (field.Type.Kind() == reflect.Pointer) {
-		c.problem("%s: what is neither true nor false is a nil pointer, and nothing else", where)
+	isPointer := field.Type.Kind() == reflect.Pointer
+	isBool := field.Type.Kind() == reflect.Bool || isPointer && field.Type.Elem().Kind() == reflect.Bool
+	if isBool && isPointer == (defaultIn(schema.Description) == "false.") {
+		c.problem("%s: a nil pointer is for what is not always false when it is left out", where)
+	}
+}
+
+// promise holds the default in the comment of a field against the one in its description.
+func (c *comparison) promise(where string, schema *node, structure reflect.Type, field reflect.StructField) {
+	if theirs, ours := defaultIn(schema.Description), c.defaultOf(structure, field); theirs != ours {
+		c.problem("%s: the default is %q in the schema, %q here", where, theirs, ours)
 	}
 }
 
 func jsonFields(goType reflect.Type) map[string]reflect.StructField {
 	fields := map[string]reflect.StructField{}
 	for _, field := range reflect.VisibleFields(goType) {
-		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" && isDirect(goType, field) {
+		if name := jsonName(field); name != "" && isDirect(goType, field) {
 			fields[name] = field
 		}
 	}
 	return fields
+}
+
+func jsonName(field reflect.StructField) string {
+	name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+	return name
 }
 
 // isDirect tells whether JSON has the field in the object itself: embedded structs with a name of

@@ -24,7 +24,7 @@ const maxStderr = 4 << 10
 //
 // Three goroutines serve it until it has ended: one writes, so that a call can be given up while
 // the program does not read; one reads, always, so that the program can write; one reads standard
-// error.
+// error. A fourth serves a call until it is over, so that nothing waits for who shows its progress.
 type session struct {
 	command *exec.Cmd
 	grace   time.Duration
@@ -45,7 +45,7 @@ type session struct {
 // pending is a call that waits for its answer.
 type pending struct {
 	id       uint64
-	progress chan Progress
+	progress chan Progress // Holds the newest that was not shown.
 	answer   chan *message
 }
 
@@ -57,6 +57,7 @@ func start(path string, grace time.Duration) (*session, error) {
 		said:    make(chan string, 1),
 		dead:    make(chan struct{}),
 	}
+	ownGroup(s.command)
 	var failed [3]error
 	s.stdin, failed[0] = s.command.StdinPipe()
 	s.stdout, failed[1] = s.command.StdoutPipe()
@@ -75,13 +76,40 @@ func start(path string, grace time.Duration) (*session, error) {
 	return s, nil
 }
 
-// call sends a request and waits for its answer, which it puts into report.
-func (s *session) call(ctx context.Context, method string, params json.RawMessage, show func(Progress), report any) error {
+// call sends a request and waits for its answer, which it puts into report. Here is where show runs,
+// and what takes no notice of it is in another goroutine: a context that is done is told to the
+// program at once, and its time to stop runs, whatever show does. When show panics, the program is
+// told to stop too, and has stopped before the panic goes on, so that the session has no open call.
+func (s *session) call(ctx context.Context, method string, params json.RawMessage, show func(Progress), report any) (err error) {
 	s.lastID++
-	call := &pending{s.lastID, make(chan Progress, 64), make(chan *message, 1)}
+	call := &pending{s.lastID, make(chan Progress, 1), make(chan *message, 1)}
 	s.expect(call)
+	ctx, leave := context.WithCancel(ctx)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		err = s.converse(ctx, call, requestLine(call.id, method, params), report)
+	}()
+	defer func() {
+		leave()
+		<-over
+	}()
+	for {
+		select {
+		case progress := <-call.progress:
+			if show != nil && ctx.Err() == nil && !isClosed(over) {
+				show(progress)
+			}
+		case <-over:
+			return err
+		}
+	}
+}
+
+// converse writes the line of a call, and that it shall stop when ctx is done, until the call is
+// over: answered, or the process is gone.
+func (s *session) converse(ctx context.Context, call *pending, line []byte, report any) error {
 	var (
-		line  = requestLine(call.id, method, params)
 		lines = s.lines // Not nil while line is still to be written.
 		done  = ctx.Done()
 		grace <-chan time.Time
@@ -90,13 +118,12 @@ func (s *session) call(ctx context.Context, method string, params json.RawMessag
 		select {
 		case lines <- line:
 			lines = nil
-		case progress := <-call.progress:
-			show(progress)
 		case answer := <-call.answer:
-			for len(call.progress) > 0 {
-				show(<-call.progress)
-			}
 			err := answer.read(report)
+			if failure, ok := err.(*Error); ok && failure.Kind == ErrInternal {
+				// It ends by itself after a defect, and what comes next must not meet that end.
+				_ = s.close(failure)
+			}
 			if ctx.Err() != nil && errors.Is(err, ErrCancelled) {
 				return &stoppedError{ctx.Err(), err}
 			}
@@ -194,6 +221,7 @@ func (s *session) take(line []byte) error {
 	if call == nil || message.ID == nil || *message.ID != call.id {
 		return malformed("an answer to nothing that was asked", line)
 	}
+	call.forget() // What was not shown in time never is.
 	call.answer <- message
 	s.pending = nil
 	return nil
@@ -205,10 +233,15 @@ func (p *pending) tell(message *message) {
 		return
 	}
 	if progress, ok := message.progressOf(p.id); ok {
-		select {
-		case p.progress <- progress:
-		default: // Nobody looks just now.
-		}
+		p.forget()
+		p.progress <- progress // There is room: nobody else sends.
+	}
+}
+
+func (p *pending) forget() {
+	select {
+	case <-p.progress:
+	default:
 	}
 }
 
@@ -247,8 +280,12 @@ func (s *session) end(why error) {
 }
 
 // close ends the process: by the end of its input, then by the signal that stops it at a safe
-// point, then by force.
+// point, then by force. The error is that force was needed. It is nil when the process was gone
+// before: whoever waited for it has been told.
 func (s *session) close(reason error) error {
+	if s.ended() {
+		return nil
+	}
 	s.because(reason)
 	s.stdin.Close()
 	stop := time.AfterFunc(s.grace, func() { _ = s.command.Process.Signal(syscall.SIGTERM) })
@@ -284,9 +321,11 @@ func (s *session) because(reason error) {
 	}
 }
 
-func (s *session) ended() bool {
+func (s *session) ended() bool { return isClosed(s.dead) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-s.dead:
+	case <-c:
 		return true
 	default:
 		return false

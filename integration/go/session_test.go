@@ -98,7 +98,7 @@ func TestDeathTellsTheLastWordsAndTheNextCallStartsAnew(t *testing.T) {
 }
 
 func TestKilledMidCall(t *testing.T) {
-	client, folder := real(t), t.TempDir()
+	client, folder := genuine(t), t.TempDir()
 	var once sync.Once
 	_, err := client.Create(background, full(folder, GiB(8)), WithProgress(func(Progress) {
 		once.Do(func() { _ = client.session.command.Process.Kill() })
@@ -133,6 +133,25 @@ func TestADeafProgramIsKilled(t *testing.T) {
 	}
 	if err := <-failed; !errors.Is(err, ErrClosed) {
 		t.Error(err)
+	}
+	if err := client.Close(); err != nil {
+		t.Error("the second time:", err)
+	}
+}
+
+func TestCloseIsNotToldWhatACallWasTold(t *testing.T) {
+	for _, how := range []string{"garbage", "die", "deaf", "internal"} {
+		client := fake(t, how)
+		ctx, cancel := context.WithTimeout(background, 500*time.Millisecond)
+		if _, err := client.Info(ctx, InfoRequest{Path: "m.qcow2"}); err == nil {
+			t.Errorf("%s: no error", how)
+		}
+		cancel()
+		for i := 0; i < 2; i++ {
+			if err := client.Close(); err != nil {
+				t.Errorf("%s: %v", how, err)
+			}
+		}
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 func TestEveryVerb(t *testing.T) {
-	client, path := real(t), filepath.Join(t.TempDir(), "m.qcow2")
+	client, path := genuine(t), filepath.Join(t.TempDir(), "m.qcow2")
 	yes := true
 
 	created := must(client.Create(background, CreateRequest{
@@ -75,7 +75,7 @@ func TestEveryVerb(t *testing.T) {
 }
 
 func TestTypedErrors(t *testing.T) {
-	client, folder := real(t), t.TempDir()
+	client, folder := genuine(t), t.TempDir()
 	path := filepath.Join(folder, "m.qcow2")
 	must(client.Create(background, CreateRequest{Path: path, Size: GiB(1)}))(t)
 	create := func(request CreateRequest) error {
@@ -120,7 +120,7 @@ func TestTypedErrors(t *testing.T) {
 }
 
 func TestProgressComesInOrderAndBeforeTheReturn(t *testing.T) {
-	client := real(t)
+	client := genuine(t)
 	var seen []Progress
 	request := full(t.TempDir(), MiB(64))
 	must(client.Create(background, request, WithProgress(func(p Progress) { seen = append(seen, p) })))(t)
@@ -135,7 +135,7 @@ func TestProgressComesInOrderAndBeforeTheReturn(t *testing.T) {
 }
 
 func TestCancelLeavesNothingAndTheSessionGoesOn(t *testing.T) {
-	client, folder := real(t), t.TempDir()
+	client, folder := genuine(t), t.TempDir()
 	ctx, cancel := context.WithCancel(background)
 	defer cancel()
 	_, err := client.Create(ctx, full(folder, GiB(8)), WithProgress(func(p Progress) {
@@ -155,7 +155,7 @@ func TestCancelLeavesNothingAndTheSessionGoesOn(t *testing.T) {
 }
 
 func TestDeadline(t *testing.T) {
-	client, folder := real(t), t.TempDir()
+	client, folder := genuine(t), t.TempDir()
 	ctx, cancel := context.WithTimeout(background, 200*time.Millisecond)
 	defer cancel()
 	_, err := client.Create(ctx, full(folder, GiB(8)))
@@ -169,7 +169,7 @@ func TestDeadline(t *testing.T) {
 }
 
 func TestACallThatWaitsForItsTurnCanBeCancelled(t *testing.T) {
-	client, folder := real(t), t.TempDir()
+	client, folder := genuine(t), t.TempDir()
 	first, stop := context.WithCancel(background)
 	running, failed := make(chan struct{}), make(chan error)
 	go func() {
@@ -194,7 +194,7 @@ func TestACallThatWaitsForItsTurnCanBeCancelled(t *testing.T) {
 }
 
 func TestConcurrentCalls(t *testing.T) {
-	client, folder := real(t), t.TempDir()
+	client, folder := genuine(t), t.TempDir()
 	var all sync.WaitGroup
 	for i := 1; i <= 16; i++ {
 		all.Add(1)
