@@ -25,7 +25,7 @@ go-test: export VMDISK = $(abspath $(or $(CARGO_TARGET_DIR),target)/debug/vmdisk
 go-test: export GOTOOLCHAIN = local
 go-test: export GOPROXY = off
 go-test: ## The Go client against the program
-	cargo build --locked
+	cargo test --quiet --locked --no-run --test it # The program as the other tests have it.
 	@unformatted=$$(gofmt -l integration/go); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
 	cd integration/go && go vet ./... && go test -count=1 $$(command -v gcc >/dev/null && echo -race) ./...
 
