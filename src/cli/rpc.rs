@@ -8,8 +8,8 @@ use clap::ValueEnum;
 use super::exit::Exit;
 use super::output::print;
 use crate::error::{ErrorKind, Result};
+use crate::host::Stdin;
 use crate::host::Stdout;
-use crate::host::on_stop;
 use crate::protocol::{DOCUMENT, Ended, Log, LogFormat, Session};
 use crate::task::Cancel;
 
@@ -46,9 +46,10 @@ impl RpcArgs {
         let told = log.clone();
         set_hook(Box::new(move |panic: &PanicHookInfo<'_>| told.error(&panic.to_string())));
         let session = Session::new(cancel, log.clone());
-        on_stop(cancel, session.stopper())?;
-        let input = BufReader::new(std::io::stdin());
-        let ended = match session.serve(input, Stdout::new(cancel), Stdout::has_room) {
+        let input = BufReader::new(Stdin::watched(cancel, session.stopper())?);
+        // The reading thread watches on: another one would cost a short call a tenth of its time.
+        let linger = |input: BufReader<Stdin<_>>| input.into_inner().linger();
+        let ended = match session.serve(input, linger, Stdout::new(cancel), Stdout::has_room) {
             Ok(ended) => ended,
             // Standard output is the protocol's alone.
             Err(error) => {

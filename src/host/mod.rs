@@ -12,6 +12,7 @@ mod path;
 pub mod recording;
 mod signal;
 mod stage;
+mod stdin;
 mod stdout;
 pub mod storage;
 #[cfg_attr(target_os = "linux", path = "sys/linux.rs")]
@@ -23,6 +24,7 @@ pub use file::{Access, FileId, FileInfo, FileKind, FileStorage, read_small_file,
 pub use lock::{LockMode, LockPolicy, LockState, open_locked};
 pub use owner::Owner;
 pub use path::{Occupant, folder_of, resolve_target};
-pub use signal::{on_stop, trip_on_signals};
+pub use signal::trip_on_signals;
 pub use stage::{DEFAULT_MODE, Publish, Staging};
+pub use stdin::Stdin;
 pub use stdout::Stdout;

@@ -30,13 +30,21 @@ type Outcome = Result<Box<RawValue>, Fault>;
 /// Does what a method is for.
 pub(super) type Run = fn(Request, &Surroundings<'_>) -> Outcome;
 
-/// Every method by name.
-pub(super) struct Methods(Vec<(&'static str, Run)>);
+/// Every method.
+pub(super) struct Methods(Vec<Method>);
+
+struct Method {
+    name: &'static str,
+    run: Run,
+    /// Whether it may wait for a lock, or has much to do.
+    can_be_long: bool,
+}
 
 impl Methods {
     /// All that this program has.
     pub(super) fn all() -> Self {
-        let mut methods = Methods(vec![(DISCOVER, discover)]);
+        let discover = Method { name: DISCOVER, run: discover, can_be_long: false };
+        let mut methods = Methods(vec![discover]);
         each_verb(&mut methods);
         methods
     }
@@ -44,18 +52,27 @@ impl Methods {
     /// One more, that tests need and this program does not have.
     #[cfg(test)]
     pub(super) fn and(mut self, name: &'static str, run: Run) -> Self {
-        self.0.push((name, run));
+        self.0.push(Method { name, run, can_be_long: true });
         self
     }
 
     /// Calls the method that is asked for. A panic in it becomes an error.
     pub(super) fn call(&self, request: Request, around: &Surroundings<'_>) -> Outcome {
-        let Some((_, run)) = self.0.iter().find(|(name, _)| *name == request.method) else {
+        let Some(method) = self.find(&request.method) else {
             check_protocol(&request.params.read()?)?;
             return Err(self.not_found(&request.method));
         };
         around.cancel.check()?;
-        guarded(|| run(request, around))
+        guarded(|| (method.run)(request, around))
+    }
+
+    /// Whether somebody may want to cancel this method's work.
+    pub(super) fn can_be_long(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|method| method.can_be_long)
+    }
+
+    fn find(&self, name: &str) -> Option<&Method> {
+        self.0.iter().find(|method| method.name == name)
     }
 
     fn not_found(&self, name: &str) -> Fault {
@@ -63,14 +80,15 @@ impl Methods {
             let why = "cancel is a notification: send it without an id";
             return Fault::new(Code::InvalidRequest, why);
         }
-        let nearest = nearest(name, self.0.iter().map(|(name, _)| *name));
+        let nearest = nearest(name, self.0.iter().map(|method| method.name));
         Fault::new(Code::MethodNotFound, message("method", name, nearest.as_deref()))
     }
 }
 
 impl Visitor for Methods {
     fn visit<V: Verb>(&mut self) {
-        self.0.push((V::NAME, verb::<V>));
+        // What takes no lock only looks.
+        self.0.push(Method { name: V::NAME, run: verb::<V>, can_be_long: V::LOCKS });
     }
 }
 

@@ -7,6 +7,7 @@ mod envelope;
 mod error;
 mod hint;
 mod json;
+mod lines;
 mod log;
 mod methods;
 #[cfg(test)]

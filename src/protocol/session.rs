@@ -1,26 +1,24 @@
 //! The request loop: lines in, lines out, in order.
 //!
-//! One thread reads, so that `cancel` is heard while a request runs; the caller's thread works
-//! and writes, one request after the other.
+//! The caller's thread works and writes, one request after the other. Another one reads, as soon as
+//! there is something to do that can be cancelled, so that `cancel` is heard while it is done.
 
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, BufRead, Read, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, BufRead, Write};
+use std::sync::Arc;
 
 use super::envelope::{self, Message, Notification, Refused, Response};
 use super::error::{Code, ErrorObject, Fault};
 use super::hint::hint;
+use super::lines::{Line, MAX_LINE, Output, next_line};
 use super::log::Log;
 use super::methods::{CANCEL, Methods, Surroundings};
 use super::queue::{End, Item, Queue};
 use super::unknown::shortened;
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::Cancel;
-
-/// The longest line that is read, in bytes, without its newline.
-pub(super) const MAX_LINE: usize = 1 << 20;
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,62 +61,71 @@ impl Session {
 
     /// Reads requests until the end of `input`, or until it is stopped, and answers each. `output`
     /// has the answers; progress is written where `has_room` says that so many bytes can be,
-    /// without waiting for whoever reads. The thread that reads outlives this call until its read
-    /// returns.
+    /// without waiting for whoever reads.
+    ///
+    /// What takes no time is answered by whoever reads: nothing could be cancelled of it, and
+    /// handing it over would cost a short call a quarter of its time. Once a request can take its
+    /// time, a thread of its own reads on; it hands the input to `at_end` when that has ended, and
+    /// outlives this call until both have returned.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when `input` cannot be read; or `output` not written, unless nobody reads
     /// it.
-    pub fn serve(
+    pub fn serve<I: BufRead + Send + 'static>(
         self,
-        input: impl BufRead + Send + 'static,
+        input: I,
+        at_end: impl FnOnce(I) + Send + 'static,
         output: impl Write + Send,
         has_room: impl Fn(usize) -> bool + Sync,
     ) -> Result<Ended> {
-        let reader = Reader {
-            queue: self.queue.clone(),
-            cancel: self.cancel.clone(),
-            log: self.log.clone(),
-        };
-        let failed = |error| Error::new(ErrorKind::Io, "cannot start to read").with_source(error);
-        let reading = std::thread::Builder::new().name("read".to_owned());
-        reading.spawn(move || reader.read(input)).map_err(failed)?;
         let output = Output::new(output, &self.cancel);
         let offer = |line: &str| {
             if has_room(line.len()) {
                 output.send(line)
             }
         };
-        let ended = self.work(&output, &offer);
+        let mut worker =
+            Worker { session: &self, output: &output, offer: &offer, answers: 0, only: None };
+        let (queue, cancel, log) = (self.queue.clone(), self.cancel.clone(), self.log.clone());
+        let mut reader = Reader { input, line: Vec::new(), queue, cancel, log };
+        // Up to here nobody else reads; what comes next is done once somebody does.
+        let rest = loop {
+            match reader.next() {
+                Err(error) => break self.end(End::Failed(error)),
+                Ok(None) => break self.end(End::Input),
+                Ok(Some((item, len))) if self.can_be_long(&item) => {
+                    self.queue.push(item, len);
+                    break Rest::Queue;
+                }
+                Ok(Some((item, _))) => {
+                    let answer = self.answer(item, &offer);
+                    if !has_room(answer.line.len()) {
+                        break Rest::Answer(answer);
+                    }
+                    if let Some(ended) = worker.tell(&answer)? {
+                        return Ok(ended);
+                    }
+                }
+            }
+        };
+        if !matches!(rest, Rest::Nothing) {
+            reader.go_on(at_end)?;
+        }
+        let ended = worker.work(rest);
         self.queue.close();
         ended
     }
 
-    fn work<W: Write + Send>(
-        &self,
-        output: &Output<W>,
-        offer: &(dyn Fn(&str) + Send + Sync),
-    ) -> Result<Ended> {
-        let (mut answers, mut only) = (0u64, None);
-        while let Some(item) = self.queue.next() {
-            let answer = self.answer(item, offer);
-            output.send(&answer.line);
-            if let Some(end) = output.end()? {
-                return Ok(end);
-            }
-            if answer.failed == Some(ErrorKind::Internal) {
-                return Ok(Ended::Broken);
-            }
-            answers += 1;
-            only = answer.failed.filter(|_| answers == 1);
-        }
-        match self.queue.why() {
-            Some(End::Failed(error)) => {
-                let message = "cannot read the requests from standard input";
-                Err(Error::new(ErrorKind::Io, message).with_source(error))
-            }
-            Some(End::Stopped) => Ok(Ended::Stopped),
-            Some(End::Input) | None => Ok(Ended::Answered(only)),
+    fn end(&self, end: End) -> Rest {
+        self.queue.end(end);
+        Rest::Nothing
+    }
+
+    /// Whether an item is work that somebody may want to cancel.
+    fn can_be_long(&self, item: &Item) -> bool {
+        match item {
+            Item::Request(request, _) => self.methods.can_be_long(&request.method),
+            Item::Refused(_) => false,
         }
     }
 
@@ -149,48 +156,131 @@ struct Answer {
     failed: Option<ErrorKind>,
 }
 
-/// The thread that reads.
-struct Reader {
+/// Takes item after item, and counts the answers.
+struct Worker<'a, W> {
+    session: &'a Session,
+    output: &'a Output<'a, W>,
+    /// Writes a line if there is room for it.
+    offer: &'a (dyn Fn(&str) + Send + Sync),
+    answers: u64,
+    /// What the only request failed with, if it failed.
+    only: Option<ErrorKind>,
+}
+
+impl<W: Write> Worker<'_, W> {
+    /// Answers what is left, and everything that comes into the queue until it ends.
+    fn work(&mut self, rest: Rest) -> Result<Ended> {
+        let ended = match rest {
+            Rest::Nothing | Rest::Queue => None,
+            Rest::Answer(answer) => self.tell(&answer)?,
+        };
+        if let Some(ended) = ended {
+            return Ok(ended);
+        }
+        while let Some(item) = self.session.queue.next() {
+            let answer = self.session.answer(item, self.offer);
+            if let Some(ended) = self.tell(&answer)? {
+                return Ok(ended);
+            }
+        }
+        match self.session.queue.why() {
+            Some(End::Failed(error)) => {
+                let message = "cannot read the requests from standard input";
+                Err(Error::new(ErrorKind::Io, message).with_source(error))
+            }
+            Some(End::Stopped) => Ok(Ended::Stopped),
+            Some(End::Input) | None => Ok(Ended::Answered(self.only)),
+        }
+    }
+
+    /// Gives one answer. Tells how the session ended, if this was the end.
+    fn tell(&mut self, answer: &Answer) -> Result<Option<Ended>> {
+        self.output.send(&answer.line);
+        if let Some(end) = self.output.end()? {
+            return Ok(Some(end));
+        }
+        if answer.failed == Some(ErrorKind::Internal) {
+            return Ok(Some(Ended::Broken));
+        }
+        self.answers += 1;
+        self.only = answer.failed.filter(|_| self.answers == 1);
+        Ok(None)
+    }
+}
+
+/// What is to be done first, once somebody else reads on.
+enum Rest {
+    /// Nothing: there is no more to read.
+    Nothing,
+    /// Work that can be cancelled, which is in the queue.
+    Queue,
+    /// An answer that has to wait for its reader.
+    Answer(Answer),
+}
+
+/// Reads requests, and hears notifications.
+struct Reader<I> {
+    input: I,
+    line: Vec<u8>,
     queue: Arc<Queue>,
     cancel: Cancel,
     log: Log,
 }
 
-impl Reader {
-    fn read(&self, mut input: impl BufRead) {
-        // Should reading panic, the session ends all the same.
-        let unwinding = EndOnDrop(&self.queue);
-        let end = self.read_all(&mut input);
-        self.queue.end(end.map_or_else(End::Failed, |()| End::Input));
-        drop(unwinding);
+impl<I: BufRead + Send + 'static> Reader<I> {
+    /// Goes on in a thread of its own, into the queue.
+    fn go_on(mut self, at_end: impl FnOnce(I) + Send + 'static) -> Result<()> {
+        let read = move || {
+            // Should reading panic, the session ends all the same.
+            let unwinding = EndOnDrop(self.queue.clone());
+            let end = loop {
+                match self.next() {
+                    Ok(Some((item, len))) => self.queue.push(item, len),
+                    Ok(None) => break End::Input,
+                    Err(error) => break End::Failed(error),
+                }
+            };
+            self.queue.end(end);
+            drop(unwinding);
+            at_end(self.input);
+        };
+        let failed = |error| Error::new(ErrorKind::Io, "cannot start to read").with_source(error);
+        let reading = std::thread::Builder::new().name("read".to_owned());
+        reading.spawn(read).map(drop).map_err(failed)
     }
 
-    fn read_all(&self, input: &mut impl BufRead) -> io::Result<()> {
-        let mut line = Vec::new();
-        while let Some(read) = next_line(input, &mut line)? {
-            match read {
-                Line::Whole if line.trim_ascii().is_empty() => {}
-                Line::Whole => self.take(&line),
+    /// The next item, with its length in bytes; notifications are dealt with on the way.
+    fn next(&mut self) -> io::Result<Option<(Item, usize)>> {
+        while let Some(read) = next_line(&mut self.input, &mut self.line)? {
+            let item = match read {
+                Line::Whole if self.line.trim_ascii().is_empty() => None,
+                Line::Whole => self.item(),
                 Line::TooLong => {
                     let why = format!("a line has more than {MAX_LINE} bytes");
                     let fault = Fault::new(Code::InvalidRequest, why);
-                    self.queue.push(Item::Refused(Refused { id: None, fault }), 0);
+                    Some(Item::Refused(Refused { id: None, fault }))
                 }
+            };
+            if let Some(item) = item {
+                return Ok(Some((item, self.line.len())));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn take(&self, line: &[u8]) {
-        let item = match envelope::read(line) {
-            Err(refused) => Item::Refused(refused),
-            Ok(Message::Request(request)) => Item::Request(request, self.cancel.child()),
-            Ok(Message::Notification(notification)) => return self.notified(&notification),
-            Ok(Message::Ignored(why)) => {
-                return self.log.warn(&format!("ignored: a notification (it has no id): {why}"));
+    fn item(&self) -> Option<Item> {
+        match envelope::read(&self.line) {
+            Err(refused) => Some(Item::Refused(refused)),
+            Ok(Message::Request(request)) => Some(Item::Request(request, self.cancel.child())),
+            Ok(Message::Notification(notification)) => {
+                self.notified(&notification);
+                None
             }
-        };
-        self.queue.push(item, line.len());
+            Ok(Message::Ignored(why)) => {
+                self.log.warn(&format!("ignored: a notification (it has no id): {why}"));
+                None
+            }
+        }
     }
 
     fn notified(&self, notification: &Notification) {
@@ -214,77 +304,10 @@ impl Reader {
 }
 
 /// Ends the queue whatever happens.
-struct EndOnDrop<'a>(&'a Queue);
+struct EndOnDrop(Arc<Queue>);
 
-impl Drop for EndOnDrop<'_> {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
         self.0.end(End::Failed(io::Error::other("the reader has a defect")));
-    }
-}
-
-/// What was read.
-enum Line {
-    /// A line without its newline.
-    Whole,
-    /// Nothing that can be used.
-    TooLong,
-}
-
-/// Reads up to the next newline, or to the end of input. Memory is bounded by [`MAX_LINE`].
-fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<Line>> {
-    line.clear();
-    // OK: a constant, and one for the newline.
-    if input.take(MAX_LINE as u64 + 1).read_until(b'\n', line)? == 0 {
-        return Ok(None);
-    }
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    } else if line.len() > MAX_LINE {
-        input.skip_until(b'\n')?;
-        return Ok(Some(Line::TooLong));
-    }
-    Ok(Some(Line::Whole))
-}
-
-/// Where lines are written, until nobody reads them.
-struct Output<'a, W> {
-    writer: Mutex<Writer<W>>,
-    cancel: &'a Cancel,
-}
-
-struct Writer<W> {
-    to: W,
-    failed: Option<io::Error>,
-}
-
-impl<'a, W: Write> Output<'a, W> {
-    fn new(to: W, cancel: &'a Cancel) -> Self {
-        Output { writer: Mutex::new(Writer { to, failed: None }), cancel }
-    }
-
-    /// Writes a line. Should that fail, the session is stopped.
-    fn send(&self, line: &str) {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if writer.failed.is_some() {
-            return;
-        }
-        let written = writer.to.write_all(line.as_bytes()).and_then(|()| writer.to.flush());
-        if let Err(error) = written {
-            writer.failed = Some(error);
-            self.cancel.trip();
-        }
-    }
-
-    /// What became of the lines so far.
-    fn end(&self) -> Result<Option<Ended>> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        match writer.failed.take() {
-            None => Ok(None),
-            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Some(Ended::Unheard)),
-            Some(error) => {
-                let message = "cannot write the answers to standard output";
-                Err(Error::new(ErrorKind::Io, message).with_source(error))
-            }
-        }
     }
 }

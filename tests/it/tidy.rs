@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "units",
             "error",
             "task",
-            "host::on_stop",
+            "host::Stdin",
             "host::Stdout",
             "host::trip_on_signals",
             "host::LockPolicy",

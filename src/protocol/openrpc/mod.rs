@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 use self::schema::{Param, Schemas};
 use super::VERSION;
 use super::error::ErrorObject;
+use super::lines::MAX_LINE;
 use super::methods::{CANCEL, DISCOVER};
 use super::params::CallOptions;
 use super::reply::Reply;
-use super::session::MAX_LINE;
 use crate::error::ErrorKind;
 use crate::ops::{Verb, Visitor, each_verb};
 

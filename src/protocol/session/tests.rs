@@ -34,7 +34,8 @@ fn request(id: u64, method: &str) -> String {
 
 fn served(input: String) -> (Ended, Vec<Value>) {
     let mut output = Vec::new();
-    let ended = session(&Cancel::new()).serve(Cursor::new(input), &mut output, |_| true).unwrap();
+    let ended =
+        session(&Cancel::new()).serve(Cursor::new(input), drop, &mut output, |_| true).unwrap();
     let lines = std::str::from_utf8(&output).unwrap().lines();
     (ended, lines.map(|line| serde_json::from_str(line).unwrap()).collect())
 }
@@ -88,7 +89,7 @@ fn a_stopped_session_answers_what_it_has() {
             }
             stop();
         });
-        session.serve(BufReader::new(input), &mut output, |_| true).unwrap();
+        session.serve(BufReader::new(input), drop, &mut output, |_| true).unwrap();
     });
     let lines: Vec<_> = std::str::from_utf8(&output).unwrap().lines().collect();
     assert_eq!(lines.len(), 2);
@@ -115,7 +116,7 @@ fn answers_that_cannot_be_written() {
     let serve = |kind| {
         let cancel = Cancel::new();
         let input = request(1, "capabilities") + &request(2, "waits");
-        let ended = session(&cancel).serve(Cursor::new(input), Broken(kind), |_| true);
+        let ended = session(&cancel).serve(Cursor::new(input), drop, Broken(kind), |_| true);
         assert!(!cancel.is_tripped(), "another session of the same caller goes on");
         ended
     };
