@@ -1,15 +1,17 @@
 //! A small, independent count of references for tests: what an image refers to, against what its
-//! counts say.
+//! counts say. A second opinion on the scan of `check`, which must come to the same.
 
 use std::collections::BTreeMap;
 
+use super::check::{ScanReport, scan};
 use super::entry::Mapping;
 use super::feature::Incompatible;
 use super::geometry::{ClusterCount, HostCluster, HostOffset};
 use super::header::Header;
 use super::refcounts::Refcounts;
 use super::table::{L2Table, read_l1, read_refcount_table};
-use crate::host::storage::{MemoryStorage, Storage};
+use crate::host::storage::MemoryStorage;
+use crate::task::{Cancel, Silent, Task};
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -80,8 +82,17 @@ impl Audit {
                 Ok(())
             })
             .unwrap();
-        assert!(storage.len().unwrap() > 0);
+        audit.agrees_with(&scan(storage, &header, Task::new(&Silent, &Cancel::new())).unwrap());
         audit
+    }
+
+    /// Two ways to count, one result.
+    fn agrees_with(&self, report: &ScanReport) {
+        let leaks = report.leaks + report.counted_beyond_file;
+        assert_eq!(self.leaks, leaks, "leaks: {self:?} {:?}", report.findings);
+        let wrong = self.uncounted + self.wrong_flags;
+        assert_eq!(wrong, report.corruptions, "{self:?} {:?}", report.findings);
+        assert_eq!(report.notices, 0, "{:?}", report.findings);
     }
 
     /// Nothing is wrong but clusters that nobody uses.

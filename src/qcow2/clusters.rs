@@ -1,13 +1,12 @@
 //! Which host clusters something refers to, so that no two things claim one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::entry::{L1Entry, RefcountTableEntry};
 use super::error::{FormatError, Problem};
 use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use super::header::Header;
-use super::refblock::RefcountBlock;
 use crate::error::Result;
 
 /// Host clusters that something refers to. Memory follows what is marked, not the file's length:
@@ -109,21 +108,6 @@ impl UsedClusters {
             (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first | bit)
         });
         clusters.filter(move |cluster| range.contains(cluster))
-    }
-
-    /// Indexes of the refcount blocks that count something.
-    pub(super) fn blocks(&self) -> BTreeSet<u64> {
-        let clusters = self.used(0..=u64::MAX).map(HostCluster::new);
-        clusters.map(|cluster| self.geometry.refblock_index(cluster)).collect()
-    }
-
-    /// Sets the counts of the block with this index.
-    pub(super) fn count(&self, index: u64, block: &mut RefcountBlock) {
-        let first = self.geometry.first_cluster_of_refblock(index).get();
-        let last = first.saturating_add(self.geometry.refblock_entries()).saturating_sub(1);
-        for cluster in self.used(first..=last) {
-            block.set(cluster.saturating_sub(first), 1);
-        }
     }
 }
 

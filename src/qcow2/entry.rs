@@ -51,6 +51,16 @@ impl L1Entry {
         self.0
     }
 
+    /// Where it leads, whatever else is wrong with it.
+    pub(super) const fn offset_bits(self) -> HostOffset {
+        HostOffset::new(self.0 & OFFSET_MASK)
+    }
+
+    /// Whether the COPIED flag is set.
+    pub(super) const fn is_copied(self) -> bool {
+        self.0 & COPIED != 0
+    }
+
     /// The L2 table it leads to, if any.
     pub(super) fn decode(self, geometry: Geometry) -> Result<Option<ClusterRef>, FormatError> {
         if self.0 & L1_RESERVED != 0 {
@@ -199,10 +209,21 @@ impl L2Entry {
         self.word == 0 && self.bitmap == 0
     }
 
-    /// The same entry with the COPIED flag.
+    /// The same entry with the COPIED flag set or clear.
     #[must_use]
-    pub(super) const fn with_copied(self) -> Self {
-        L2Entry { word: self.word | COPIED, bitmap: self.bitmap }
+    pub(super) const fn with_copied(self, copied: bool) -> Self {
+        let word = if copied { self.word | COPIED } else { self.word & !COPIED };
+        L2Entry { word, bitmap: self.bitmap }
+    }
+
+    /// Whether the COPIED flag is set.
+    pub(super) const fn is_copied(self) -> bool {
+        self.word & COPIED != 0
+    }
+
+    /// Where it leads, whatever else is wrong with it; means nothing if it is compressed.
+    pub(super) const fn offset_bits(self) -> HostOffset {
+        HostOffset::new(self.word & OFFSET_MASK)
     }
 
     /// What the entry says.

@@ -66,6 +66,14 @@ pub(super) enum Problem {
     UsedTwice { offset: u64, owner: &'static str },
     #[error("the reference count of the host cluster at {offset:#x} is {count}")]
     ImpossibleCount { offset: u64, count: u64 },
+    #[error("an entry of the snapshot table makes no sense, or lies beyond the file")]
+    SnapshotTable,
+    #[error("bitmaps: {0}")]
+    Bitmaps(&'static str),
+    #[error("encryption header at {offset:#x} with {len} bytes: it is unaligned or too long")]
+    EncryptionHeader { offset: u64, len: u64 },
+    #[error("a compressed cluster in an image with an external data file")]
+    CompressedExternally,
     #[error("compressed data cannot be unpacked")]
     Compressed,
 }

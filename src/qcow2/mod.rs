@@ -6,6 +6,7 @@
 //! - What is on disk: [`geometry`], `header`, `feature`, `extension`, `entry`, `table`, `refblock`,
 //!   `snapshot`.
 //! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
+//! - Whether an image is sound: [`check`].
 //! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
 //! - Guest data: `read`, `compress`.
@@ -17,6 +18,7 @@
 
 #[cfg(test)]
 mod audit_tests;
+pub mod check;
 mod clusters;
 mod compress;
 #[cfg(test)]

@@ -1,17 +1,17 @@
 //! Making the reference counts of a dirty image true again, from what its tables refer to.
 //!
 //! The dirty bit stays set until the counts are on the medium, so a crash in here changes nothing
-//! about the image being rebuilt the next time. An image with nothing but active tables has no
-//! count above one: a cluster that is referred to twice is damage, and is refused.
+//! about the image being rebuilt the next time. The counts are those of a scan; where it finds a
+//! reference that is wrong, counting would hide the damage, and nothing is written.
 
 use std::collections::BTreeSet;
 
-use super::clusters::UsedClusters;
+use super::check::{Ledger, scan};
 use super::entry::{L1Entry, L2Entry, Mapping, RefcountTableEntry};
 use super::error::FormatError;
 use super::feature::{Autoclear, Incompatible};
 use super::flush::switch_header;
-use super::geometry::ClusterCount;
+use super::geometry::{ClusterCount, Geometry, HostOffset};
 use super::growth::RefcountGrowth;
 use super::header::Header;
 use super::open::Qcow2;
@@ -20,99 +20,86 @@ use super::refcounts::Refcounts;
 use super::release::Releaser;
 use super::table::{L2Table, encode_words, read_refcount_table};
 use crate::error::{Error, ErrorKind, Result};
-
-/// What the tables refer to.
-struct Scan {
-    used: UsedClusters,
-    /// L1 entries, by index, that lack the COPIED flag or lead to a table with entries that do.
-    without_copied: Vec<u64>,
-    l1: Vec<L1Entry>,
-}
+use crate::task::Task;
 
 impl Qcow2 {
-    /// Rebuilds the counts and, unless the image is of the kind that never keeps them (lazy, with
-    /// a header of 104 bytes), clears the dirty bit.
+    /// Makes every reference count and every COPIED flag of the active tables true, and, unless
+    /// the image is of the kind that never keeps them (lazy, with a header of 104 bytes), clears
+    /// the dirty bit. Guest data, snapshots and bitmaps stay as they are. Bitmaps are vouched for
+    /// afterwards if they were before; other autoclear bits are cleared. The caller must hold the
+    /// image's lock. Stops on request as long as nothing was written.
     ///
     /// # Errors
-    /// [`Dirty`](ErrorKind::Dirty) with snapshots, bitmaps or compressed clusters, and
-    /// [`Corrupt`](ErrorKind::Corrupt) where two references meet, both before anything is written.
-    pub(super) fn rebuild_refcounts(&mut self) -> Result<()> {
-        let header = &self.header;
-        if header.snapshots.count > 0 || header.bitmaps().is_some() {
-            let message = "the image is dirty, and its reference counts cannot be rebuilt by this \
-                           version because it has snapshots or bitmaps";
-            return Err(Error::new(ErrorKind::Dirty, message));
+    /// Before anything is written: [`Corrupt`](ErrorKind::Corrupt) where a reference is wrong, or
+    /// two guest clusters of the active disk have the same host cluster; [`Dirty`](ErrorKind::Dirty) where
+    /// a count does not fit the width that the image has for it. Afterwards
+    /// ([`changed`](Error::changed) is set) what the storage says.
+    pub fn rebuild_refcounts(&mut self, task: Task<'_>) -> Result<()> {
+        let report = scan(&*self.storage, &self.header, task)?;
+        if let Some(damage) = report.damage() {
+            return Err(damage.to_error());
         }
-        let table = read_refcount_table(&*self.storage, header)?;
-        let scan = self.scan(&table)?;
-        self.write_counts(&table, scan).map_err(Error::after_changes)
+        self.refuse_counts(report.ledger())?;
+        let table = read_refcount_table(&*self.storage, &self.header)?;
+        let geometry = self.header.geometry;
+        let blocks: BTreeSet<u64> =
+            report.ledger().iter().map(|(cluster, _)| geometry.refblock_index(cluster)).collect();
+        let end = geometry.host_cluster_after(self.storage.len()?);
+        let growth = RefcountGrowth::plan(geometry, &table, end, ClusterCount::ZERO, &blocks)?;
+        self.write_counts(&table, growth, report.ledger()).map_err(Error::after_changes)
     }
 
-    fn scan(&self, table: &[RefcountTableEntry]) -> Result<Scan> {
-        let (header, geometry) = (&self.header, self.header.geometry);
-        let mut used = UsedClusters::new(geometry, self.storage.len()?);
-        let l1 = self.l1()?;
-        used.mark_metadata(header, &l1, table)?;
-        let one = ClusterCount::new(1);
-        let mut without_copied = Vec::new();
-        for (index, entry) in (0..).zip(&l1) {
-            let Some(at) = entry.decode(geometry).map_err(FormatError::into_error)? else {
-                continue;
-            };
-            let mut copied = at.copied;
-            let table = L2Table::read(&*self.storage, at.offset, geometry)?;
-            for entry in table.entries().filter(|entry| !entry.is_empty()) {
-                match entry.decode(geometry).map_err(FormatError::into_error)? {
-                    Mapping::Compressed(_) => {
-                        let message = "the image is dirty, and its reference counts cannot be \
-                                       rebuilt by this version because it has compressed clusters";
-                        return Err(Error::new(ErrorKind::Dirty, message));
-                    }
-                    mapping => {
-                        if let Some(host) = mapping.host_cluster() {
-                            used.mark("data cluster", host.offset, one)?;
-                            copied &= host.copied;
-                        }
-                    }
-                }
-            }
-            if !copied {
-                without_copied.push(index);
+    /// A count that the image has no room for cannot be made true.
+    fn refuse_counts(&self, ledger: &Ledger) -> Result<()> {
+        let width = self.header.geometry.refcount_order();
+        match ledger.iter().find(|(_, count)| *count > width.max_count()) {
+            None => Ok(()),
+            Some((cluster, count)) => {
+                let bits = width.bits();
+                let message = format!(
+                    "the image is dirty, and the {count} references to a cluster cannot be \
+                     counted with {bits} bits"
+                );
+                let offset = self.header.geometry.host_offset(cluster).get();
+                Err(Error::new(ErrorKind::Dirty, message).at_offset(offset))
             }
         }
-        Ok(Scan { used, without_copied, l1 })
     }
 
-    fn write_counts(&mut self, table: &[RefcountTableEntry], scan: Scan) -> Result<()> {
+    fn write_counts(
+        &mut self,
+        table: &[RefcountTableEntry],
+        growth: RefcountGrowth,
+        ledger: &Ledger,
+    ) -> Result<()> {
         let geometry = self.header.geometry;
         let storage = &*self.storage;
-        let mut missing: BTreeSet<u64> = scan.used.blocks();
         Refcounts::new(storage, geometry, table).each_block(|index, offset, stored| {
-            missing.remove(&index);
-            let mut expected = RefcountBlock::zeroed(geometry);
-            scan.used.count(index, &mut expected);
+            let expected = block_of(ledger, geometry, index);
             if expected == *stored {
                 Ok(())
             } else {
                 storage.write_at(offset.get(), expected.bytes())
             }
         })?;
-        let end = geometry.host_cluster_after(storage.len()?);
-        let growth = RefcountGrowth::plan(geometry, table, end, ClusterCount::ZERO, &missing)?;
         if !growth.added().is_empty() {
             storage.set_len(geometry.host_offset(growth.added().end).get())?;
-            growth.write_added(storage, table, |index, block| scan.used.count(index, block))?;
+            growth.write_added(storage, table, |index, block| {
+                *block = block_of(ledger, geometry, index);
+            })?;
             growth.raise_existing(storage, table)?;
         }
         storage.sync()?;
-        self.set_copied(&scan.without_copied, scan.l1)?;
+        self.set_copied(ledger)?;
 
         let old = self.header.clone();
         let never_counts = old.is_for_hyperkit();
         let clean = old.incompatible.without(Incompatible::DIRTY);
+        // The bitmaps are as they were: what the image said about them is as true as before.
+        let bitmaps = old.bitmaps().is_some() && old.autoclear.contains(Autoclear::BITMAPS);
         let header = Header {
             incompatible: if never_counts { old.incompatible } else { clean },
-            autoclear: Autoclear::default(),
+            autoclear: Autoclear::default().with_if(bitmaps, Autoclear::BITMAPS),
             refcount_table: growth.table_ref().unwrap_or(old.refcount_table),
             ..old.clone()
         };
@@ -128,32 +115,62 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Every count is one and on the medium: now the references may say so.
-    fn set_copied(&mut self, l1_indexes: &[u64], mut l1: Vec<L1Entry>) -> Result<()> {
+    /// The counts are on the medium: now the active references may say whether they are one. What
+    /// only snapshots refer to keeps its flags, which mean nothing there.
+    fn set_copied(&mut self, ledger: &Ledger) -> Result<()> {
         let geometry = self.header.geometry;
-        for index in l1_indexes {
-            let index = usize::try_from(*index).unwrap_or(usize::MAX);
-            let Some(entry) = l1.get_mut(index) else { continue };
+        let sole = |offset: HostOffset| ledger.get(geometry.host_cluster(offset)) == 1;
+        let mut l1 = self.l1()?;
+        let mut changed = false;
+        for entry in &mut l1 {
             let Some(mut at) = entry.decode(geometry).map_err(FormatError::into_error)? else {
                 continue;
             };
-            at.copied = true;
-            *entry = L1Entry::encode(at);
-            let mut table = L2Table::read(&*self.storage, at.offset, geometry)?;
-            for index in 0..geometry.l2_entries() {
-                let entry = table.get(index);
-                let mapping = entry.decode(geometry).map_err(FormatError::into_error)?;
-                if mapping.host_cluster().is_some() {
-                    table.set(index, L2Entry::with_copied(entry));
-                }
+            if at.copied != sole(at.offset) {
+                at.copied = !at.copied;
+                *entry = L1Entry::encode(at);
+                changed = true;
             }
-            self.storage.write_at(at.offset.get(), table.bytes())?;
+            self.set_copied_in(at.offset, &sole)?;
         }
-        if !l1_indexes.is_empty() {
+        if changed {
             let words = encode_words(l1.iter().map(|entry| entry.word()));
             self.storage.write_at(self.header.l1.offset.get(), &words)?;
         }
         self.recent_table = Default::default();
         Ok(())
     }
+
+    fn set_copied_in(&self, at: HostOffset, sole: &impl Fn(HostOffset) -> bool) -> Result<()> {
+        let geometry = self.header.geometry;
+        let mut table = L2Table::read_padded(&*self.storage, at, geometry)?;
+        let mut corrected = Vec::new();
+        for (index, entry) in (0..).zip(table.entries()).filter(|(_, entry)| !entry.is_empty()) {
+            let mapping = entry.decode(geometry).map_err(FormatError::into_error)?;
+            let copied = match (mapping, mapping.host_cluster()) {
+                (Mapping::Compressed(_), _) => false,
+                (_, Some(host)) => sole(host.offset),
+                (_, None) => continue,
+            };
+            if entry.is_copied() != copied {
+                corrected.push((index, L2Entry::with_copied(entry, copied)));
+            }
+        }
+        if corrected.is_empty() {
+            return Ok(());
+        }
+        corrected.into_iter().for_each(|(index, entry)| table.set(index, entry));
+        self.storage.write_at(at.get(), table.bytes())
+    }
+}
+
+/// The block with this index as it must be.
+fn block_of(ledger: &Ledger, geometry: Geometry, index: u64) -> RefcountBlock {
+    let mut block = RefcountBlock::zeroed(geometry);
+    let first = geometry.first_cluster_of_refblock(index);
+    let last = first.get().saturating_add(geometry.refblock_entries()).saturating_sub(1);
+    for (cluster, count) in ledger.range(first.get()..=last) {
+        block.set((cluster - first).get(), count);
+    }
+    block
 }

@@ -3,7 +3,8 @@
 //! Entry layout: `docs/interop/qcow2`, section "Snapshots".
 
 use super::error::Problem;
-use super::header::Header;
+use super::geometry::HostOffset;
+use super::header::{Header, TableRef};
 use crate::error::Result;
 use crate::host::storage::{Storage, read_exact_at};
 
@@ -19,6 +20,8 @@ const MAX_TABLE: u64 = 64 << 20;
 /// One internal snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
+    /// Its L1 table; the count is entries. Nothing about it was checked.
+    pub l1: TableRef,
     /// Its id, a short text.
     pub id: Vec<u8>,
     /// Its name. Not trusted to be UTF-8.
@@ -36,19 +39,52 @@ pub struct Snapshot {
 /// # Errors
 /// [`Corrupt`](crate::ErrorKind::Corrupt) for an entry beyond the format's limits or the file's end.
 pub fn read_snapshots(storage: &dyn Storage, header: &Header) -> Result<Vec<Snapshot>> {
-    let start = header.snapshots.offset.get();
-    let mut at = start;
-    let mut snapshots = Vec::new();
-    for _ in 0..header.snapshots.count {
-        let (snapshot, len) = read_one(storage, at)?;
-        snapshots.push(snapshot);
-        at = at.saturating_add(len).next_multiple_of(8);
-        if at.saturating_sub(start) > MAX_TABLE {
-            let count = header.snapshots.count;
-            return Err(Problem::TooManySnapshots { count }.into_error());
-        }
+    SnapshotReader::new(storage, header).collect()
+}
+
+/// Reads the table entry by entry, and ends behind the first that cannot be read.
+pub(super) struct SnapshotReader<'a> {
+    storage: &'a dyn Storage,
+    count: u32,
+    left: u32,
+    start: u64,
+    len: u64,
+}
+
+impl<'a> SnapshotReader<'a> {
+    pub(super) fn new(storage: &'a dyn Storage, header: &Header) -> Self {
+        let TableRef { offset, count } = header.snapshots;
+        SnapshotReader { storage, count, left: count, start: offset.get(), len: 0 }
     }
-    Ok(snapshots)
+
+    /// The bytes of the entries that were read.
+    pub(super) const fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&mut self) -> Result<Snapshot> {
+        // Entries are aligned to eight bytes; the last one is not padded.
+        let at = self.start.saturating_add(self.len).next_multiple_of(8);
+        let (snapshot, len) = read_one(self.storage, at)?;
+        self.len = at.saturating_add(len).saturating_sub(self.start);
+        if self.len > MAX_TABLE {
+            return Err(Problem::TooManySnapshots { count: self.count }.into_error());
+        }
+        Ok(snapshot)
+    }
+}
+
+impl Iterator for SnapshotReader<'_> {
+    type Item = Result<Snapshot>;
+
+    fn next(&mut self) -> Option<Result<Snapshot>> {
+        self.left = self.left.checked_sub(1)?;
+        let read = self.read();
+        if read.is_err() {
+            self.left = 0;
+        }
+        Some(read)
+    }
 }
 
 fn read_one(storage: &dyn Storage, at: u64) -> Result<(Snapshot, u64)> {
@@ -71,7 +107,9 @@ fn read_one(storage: &dyn Storage, at: u64) -> Result<(Snapshot, u64)> {
     let (id, name) = names.split_at_checked(id_len).unwrap_or_default();
     let large_state = extra.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
     let disk_size = extra.get(8..).and_then(|extra| extra.first_chunk());
+    let l1_offset = fixed.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
     let snapshot = Snapshot {
+        l1: TableRef { offset: HostOffset::new(l1_offset), count: be32(&fixed, 8) },
         id: id.to_vec(),
         name: name.to_vec(),
         date_seconds: be32(&fixed, 16),

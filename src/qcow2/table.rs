@@ -50,6 +50,17 @@ impl L2Table {
         Ok(Self::of(bytes, geometry))
     }
 
+    /// As [`read`](Self::read), with zeros where the file has ended.
+    pub(super) fn read_padded(
+        storage: &dyn Storage,
+        offset: HostOffset,
+        geometry: Geometry,
+    ) -> Result<Self> {
+        let mut bytes = vec![0; geometry.cluster_len()];
+        read_padded_at(storage, offset.get(), &mut bytes)?;
+        Ok(Self::of(bytes, geometry))
+    }
+
     fn of(bytes: Vec<u8>, geometry: Geometry) -> Self {
         // OK to default: an entry has 8 bytes or 16.
         L2Table { bytes, entry_size: usize::try_from(geometry.l2_entry_size()).unwrap_or(8) }
@@ -95,9 +106,13 @@ fn word(bytes: &[u8]) -> u64 {
 }
 
 /// Reads `count` words, zeros where the file has ended: a table may end in a cluster that was
-/// never wholly written.
-fn read_words(storage: &dyn Storage, offset: HostOffset, count: u64) -> Result<Vec<u64>> {
-    // OK to default: tables are limited to 32 MiB where the header is checked.
+/// never wholly written. The caller bounds `count`.
+pub(super) fn read_words(
+    storage: &dyn Storage,
+    offset: HostOffset,
+    count: u64,
+) -> Result<Vec<u64>> {
+    // OK to default: tables are limited to 32 MiB where they are checked.
     let len = usize::try_from(count.saturating_mul(ENTRY_SIZE)).unwrap_or_default();
     let mut bytes = vec![0; len];
     read_padded_at(storage, offset.get(), &mut bytes)?;

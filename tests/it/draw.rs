@@ -44,6 +44,11 @@ impl Draw {
         512 * (1 + self.below(max / 512))
     }
 
+    /// From this seed, whatever the environment says.
+    pub(crate) const fn from_seed(seed: u64) -> Draw {
+        Draw(seed)
+    }
+
     /// Its own numbers for one case of many, whatever the others draw.
     pub(crate) fn fork(&mut self) -> Draw {
         Draw(self.next())

@@ -9,15 +9,16 @@ mod ensure;
 mod fields;
 mod header;
 mod help;
-#[cfg(target_os = "linux")]
 mod locks;
 mod matrix;
 mod over;
 mod payload;
+mod rebuild;
 mod reference;
 mod refusals;
 mod resize;
 mod rpc;
+mod scan;
 mod support;
 mod tidy;
 mod unresizable;

@@ -70,7 +70,7 @@ impl Qcow2 {
         if rebuilt {
             // What would be refused afterwards is refused before anything is written.
             self.plan(options, None)?;
-            self.rebuild_refcounts()?;
+            self.rebuild_refcounts(task)?;
         }
         let resized = self.resize_clean(options, task);
         let resized = if rebuilt { resized.map_err(Error::after_changes) } else { resized };

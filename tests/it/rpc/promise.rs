@@ -126,7 +126,6 @@ fn folder() -> Env {
         "create -q -f qcow2 new.qcow2 1M",
         "create -q -f qcow2 corrupt.qcow2 1M",
         "create -q -f qcow2 dirty.qcow2 1M",
-        "snapshot -c s dirty.qcow2",
         "create -q -f qcow2 -o compat=0.10 old.qcow2 1M",
         "snapshot -c s old.qcow2",
         "create -q -f qcow2 -b d.qcow2 -F qcow2 a.qcow2",
@@ -142,7 +141,11 @@ fn folder() -> Env {
     env.patch("luks.qcow2", 32, &2_u32.to_be_bytes());
     env.patch("new.qcow2", 72, &[0x80]);
     env.patch("corrupt.qcow2", 40, &0x30001_u64.to_be_bytes());
+    // Its snapshot needs counts of two, for which counts of one bit have no room.
+    env.qemu_io_all("dirty.qcow2", &["write 0 64k".to_owned()]);
+    env.qemu_img("snapshot -c s dirty.qcow2");
     env.patch("dirty.qcow2", 79, &[1]);
+    env.patch("dirty.qcow2", 99, &[0]);
     env.write("junk", "not empty");
     env.write("junk.qcow2", vec![0x5a; 4096]);
     env.run("mkfifo", ["pipe"]).exits(0);
