@@ -15,8 +15,9 @@ use crate::task::Cancel;
 
 /// Answer JSON-RPC requests, one a line
 ///
-/// Reads requests from standard input and writes one line for each to standard output. Ends at the end of input, when everything that was asked has been answered. The exit code is
-/// that of the request if there was one alone, as if it had been a verb; else 0.
+/// Reads requests from standard input and writes one line for each to standard output. Ends at the
+/// end of input, when everything that was asked has been answered. The exit code is that of the
+/// request if there was one alone, as if it had been a verb; else 0.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"info\",\"params\":{\"path\":\"m.qcow2\"}}' | vmdisk rpc

@@ -1,5 +1,5 @@
-//! What a verb is, and the list of them: whoever serves verbs (the protocol, its document,
-//! `capabilities`) walks this list, so that a verb is added here and nowhere else.
+//! What a verb is, and the list of them. The protocol, its document and `capabilities` walk this
+//! list, so that a verb which is added here is served by them all; the command line has its flags.
 
 use schemars::JsonSchema;
 use serde::Serialize;

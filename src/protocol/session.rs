@@ -88,7 +88,7 @@ impl Session {
             Worker { session: &self, output: &output, offer: &offer, answers: 0, only: None };
         let (queue, cancel, log) = (self.queue.clone(), self.cancel.clone(), self.log.clone());
         let mut reader = Reader { input, line: Vec::new(), queue, cancel, log };
-        // Up to here nobody else reads; what comes next is done once somebody does.
+        // Alone, until there is something to do for which somebody else has to read on.
         let rest = loop {
             match reader.next() {
                 Err(error) => break self.end(End::Failed(error)),
