@@ -1,6 +1,8 @@
 //! Locks, in both directions: what QEMU uses is left alone, and what is being changed here is
 //! left alone by QEMU.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -9,8 +11,6 @@ use crate::support::{Env, Running, failure, until};
 
 /// What QEMU's writers use, and ours. (On a raw disk, `qemu-io` would share it.)
 const WRITES: u64 = 101;
-/// What only our own writers hold.
-const OWN: u64 = 300;
 
 /// Whether a process has a lock on this byte of a file.
 fn has_lock(pid: u32, byte: u64) -> bool {
@@ -23,6 +23,19 @@ fn has_lock(pid: u32, byte: u64) -> bool {
         family == "OFDLCK" && (number(first)..=number(last)).contains(&byte)
     };
     about.into_iter().any(|text| text.lines().any(|line| line.starts_with("lock:") && covers(line)))
+}
+
+/// Whether a process has the `flock` of this file, which our writers take last of all.
+fn has_flock(pid: u32, path: &Path) -> bool {
+    let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
+    let inode = std::fs::metadata(path).expect("the disk is there").ino().to_string();
+    let about = files.flatten().filter_map(|file| std::fs::read_to_string(file.path()).ok());
+    let is_it = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [_, _, "FLOCK", _, "WRITE", _, file, ..] = words[..] else { return false };
+        file.rsplit(':').next() == Some(&inode)
+    };
+    about.into_iter().any(|text| text.lines().any(is_it))
 }
 
 /// A virtual machine's stand-in: `qemu-io` that has opened a disk for writing and waits.
@@ -106,12 +119,12 @@ fn a_machine_keeps_its_base() {
     env.report("resize base.qcow2 --size 2M");
 }
 
-/// Stops a run of ours where it has its lock and is not done.
+/// Stops a run of ours where it has all of its locks on `d.qcow2` and is not done.
 fn stopped(env: &Env, line: &str) -> Running {
     let mut run = env.start(line);
     until("the lock", || {
         assert!(!run.has_ended(), "{line} was too fast to be stopped");
-        has_lock(run.pid(), OWN)
+        has_flock(run.pid(), &env.path("d.qcow2"))
     });
     run.signal("STOP");
     run
