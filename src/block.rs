@@ -1,16 +1,225 @@
 //! What the guest sees: a run of bytes at guest offsets.
 
-use crate::error::Result;
+use std::ops::Range;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-/// A disk as its guest sees it. Offsets and lengths are in bytes.
-pub trait BlockDevice {
+use crate::error::{Error, ErrorKind, Result};
+
+/// A disk as its guest sees it. Offsets and lengths are in bytes; any are allowed that lie inside
+/// the disk. What is written may be read at once; it is on the medium after [`flush`](Self::flush).
+///
+/// Where a method is called with a range beyond the disk's end, the error is
+/// [`BadRequest`](crate::ErrorKind::BadRequest); otherwise errors are what the storage below says,
+/// and [`Corrupt`](crate::ErrorKind::Corrupt) for an image that contradicts its format.
+pub trait BlockDevice: Send + Sync {
     /// The size of the disk.
     fn size(&self) -> u64;
 
     /// Fills `buf` with the bytes at `offset`. What nothing was ever written to reads as zeros.
     ///
     /// # Errors
-    /// [`BadRequest`](crate::ErrorKind::BadRequest) when the range reaches beyond [`size`](Self::size);
-    /// otherwise whatever the storage below says.
+    /// See the trait.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Writes all of `data` at `offset`.
+    ///
+    /// # Errors
+    /// See the trait; [`Permission`](crate::ErrorKind::Permission) where the disk was opened to be
+    /// read. After a failure of the medium nothing more is written.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Makes the range read as zeros, cheaply where that is possible.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Says that the guest does not need the range any more: it reads as zeros, as before or as
+    /// what is below, as the format can, and its room may go back to the host.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    fn discard(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Returns when everything written before is on the medium.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    fn flush(&self) -> Result<()>;
+
+    /// What the run of bytes that begins at `offset` is, and where it ends: at most at `end`, and
+    /// no later than something else begins. (Two runs of a kind may follow on one another.)
+    ///
+    /// # Errors
+    /// See the trait.
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent>;
+}
+
+/// Whose bytes a run of a disk shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExtentKind {
+    /// The image's own data, in the file at this offset.
+    Data {
+        /// Where the run begins in the file that holds the data, in bytes.
+        host_offset: u64,
+    },
+    /// The image's own data, compressed.
+    Compressed,
+    /// Zeros, as the image says.
+    Zero,
+    /// Nothing of the image's own: what is below, else zeros.
+    Unallocated,
+}
+
+/// A run of bytes of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it begins on the disk, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub len: u64,
+    /// What it is.
+    pub kind: ExtentKind,
+}
+
+impl Extent {
+    /// Both as one, where `next` goes on with what this is.
+    fn joined(self, next: Extent) -> Option<Extent> {
+        let goes_on = match (self.kind, next.kind) {
+            (ExtentKind::Data { host_offset: a }, ExtentKind::Data { host_offset: b }) => {
+                a.checked_add(self.len) == Some(b)
+            }
+            (a, b) => a == b,
+        };
+        goes_on.then_some(Extent { len: self.len.saturating_add(next.len), ..self })
+    }
+}
+
+/// The extents of a range, one after the other; neighbours of a kind are one.
+pub struct Extents<'a> {
+    device: &'a dyn BlockDevice,
+    at: u64,
+    end: u64,
+    held: Option<Extent>,
+}
+
+impl<'a> Extents<'a> {
+    /// Those of the bytes of `device` from `range.start` to `range.end`.
+    pub fn of(device: &'a dyn BlockDevice, range: Range<u64>) -> Self {
+        Extents { device, at: range.start, end: range.end, held: None }
+    }
+}
+
+impl std::fmt::Debug for Extents<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Extents").field("at", &self.at).field("end", &self.end).finish()
+    }
+}
+
+impl Iterator for Extents<'_> {
+    type Item = Result<Extent>;
+
+    fn next(&mut self) -> Option<Result<Extent>> {
+        while self.at < self.end {
+            let next = match self.device.extent(self.at, self.end) {
+                Ok(next) => next,
+                Err(error) => {
+                    self.at = self.end;
+                    self.held = None;
+                    return Some(Err(error));
+                }
+            };
+            // A run has at least a byte: else this would not end.
+            self.at = self.at.saturating_add(next.len.max(1));
+            match self.held.map(|held| held.joined(next)) {
+                None => self.held = Some(next),
+                Some(Some(joined)) => self.held = Some(joined),
+                Some(None) => return self.held.replace(next).map(Ok),
+            }
+        }
+        self.held.take().map(Ok)
+    }
+}
+
+/// Refuses a range beyond the disk's end.
+///
+/// # Errors
+/// [`BadRequest`](ErrorKind::BadRequest).
+pub fn require_inside(size: u64, what: &str, offset: u64, len: u64) -> Result<()> {
+    if offset.checked_add(len).is_some_and(|end| end <= size) {
+        return Ok(());
+    }
+    let message = format!("{what} of {len} bytes beyond the end of a disk of {size} bytes");
+    Err(Error::new(ErrorKind::BadRequest, message).at_offset(offset))
+}
+
+/// A disk in memory.
+#[derive(Debug, Default)]
+pub struct MemoryDevice(RwLock<Vec<u8>>);
+
+impl MemoryDevice {
+    /// A disk with these contents.
+    pub fn new(contents: Vec<u8>) -> Self {
+        MemoryDevice(RwLock::new(contents))
+    }
+
+    /// The contents now.
+    pub fn contents(&self) -> Vec<u8> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> RwLockReadGuard<'_, Vec<u8>> {
+        // OK to ignore poison: every change below is a single complete step.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(
+        &self,
+        what: &str,
+        offset: u64,
+        len: u64,
+        with: impl FnOnce(&mut [u8]),
+    ) -> Result<()> {
+        let mut contents = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        require_inside(contents.len() as u64, what, offset, len)?;
+        // OK: what lies in memory is addressed by a usize.
+        with(&mut contents[offset as usize..(offset + len) as usize]);
+        Ok(())
+    }
+}
+
+impl BlockDevice for MemoryDevice {
+    fn size(&self) -> u64 {
+        self.lock().len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let contents = self.lock();
+        require_inside(contents.len() as u64, "read", offset, buf.len() as u64)?;
+        // OK: what lies in memory is addressed by a usize.
+        buf.copy_from_slice(&contents[offset as usize..offset as usize + buf.len()]);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.change("write", offset, data.len() as u64, |place| place.copy_from_slice(data))
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.change("write of zeros", offset, len, |place| place.fill(0))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.change("discard", offset, len, |place| place.fill(0))
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        let len = end.min(self.size()).saturating_sub(offset);
+        require_inside(self.size(), "look", offset, len)?;
+        Ok(Extent { offset, len, kind: ExtentKind::Data { host_offset: offset } })
+    }
 }

@@ -1,6 +1,6 @@
 //! A raw disk: the guest's bytes are the file's bytes.
 
-use crate::block::BlockDevice;
+use crate::block::{BlockDevice, Extent, ExtentKind, require_inside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Allocation, Storage, read_padded_at, write_zeros};
 use crate::task::Task;
@@ -69,12 +69,33 @@ impl BlockDevice for Raw {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > self.size) {
-            let message = format!("read of {} bytes beyond the disk's end", buf.len());
-            return Err(Error::new(ErrorKind::BadRequest, message).at_offset(offset));
-        }
+        require_inside(self.size, "read", offset, buf.len() as u64)?;
         read_padded_at(&*self.storage, offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        require_inside(self.size, "write", offset, data.len() as u64)?;
+        self.storage.write_at(offset, data)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        require_inside(self.size, "write of zeros", offset, len)?;
+        self.storage.allocate(offset, len, Allocation::Zeros)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        require_inside(self.size, "discard", offset, len)?;
+        self.storage.punch_hole(offset, len)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.storage.sync()
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        let len = end.min(self.size).saturating_sub(offset);
+        require_inside(self.size, "look", offset, len)?;
+        Ok(Extent { offset, len, kind: ExtentKind::Data { host_offset: offset } })
     }
 }
 

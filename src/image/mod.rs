@@ -6,7 +6,7 @@ pub mod probe;
 
 use std::path::Path;
 
-use crate::block::BlockDevice;
+use crate::block::{BlockDevice, Extent};
 use crate::error::Result;
 use crate::host::FileStorage;
 use crate::qcow2::{Backing, Header, Qcow2};
@@ -21,19 +21,42 @@ pub enum Image {
     Raw(Raw),
 }
 
+impl Image {
+    fn device(&self) -> &dyn BlockDevice {
+        match self {
+            Image::Qcow2(image) => &**image,
+            Image::Raw(image) => image,
+        }
+    }
+}
+
 impl BlockDevice for Image {
     fn size(&self) -> u64 {
-        match self {
-            Image::Qcow2(image) => image.size(),
-            Image::Raw(image) => image.size(),
-        }
+        self.device().size()
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        match self {
-            Image::Qcow2(image) => image.read_at(offset, buf),
-            Image::Raw(image) => image.read_at(offset, buf),
-        }
+        self.device().read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.device().write_at(offset, data)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.device().write_zeroes(offset, len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.device().discard(offset, len)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.device().flush()
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        self.device().extent(offset, end)
     }
 }
 

@@ -137,6 +137,30 @@ impl Subclusters {
     /// Every subcluster shows what is below.
     pub(super) const UNALLOCATED: Subclusters = Subclusters { allocated: 0, zero: 0 };
 
+    /// Whether this subcluster's data is in the host cluster.
+    pub(super) fn has_data(self, subcluster: u64) -> bool {
+        let shift = u32::try_from(subcluster).unwrap_or(u32::MAX);
+        self.allocated.checked_shr(shift).unwrap_or_default() & 1 == 1
+    }
+
+    /// Whether this subcluster reads as zeros.
+    pub(super) fn is_zero(self, subcluster: u64) -> bool {
+        let shift = u32::try_from(subcluster).unwrap_or(u32::MAX);
+        self.zero.checked_shr(shift).unwrap_or_default() & 1 == 1
+    }
+
+    /// The same with the data of these subclusters in the host cluster.
+    #[must_use]
+    pub(super) const fn with_data(self, these: u32) -> Self {
+        Subclusters { allocated: self.allocated | these, zero: self.zero & !these }
+    }
+
+    /// The same with these subclusters read as zeros.
+    #[must_use]
+    pub(super) const fn with_zeros(self, these: u32) -> Self {
+        Subclusters { allocated: self.allocated & !these, zero: self.zero | these }
+    }
+
     const fn bits(self) -> u64 {
         // Widening, and `const`, which `u64::from` is not yet.
         #[expect(clippy::as_conversions, reason = "widening in a const fn")]
@@ -194,6 +218,49 @@ impl L2Entry {
     pub(super) fn reserved(host: ClusterRef, subclusters: Subclusters, geometry: Geometry) -> Self {
         let bitmap = if geometry.extended_l2() { subclusters.bits() } else { 0 };
         L2Entry { word: word(host), bitmap }
+    }
+
+    /// The entry of a guest cluster whose subclusters are like this; without extended L2 entries
+    /// they are all alike.
+    pub(super) fn of(
+        host: Option<ClusterRef>,
+        subclusters: Subclusters,
+        geometry: Geometry,
+    ) -> Self {
+        let host = host.map_or(0, word);
+        match geometry.extended_l2() {
+            true => L2Entry { word: host, bitmap: subclusters.bits() },
+            false if subclusters.zero != 0 => L2Entry { word: host | ZERO_FLAG, bitmap: 0 },
+            false => L2Entry { word: host, bitmap: 0 },
+        }
+    }
+
+    /// The entry of a guest cluster whose data is packed in `len` bytes at `offset`.
+    pub(super) fn compressed(offset: HostOffset, len: u64, geometry: Geometry) -> Self {
+        let offset_bits = 70u32.saturating_sub(geometry.cluster_bits().get());
+        let last = offset.get().saturating_add(len.saturating_sub(1));
+        let sectors = (last / COMPRESSED_SECTOR).saturating_sub(offset.get() / COMPRESSED_SECTOR);
+        L2Entry { word: COMPRESSED | sectors << offset_bits | offset.get(), bitmap: 0 }
+    }
+
+    /// Whether the data is in an external data file at offset 0, where the flag alone says that it
+    /// is there at all.
+    pub(super) const fn is_at_zero(self) -> bool {
+        self.word & !ZERO_FLAG == COPIED
+    }
+
+    /// What an entry says that [is at zero](Self::is_at_zero).
+    pub(super) fn decode_at_zero(self, geometry: Geometry) -> Result<Mapping, FormatError> {
+        let host = ClusterRef::sole(HostOffset::ZERO);
+        if !geometry.extended_l2() {
+            let zero = self.word & ZERO_FLAG != 0;
+            return Ok(if zero { Mapping::Zero(Some(host)) } else { Mapping::Data(host) });
+        }
+        Ok(match Subclusters::from_bits(self.bitmap)? {
+            Subclusters::ALLOCATED => Mapping::Data(host),
+            Subclusters::ZERO => Mapping::Zero(Some(host)),
+            subclusters => Mapping::Mixed(Some(host), subclusters),
+        })
     }
 
     /// The entry of a guest cluster that reads as zeros and has no host cluster (version 3).
@@ -259,6 +326,16 @@ impl L2Entry {
 }
 
 impl Mapping {
+    /// The states of its subclusters; all alike without extended L2 entries.
+    pub(super) fn subclusters(self) -> Subclusters {
+        match self {
+            Mapping::Data(_) => Subclusters::ALLOCATED,
+            Mapping::Zero(_) => Subclusters::ZERO,
+            Mapping::Mixed(_, subclusters) => subclusters,
+            Mapping::Unallocated | Mapping::Compressed(_) => Subclusters::UNALLOCATED,
+        }
+    }
+
     /// The whole host cluster that the mapping refers to, if any.
     pub(super) fn host_cluster(self) -> Option<ClusterRef> {
         match self {

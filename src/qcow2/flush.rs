@@ -1,8 +1,15 @@
 //! The order of writes, in one place: what is new reaches the medium before anything refers to
-//! it, and nothing old is released before the switch has.
+//! it, and nothing old is released before nothing refers to it any more.
 
+use super::cache::Rank;
+use super::feature::{Autoclear, Compatible, Incompatible};
+use super::geometry::HostCluster;
 use super::header::Header;
-use crate::error::Result;
+use super::live::Live;
+use super::open::{Discard, Qcow2};
+use super::refcounts::Refcounts;
+use super::table::read_refcount_table;
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 
 /// Makes `header` true: syncs everything written before, changes the header's fixed part with one
@@ -12,4 +19,107 @@ pub(super) fn switch_header(storage: &dyn Storage, header: &Header) -> Result<()
     let (offset, bytes) = header.encode_switch();
     storage.write_at(offset, &bytes)?;
     storage.sync()
+}
+
+impl Qcow2 {
+    /// The header as it is to be now.
+    pub(super) fn header_now(&self, live: &Live) -> Header {
+        Header {
+            incompatible: live.incompatible,
+            autoclear: live.autoclear,
+            refcount_table: live.refcount_table_ref,
+            ..self.header.clone()
+        }
+    }
+
+    /// Before the first change: takes back what other programs could not know to be stale now,
+    /// announces late counts, and learns where free clusters are.
+    pub(super) fn get_ready(&self, live: &mut Live) -> Result<()> {
+        if live.ready {
+            return Ok(());
+        }
+        if !self.options.writable {
+            return Err(Error::new(ErrorKind::Permission, "the image was opened to be read"));
+        }
+        let geometry = self.header.geometry;
+        live.refcount_table = read_refcount_table(&*self.storage, &self.header)?;
+        let mut counts = Refcounts::new(&*self.storage, geometry, &live.refcount_table);
+        let used = counts.end_of_use(HostCluster::ZERO)?;
+        live.end = used.max(geometry.host_cluster_after(self.storage.len()?));
+        let raw_data = Autoclear::RAW_EXTERNAL_DATA;
+        live.autoclear =
+            Autoclear::default().with_if(self.header.autoclear.contains(raw_data), raw_data);
+        let lazy = self.header.compatible.contains(Compatible::LAZY_REFCOUNTS);
+        live.incompatible = self.header.incompatible.with_if(lazy, Incompatible::DIRTY);
+        let changed = (live.autoclear, live.incompatible)
+            != (self.header.autoclear, self.header.incompatible);
+        if changed {
+            switch_header(&*self.storage, &self.header_now(live))?;
+        }
+        live.ready = true;
+        Ok(())
+    }
+
+    /// Writes everything that was changed in memory, and returns when it is on the medium.
+    ///
+    /// Guest data was written before its entry was changed in memory, and freed clusters are not
+    /// taken again before they leave the quarantine; so at each point between two syncs the medium
+    /// holds an image in which some clusters are counted too often at worst.
+    pub(super) fn write_back(&self, live: &mut Live) -> Result<()> {
+        let storage = &*self.storage;
+        if let Some(data_file) = &self.data_file {
+            data_file.sync()?;
+        }
+        if live.counts.is_dirty(Rank::Leaf) {
+            live.counts.write(storage, Rank::Leaf)?;
+        }
+        // Data and counts, before the entries that refer to them.
+        storage.sync()?;
+        let (entries, tables) =
+            (live.tables.is_dirty(Rank::Leaf), live.tables.is_dirty(Rank::Root));
+        if entries {
+            live.tables.write(storage, Rank::Leaf)?;
+        }
+        if tables {
+            // L2 tables, before the L1 entries that refer to them.
+            storage.sync()?;
+            live.tables.write(storage, Rank::Root)?;
+        }
+        if entries || tables {
+            storage.sync()?;
+        }
+        // Nothing on the medium refers to these any more.
+        for run in self.leave_quarantine(live)? {
+            if self.options.discard == Discard::Unmap {
+                let geometry = self.header.geometry;
+                let offset = geometry.host_offset(run.start).get();
+                let len = geometry.bytes_of(run.end - run.start);
+                let inside = storage.len()?.saturating_sub(offset).min(len);
+                if inside > 0 {
+                    storage.punch_hole(offset, inside)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything, the counts of freed clusters included, and takes the announcement of
+    /// late counts back.
+    pub(super) fn settle(&self) -> Result<()> {
+        let mut live = self.live_mut();
+        if !live.ready {
+            return Ok(());
+        }
+        self.write_back(&mut live)?;
+        live.counts.write(&*self.storage, Rank::Leaf)?;
+        self.storage.sync()?;
+        let announced = live.incompatible != self.header.incompatible;
+        if announced {
+            live.incompatible = self.header.incompatible;
+            switch_header(&*self.storage, &self.header_now(&live))?;
+        }
+        // The next change announces them anew.
+        live.ready = !announced;
+        Ok(())
+    }
 }

@@ -16,14 +16,18 @@
 )]
 #![deny(clippy::little_endian_bytes, clippy::host_endian_bytes)]
 
+mod alloc;
 #[cfg(test)]
 mod audit_tests;
+mod cache;
 pub mod check;
 mod clusters;
 mod compress;
 #[cfg(test)]
 mod crash_tests;
 mod create;
+mod device;
+mod discard;
 mod entry;
 mod error;
 mod extension;
@@ -34,7 +38,12 @@ mod growth;
 mod header;
 #[cfg(test)]
 mod header_tests;
+mod latch;
 mod layout;
+mod live;
+mod lookup;
+#[cfg(test)]
+mod model_tests;
 mod open;
 mod options;
 mod raw_header;
@@ -47,7 +56,9 @@ mod resize;
 mod snapshot;
 mod stream;
 mod table;
+mod write;
 
+pub use cache::CacheConfig;
 pub use create::create;
 pub use error::FormatError;
 pub use extension::{BitmapDirectory, Extension};
@@ -55,7 +66,7 @@ pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible}
 pub use header::{
     BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, Version,
 };
-pub use open::{Backing, Qcow2};
+pub use open::{Backing, Discard, OpenOptions, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
 pub use resize::{ResizeOptions, Resized};

@@ -3,98 +3,90 @@
 use std::sync::PoisonError;
 
 use super::compress::unpack;
-use super::entry::{ClusterRef, CompressedRange, L2Entry, Mapping, Subclusters};
+use super::entry::{ClusterRef, CompressedRange, Mapping, Subclusters};
 use super::error::FormatError;
 use super::geometry::{GuestCluster, GuestOffset, SUBCLUSTERS};
+use super::live::Live;
 use super::open::Qcow2;
-use super::table::L2Table;
-use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::read_padded_at;
-
-impl BlockDevice for Qcow2 {
-    fn size(&self) -> u64 {
-        self.header.virtual_size
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let end = u64::try_from(buf.len()).ok().and_then(|len| offset.checked_add(len));
-        if end.is_none_or(|end| end > self.size()) {
-            let message = format!("read of {} bytes beyond the disk's end", buf.len());
-            return Err(Error::new(ErrorKind::BadRequest, message).at_offset(offset));
-        }
-        self.read_mapped(GuestOffset::new(offset), buf)
-    }
-}
 
 impl Qcow2 {
     /// Reads what the tables map, also beyond the virtual size.
     pub(super) fn read_mapped(&self, mut offset: GuestOffset, mut buf: &mut [u8]) -> Result<()> {
         let geometry = self.header.geometry;
         while !buf.is_empty() {
-            let within = geometry.within_cluster(offset);
-            let room = geometry.cluster_size().saturating_sub(within);
+            let cluster = geometry.guest_cluster(offset);
+            // Held while the data is read: until then nobody frees the cluster.
+            let (live, mapping) = self.looking(|live| self.mapping_in(live, cluster))?;
+            let room = geometry.cluster_size().saturating_sub(geometry.within_cluster(offset));
+            let behind = match mapping {
+                Mapping::Data(host) => self.goes_on(&live, cluster, host, buf.len()),
+                _ => 0,
+            };
+            let room = room.saturating_add(behind);
             let len = usize::try_from(room).unwrap_or(usize::MAX).min(buf.len());
             let (part, rest) =
                 std::mem::take(&mut buf).split_at_mut_checked(len).unwrap_or_default();
-            self.read_in_cluster(offset, within, part)
-                .map_err(|error| error.at_offset(offset.get()))?;
+            self.read_as(mapping, offset, part).map_err(|error| error.at_offset(offset.get()))?;
+            drop(live);
             offset = offset.plus_bytes(u64::try_from(len).unwrap_or(u64::MAX));
             buf = rest;
         }
         Ok(())
     }
 
-    /// What the L2 entry of a guest cluster says.
-    pub(super) fn mapping(&self, cluster: GuestCluster) -> Result<Mapping> {
-        let entry = self.l2_entry(cluster)?;
-        entry.decode(self.header.geometry).map_err(FormatError::into_error)
-    }
-
-    fn l2_entry(&self, cluster: GuestCluster) -> Result<L2Entry> {
+    /// Bytes behind a cluster whose data follows on the cluster's in the file, up to `wanted`, as
+    /// far as the tables are in memory: one read for all of them.
+    pub(super) fn goes_on(
+        &self,
+        live: &Live,
+        from: GuestCluster,
+        first: ClusterRef,
+        wanted: usize,
+    ) -> u64 {
         let geometry = self.header.geometry;
-        let l1_entry = self.l1_entry(geometry.l1_index(cluster))?;
-        let Some(table) = l1_entry.decode(geometry).map_err(FormatError::into_error)? else {
-            return Ok(L2Entry::UNALLOCATED);
-        };
-        // OK to ignore poison: the table is replaced in one step.
-        let mut recent = self.recent_table.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = geometry.l2_index(cluster);
-        if let Some((offset, entries)) = recent.as_ref()
-            && *offset == table.offset
-        {
-            return Ok(entries.get(index));
+        let wanted = u64::try_from(wanted).unwrap_or(u64::MAX);
+        let mut bytes = 0u64;
+        while bytes < wanted {
+            let ahead = bytes.saturating_add(geometry.cluster_size());
+            let next = GuestCluster::new(
+                from.get().saturating_add(ahead >> geometry.cluster_bits().get()),
+            );
+            match self.mapping_in(live, next) {
+                Ok(Ok(Mapping::Data(host)))
+                    if host.offset == first.offset.plus_bytes(ahead)
+                        && host.copied == first.copied =>
+                {
+                    bytes = ahead;
+                }
+                _ => break,
+            }
         }
-        let entries = L2Table::read(&*self.storage, table.offset, geometry)?;
-        let entry = entries.get(index);
-        *recent = Some((table.offset, entries));
-        Ok(entry)
+        bytes
     }
 
-    fn read_in_cluster(&self, offset: GuestOffset, within: u64, buf: &mut [u8]) -> Result<()> {
-        match self.mapping(self.header.geometry.guest_cluster(offset))? {
+    /// Reads bytes of one cluster, which is mapped like this; of plain data, also what follows.
+    pub(super) fn read_as(
+        &self,
+        mapping: Mapping,
+        offset: GuestOffset,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        let within = self.header.geometry.within_cluster(offset);
+        match mapping {
             Mapping::Unallocated => self.read_below(offset, buf),
             Mapping::Zero(_) => {
                 buf.fill(0);
                 Ok(())
             }
             Mapping::Data(host) => {
-                read_padded_at(&*self.storage, host.offset.plus_bytes(within).get(), buf)
+                read_padded_at(self.data(), host.offset.plus_bytes(within).get(), buf)
             }
             Mapping::Mixed(host, subclusters) => {
                 self.read_subclusters(offset, within, host, subclusters, buf)
             }
-            Mapping::Compressed(range) => {
-                let cluster = self.unpack(range)?;
-                let within = usize::try_from(within).unwrap_or(usize::MAX);
-                buf.copy_from_slice(
-                    within
-                        .checked_add(buf.len())
-                        .and_then(|end| cluster.get(within..end))
-                        .ok_or_else(|| Error::new(ErrorKind::Internal, "read beyond a cluster"))?,
-                );
-                Ok(())
-            }
+            Mapping::Compressed(range) => self.read_packed(range, within, buf),
         }
     }
 
@@ -119,7 +111,7 @@ impl Qcow2 {
                 std::mem::take(&mut buf).split_at_mut_checked(len).unwrap_or_default();
             match host.filter(|_| subclusters.allocated & bit != 0) {
                 Some(host) => {
-                    read_padded_at(&*self.storage, host.offset.plus_bytes(within).get(), part)?;
+                    read_padded_at(self.data(), host.offset.plus_bytes(within).get(), part)?;
                 }
                 None if subclusters.zero & bit != 0 => part.fill(0),
                 None => self.read_below(offset, part)?,
@@ -141,6 +133,29 @@ impl Qcow2 {
         let (below, beyond) = buf.split_at_mut_checked(there).unwrap_or_default();
         beyond.fill(0);
         if below.is_empty() { Ok(()) } else { backing.read_at(offset.get(), below) }
+    }
+
+    fn read_packed(&self, range: CompressedRange, within: u64, buf: &mut [u8]) -> Result<()> {
+        let within = usize::try_from(within).unwrap_or(usize::MAX);
+        let wanted = within..within.saturating_add(buf.len());
+        // OK to ignore poison: it is replaced in one step.
+        let recent = || self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, cluster)) = recent().as_ref().filter(|(at, _)| *at == range.offset)
+            && let Some(part) = cluster.get(wanted.clone())
+        {
+            buf.copy_from_slice(part);
+            return Ok(());
+        }
+        let cluster = self.unpack(range)?;
+        let part = cluster.get(wanted);
+        buf.copy_from_slice(
+            part.ok_or_else(|| Error::new(ErrorKind::Internal, "read beyond a cluster"))?,
+        );
+        if buf.len() < cluster.len() {
+            // Whoever reads in small pieces comes back.
+            *recent() = Some((range.offset, cluster));
+        }
+        Ok(())
     }
 
     fn unpack(&self, range: CompressedRange) -> Result<Vec<u8>> {

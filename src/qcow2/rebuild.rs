@@ -5,6 +5,7 @@
 //! reference that is wrong, counting would hide the damage, and nothing is written.
 
 use std::collections::BTreeSet;
+use std::sync::RwLock;
 
 use super::check::{Ledger, scan};
 use super::entry::{L1Entry, L2Entry, Mapping, RefcountTableEntry};
@@ -14,6 +15,7 @@ use super::flush::switch_header;
 use super::geometry::{ClusterCount, Geometry, HostOffset};
 use super::growth::RefcountGrowth;
 use super::header::Header;
+use super::live::Live;
 use super::open::Qcow2;
 use super::refblock::RefcountBlock;
 use super::refcounts::Refcounts;
@@ -137,7 +139,7 @@ impl Qcow2 {
             let words = encode_words(l1.iter().map(|entry| entry.word()));
             self.storage.write_at(self.header.l1.offset.get(), &words)?;
         }
-        self.recent_table = Default::default();
+        self.live = RwLock::new(Live::new(&self.header, self.options.cache));
         Ok(())
     }
 

@@ -28,36 +28,12 @@ impl RefcountBlock {
 
     /// The count at `index`; zero beyond the block.
     pub(super) fn get(&self, index: u64) -> u64 {
-        let Some((byte, shift)) = self.position(index) else { return 0 };
-        if self.bits < 8 {
-            let byte = self.bytes.get(byte).copied().unwrap_or_default();
-            return u64::from(byte >> shift & self.mask());
-        }
-        let stored = self.bytes.get(byte..).unwrap_or_default().iter().take(self.width());
-        stored.fold(0, |count, &byte| count << 8 | u64::from(byte))
+        get(&self.bytes, self.bits, index)
     }
 
     /// Sets the count at `index`, which must fit the width; does nothing beyond the block.
     pub(super) fn set(&mut self, index: u64, count: u64) {
-        debug_assert!(
-            self.bits == 64 || count >> self.bits == 0,
-            "{count} fits {} bits",
-            self.bits
-        );
-        let Some((at, shift)) = self.position(index) else { return };
-        let (mask, width) = (self.mask(), self.width());
-        let [.., low] = count.to_be_bytes();
-        let Some(stored) = self.bytes.get_mut(at..) else { return };
-        if self.bits < 8 {
-            if let Some(byte) = stored.first_mut() {
-                *byte = *byte & !(mask << shift) | (low & mask) << shift;
-            }
-            return;
-        }
-        for (to, from) in stored.iter_mut().take(width).rev().zip(count.to_be_bytes().iter().rev())
-        {
-            *to = *from;
-        }
+        set(&mut self.bytes, self.bits, index, count);
     }
 
     /// Sets the counts from `first` up to but not including `end` to one.
@@ -80,7 +56,9 @@ impl RefcountBlock {
     }
 
     fn fill_ones_bytewise(&mut self, first: u64, end: u64) {
-        let (Some((start, _)), bits) = (self.position(first), self.bits) else { return };
+        let (Some((start, _)), bits) = (position(&self.bytes, self.bits, first), self.bits) else {
+            return;
+        };
         let len = end.saturating_sub(first).saturating_mul(bits) >> 3;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let stop = start.saturating_add(len).min(self.bytes.len());
@@ -116,28 +94,58 @@ impl RefcountBlock {
     pub(super) fn is_zero(&self) -> bool {
         self.bytes.iter().all(|&byte| byte == 0)
     }
+}
 
-    /// The byte that the count begins in, and the shift within it.
-    fn position(&self, index: u64) -> Option<(usize, u32)> {
-        let bit = index.checked_mul(self.bits)?;
-        let byte = usize::try_from(bit >> 3).ok().filter(|&byte| byte < self.bytes.len())?;
-        Some((byte, u32::try_from(bit & 7).ok()?))
+/// The count at `index` of a run of counts of `bits` bits each; zero beyond them.
+pub(super) fn get(counts: &[u8], bits: u64, index: u64) -> u64 {
+    let Some((byte, shift)) = position(counts, bits, index) else { return 0 };
+    if bits < 8 {
+        let byte = counts.get(byte).copied().unwrap_or_default();
+        return u64::from(byte >> shift & mask(bits));
     }
+    let stored = counts.get(byte..).unwrap_or_default().iter().take(width(bits));
+    stored.fold(0, |count, &byte| count << 8 | u64::from(byte))
+}
 
-    /// The low bits of a byte that one count of less than a byte takes.
-    fn mask(&self) -> u8 {
-        match self.bits {
-            1 => 0b1,
-            2 => 0b11,
-            4 => 0b1111,
-            _ => u8::MAX,
+/// Sets the count at `index`, which must fit `bits`; does nothing beyond the counts.
+pub(super) fn set(counts: &mut [u8], bits: u64, index: u64, count: u64) {
+    debug_assert!(bits == 64 || count >> bits == 0, "{count} fits {bits} bits");
+    let Some((at, shift)) = position(counts, bits, index) else { return };
+    let [.., low] = count.to_be_bytes();
+    let Some(stored) = counts.get_mut(at..) else { return };
+    if bits < 8 {
+        if let Some(byte) = stored.first_mut() {
+            *byte = *byte & !(mask(bits) << shift) | (low & mask(bits)) << shift;
         }
+        return;
     }
+    for (to, from) in
+        stored.iter_mut().take(width(bits)).rev().zip(count.to_be_bytes().iter().rev())
+    {
+        *to = *from;
+    }
+}
 
-    /// Bytes that one count of at least a byte takes.
-    fn width(&self) -> usize {
-        usize::try_from(self.bits >> 3).unwrap_or(8)
+/// The byte that the count begins in, and the shift within it.
+fn position(counts: &[u8], bits: u64, index: u64) -> Option<(usize, u32)> {
+    let bit = index.checked_mul(bits)?;
+    let byte = usize::try_from(bit >> 3).ok().filter(|&byte| byte < counts.len())?;
+    Some((byte, u32::try_from(bit & 7).ok()?))
+}
+
+/// The low bits of a byte that one count of less than a byte takes.
+fn mask(bits: u64) -> u8 {
+    match bits {
+        1 => 0b1,
+        2 => 0b11,
+        4 => 0b1111,
+        _ => u8::MAX,
     }
+}
+
+/// Bytes that one count of at least a byte takes.
+fn width(bits: u64) -> usize {
+    usize::try_from(bits >> 3).unwrap_or(8)
 }
 
 #[cfg(test)]

@@ -4,8 +4,7 @@ use std::process::Command;
 use proptest::prelude::*;
 
 use super::{Contents, FilesystemKind, PartitionTableKind, VolumeKind, identify};
-use crate::block::BlockDevice;
-use crate::error::{Error, ErrorKind, Result};
+use crate::block::MemoryDevice;
 use crate::guest::boot2docker::MAGIC;
 
 const GPT: Contents = Contents::PartitionTable(PartitionTableKind::Gpt);
@@ -14,28 +13,13 @@ const MBR: Contents = Contents::PartitionTable(PartitionTableKind::Mbr);
 /// Offsets and what is there.
 type Pieces<'a> = &'a [(usize, &'a [u8])];
 
-struct Memory(Vec<u8>);
-
-impl BlockDevice for Memory {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let start = usize::try_from(offset).unwrap();
-        let beyond = || Error::new(ErrorKind::BadRequest, "beyond the end");
-        buf.copy_from_slice(self.0.get(start..start + buf.len()).ok_or_else(beyond)?);
-        Ok(())
-    }
-}
-
 /// A disk of so many bytes with these pieces on it.
 fn disk(size: usize, pieces: Pieces) -> Contents {
     let mut bytes = vec![0; size];
     for (offset, piece) in pieces {
         bytes[*offset..offset + piece.len()].copy_from_slice(piece);
     }
-    identify(&Memory(bytes)).unwrap()
+    identify(&MemoryDevice::new(bytes)).unwrap()
 }
 
 fn megabyte(pieces: Pieces) -> Contents {
@@ -81,10 +65,10 @@ fn partition_tables_win_over_a_payload_left_below_them() {
         for slot in [446, 462, 494] {
             bytes[446..510].fill(0);
             bytes[slot..slot + 16].copy_from_slice(&linux);
-            assert_eq!(identify(&Memory(bytes.clone())).unwrap(), MBR);
+            assert_eq!(identify(&MemoryDevice::new(bytes.clone())).unwrap(), MBR);
         }
         bytes[446..462].copy_from_slice(&protective);
-        assert_eq!(identify(&Memory(bytes)).unwrap(), GPT);
+        assert_eq!(identify(&MemoryDevice::new(bytes)).unwrap(), GPT);
     }
 }
 
@@ -135,7 +119,7 @@ fn disks_of_real_tools() {
         let output = Command::new(tool).args(args).arg(file.path()).env("PATH", path).output();
         let output = output.unwrap_or_else(|error| panic!("these tests need {tool}: {error}"));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        identify(&Memory(std::fs::read(file.path()).unwrap())).unwrap()
+        identify(&MemoryDevice::new(std::fs::read(file.path()).unwrap())).unwrap()
     };
     for (kind, name) in [
         (FilesystemKind::Ext2, "ext2"),
@@ -159,7 +143,7 @@ proptest! {
             bytes.splice(..bytes.len().min(MAGIC.len()), MAGIC.iter().copied());
         }
         let zeros = bytes.iter().all(|&byte| byte == 0);
-        let contents = identify(&Memory(bytes)).unwrap();
+        let contents = identify(&MemoryDevice::new(bytes)).unwrap();
         prop_assert_eq!(contents == Contents::Empty, zeros);
         let table = matches!(contents, Contents::PartitionTable(_));
         prop_assert_eq!(contents == Contents::Payload, magic && !table);

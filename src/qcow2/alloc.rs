@@ -1,0 +1,172 @@
+//! Finding free clusters, counting references, and giving clusters up.
+
+use std::ops::Range;
+
+use super::cache::Rank;
+use super::entry::{ClusterRef, CompressedRange};
+use super::error::{FormatError, Problem};
+use super::flush::switch_header;
+use super::geometry::{ClusterCount, HostCluster, HostOffset};
+use super::growth::RefcountGrowth;
+use super::live::Live;
+use super::open::Qcow2;
+use super::refblock;
+use crate::error::Result;
+
+impl Qcow2 {
+    /// Takes a free cluster; its count is one. What is in it is whatever was there, zeros at or
+    /// behind [`Live::end`] as it was before.
+    pub(super) fn allocate(&self, live: &mut Live) -> Result<HostCluster> {
+        loop {
+            let cluster = live.next_free;
+            match self.count_of(live, cluster)? {
+                None => self.grow_counts(live, cluster)?,
+                Some(0) if !self.is_metadata(live, cluster) => {
+                    self.set_count(live, cluster, 1)?;
+                    live.next_free = cluster + ClusterCount::new(1);
+                    live.end = live.end.max(live.next_free);
+                    return Ok(cluster);
+                }
+                Some(_) => live.next_free = cluster + ClusterCount::new(1),
+            }
+        }
+    }
+
+    /// Whether a cluster holds what the header refers to, whatever its count says: a count that
+    /// lies must not cost the image.
+    fn is_metadata(&self, live: &Live, cluster: HostCluster) -> bool {
+        let geometry = self.header.geometry;
+        let holds = |offset: HostOffset, clusters: ClusterCount| {
+            let first = geometry.host_cluster(offset);
+            (first..first + clusters).contains(&cluster)
+        };
+        let table = live.refcount_table_ref;
+        cluster == HostCluster::ZERO
+            || holds(self.header.l1.offset, geometry.table_clusters(self.header.l1.count.into()))
+            || holds(table.offset, ClusterCount::new(table.count.into()))
+    }
+
+    /// Whether nothing else refers to a cluster, so that it may be written in place. The flag is
+    /// believed only where there are no snapshots for it to be wrong about.
+    pub(super) fn is_sole(&self, live: &mut Live, host: ClusterRef) -> Result<bool> {
+        if self.header.snapshots.count == 0 && host.copied {
+            return Ok(true);
+        }
+        let cluster = self.header.geometry.host_cluster(host.offset);
+        match self.count_of(live, cluster)? {
+            Some(1) => Ok(true),
+            Some(count) if count > 1 => Ok(false),
+            // Somebody refers to it and it is free: the next allocation would hand it out.
+            _ => {
+                let offset = host.offset.get();
+                Err(Problem::ImpossibleCount { offset, count: 0 }.into_error())
+            }
+        }
+    }
+
+    /// The count of a cluster; `None` where no refcount block is.
+    pub(super) fn count_of(&self, live: &mut Live, cluster: HostCluster) -> Result<Option<u64>> {
+        let Some((at, index)) = self.count_place(live, cluster)? else { return Ok(None) };
+        live.counts.load(&*self.storage, at, Rank::Leaf)?;
+        let bits = self.header.geometry.refcount_order().bits();
+        Ok(live.counts.get(at).map(|bytes| refblock::get(bytes, bits, index)))
+    }
+
+    /// Sets the count of a cluster, which has a refcount block.
+    pub(super) fn set_count(
+        &self,
+        live: &mut Live,
+        cluster: HostCluster,
+        count: u64,
+    ) -> Result<()> {
+        let Some((at, index)) = self.count_place(live, cluster)? else {
+            let offset = self.header.geometry.host_offset(cluster).get();
+            return Err(Problem::ImpossibleCount { offset, count: 0 }.into_error());
+        };
+        let bytes = live.counts.change(&*self.storage, at, Rank::Leaf)?;
+        refblock::set(bytes, self.header.geometry.refcount_order().bits(), index, count);
+        Ok(())
+    }
+
+    /// The byte that a count begins in, and its index among those that begin there.
+    fn count_place(&self, live: &Live, cluster: HostCluster) -> Result<Option<(HostOffset, u64)>> {
+        let geometry = self.header.geometry;
+        let index = usize::try_from(geometry.refblock_index(cluster)).ok();
+        let entry = index.and_then(|index| live.refcount_table.get(index)).copied();
+        let block = entry.unwrap_or_default().decode(geometry).map_err(FormatError::into_error)?;
+        let bits = geometry.refcount_order().bits();
+        let bit = geometry.index_in_refblock(cluster).saturating_mul(bits);
+        let in_byte = (bit & 7).checked_div(bits).unwrap_or_default();
+        Ok(block.map(|block| (block.plus_bytes(bit >> 3), in_byte)))
+    }
+
+    /// Adds refcount blocks, so that `cluster` and what comes next can be counted.
+    fn grow_counts(&self, live: &mut Live, cluster: HostCluster) -> Result<()> {
+        let geometry = self.header.geometry;
+        let index = geometry.refblock_index(cluster);
+        // An eighth more at a time: each growth writes the table anew and syncs twice.
+        let ahead = index / 8;
+        let plan = |last: u64| {
+            let needed = (index..=last).collect();
+            let (table, start) = (&live.refcount_table, live.end);
+            RefcountGrowth::plan(geometry, table, start, ClusterCount::ZERO, &needed)
+        };
+        let growth = plan(index.saturating_add(ahead)).or_else(|_| plan(index))?;
+        // Blocks that exist are changed in the file.
+        live.counts.write(&*self.storage, Rank::Leaf)?;
+        live.counts.clear();
+        growth.write_added(&*self.storage, &live.refcount_table, |_, _| {})?;
+        growth.raise_existing(&*self.storage, &live.refcount_table)?;
+        let old = live.refcount_table_ref;
+        live.refcount_table = growth.table(&live.refcount_table);
+        live.refcount_table_ref = growth.table_ref().unwrap_or(old);
+        switch_header(&*self.storage, &self.header_now(live))?;
+        let first = geometry.host_cluster(old.offset);
+        live.quarantine.push(first..first + ClusterCount::new(old.count.into()));
+        live.end = live.end.max(growth.added().end);
+        Ok(())
+    }
+
+    /// A cluster loses a reference.
+    pub(super) fn give_up(&self, live: &mut Live, host: ClusterRef) {
+        if self.data_file.is_none() {
+            let cluster = self.header.geometry.host_cluster(host.offset);
+            live.quarantine.push(cluster..cluster + ClusterCount::new(1));
+        }
+    }
+
+    /// The clusters that compressed data touches lose a reference each.
+    pub(super) fn give_up_packed(&self, live: &mut Live, range: CompressedRange) {
+        let geometry = self.header.geometry;
+        let last = range.offset.plus_bytes(range.len.saturating_sub(1));
+        let end = geometry.host_cluster(last) + ClusterCount::new(1);
+        live.quarantine.push(geometry.host_cluster(range.offset)..end);
+    }
+
+    /// Lowers the counts of what was given up, once nothing on the medium refers to it. Returns
+    /// the runs that nobody uses any more.
+    pub(super) fn leave_quarantine(&self, live: &mut Live) -> Result<Vec<Range<HostCluster>>> {
+        let one = ClusterCount::new(1);
+        let mut free: Vec<Range<HostCluster>> = Vec::new();
+        for run in std::mem::take(&mut live.quarantine) {
+            let mut cluster = run.start;
+            while cluster < run.end {
+                let count = self.count_of(live, cluster)?.unwrap_or_default();
+                let Some(left) = count.checked_sub(1) else {
+                    let offset = self.header.geometry.host_offset(cluster).get();
+                    return Err(Problem::ImpossibleCount { offset, count }.into_error());
+                };
+                self.set_count(live, cluster, left)?;
+                if left == 0 {
+                    live.next_free = live.next_free.min(cluster);
+                    match free.last_mut() {
+                        Some(last) if last.end == cluster => last.end = cluster + one,
+                        _ => free.push(cluster..cluster + one),
+                    }
+                }
+                cluster = cluster + one;
+            }
+        }
+        Ok(free)
+    }
+}

@@ -1,0 +1,271 @@
+//! Pieces of the image's tables in memory, up to a budget.
+//!
+//! A piece is a slice of at most 4 KiB: one entry of a table of 2 MiB takes no more memory than
+//! that. Changed slices stay until they are written, in the order that `flush` decides.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::geometry::{Geometry, HostOffset};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::storage::{Storage, read_exact_at, read_padded_at};
+
+/// The most bytes of a slice.
+const SLICE_LEN: u64 = 4096;
+
+/// How much memory an open image may use for its tables, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// For L1 and L2 tables.
+    pub table_bytes: u64,
+    /// For refcount blocks; used when writing.
+    pub refcount_bytes: u64,
+}
+
+impl Default for CacheConfig {
+    /// 8 MiB, which map 64 GiB in clusters of 64 KiB, and 1 MiB, which counts 32 GiB of them.
+    fn default() -> Self {
+        CacheConfig { table_bytes: 8 << 20, refcount_bytes: 1 << 20 }
+    }
+}
+
+/// What a slice belongs to: those of the first rank reach the medium before those of the second
+/// are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rank {
+    /// An L2 table, or a refcount block.
+    Leaf,
+    /// The L1 table, which refers to L2 tables.
+    Root,
+}
+
+#[derive(Debug)]
+struct Slot {
+    offset: u64,
+    bytes: Box<[u8]>,
+    /// Changed since it was read, or last written.
+    dirty: Option<Rank>,
+    /// Looked at since the hand came by.
+    used: AtomicBool,
+}
+
+/// Slices of tables by their host offset.
+#[derive(Debug)]
+pub(super) struct SliceCache {
+    slice_len: u64,
+    capacity: usize,
+    slots: Vec<Slot>,
+    places: HashMap<u64, usize>,
+    /// Where the search for a slice to give up goes on.
+    hand: usize,
+    dirty: usize,
+}
+
+impl SliceCache {
+    /// For an image of this geometry, with so many bytes to spend.
+    pub(super) fn new(geometry: Geometry, budget: u64) -> Self {
+        let slice_len = geometry.cluster_size().min(SLICE_LEN);
+        // A walk down the tables needs two.
+        let capacity = (budget / slice_len.max(1)).max(2);
+        SliceCache {
+            slice_len,
+            capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
+            slots: Vec::new(),
+            places: HashMap::new(),
+            hand: 0,
+            dirty: 0,
+        }
+    }
+
+    /// The bytes from `offset` to the end of its slice, if they are in memory.
+    pub(super) fn get(&self, offset: HostOffset) -> Option<&[u8]> {
+        let (start, within) = self.split(offset);
+        let slot = self.slots.get(*self.places.get(&start)?)?;
+        // A plain load first: a store by every reader would have the cores fight over the line.
+        if !slot.used.load(Ordering::Relaxed) {
+            slot.used.store(true, Ordering::Relaxed);
+        }
+        slot.bytes.get(within..)
+    }
+
+    /// Brings the slice of `offset` into memory. An L1 table may end where the file does.
+    pub(super) fn load(
+        &mut self,
+        storage: &dyn Storage,
+        offset: HostOffset,
+        rank: Rank,
+    ) -> Result<()> {
+        let (start, _) = self.split(offset);
+        if self.places.contains_key(&start) {
+            return Ok(());
+        }
+        let mut bytes = vec![0; usize::try_from(self.slice_len).unwrap_or_default()];
+        match rank {
+            Rank::Leaf => read_exact_at(storage, start, &mut bytes)?,
+            Rank::Root => read_padded_at(storage, start, &mut bytes)?,
+        }
+        self.put(Slot {
+            offset: start,
+            bytes: bytes.into(),
+            dirty: None,
+            used: AtomicBool::new(true),
+        });
+        Ok(())
+    }
+
+    /// The bytes from `offset` to the end of its slice, to be changed: they are brought into
+    /// memory, and written when their rank is.
+    pub(super) fn change(
+        &mut self,
+        storage: &dyn Storage,
+        offset: HostOffset,
+        rank: Rank,
+    ) -> Result<&mut [u8]> {
+        self.load(storage, offset, rank)?;
+        let (start, within) = self.split(offset);
+        let slot = self.places.get(&start).and_then(|place| self.slots.get_mut(*place));
+        let lost = || Error::new(ErrorKind::Internal, "a slice that was loaded is not there");
+        let slot = slot.ok_or_else(lost)?;
+        if slot.dirty.replace(rank).is_none() {
+            self.dirty = self.dirty.saturating_add(1);
+        }
+        slot.bytes.get_mut(within..).ok_or_else(lost)
+    }
+
+    /// Whether so much was changed that it should be written, to make room.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.dirty > self.capacity / 2
+    }
+
+    /// Whether anything of this rank was changed.
+    pub(super) fn is_dirty(&self, rank: Rank) -> bool {
+        self.dirty > 0 && self.slots.iter().any(|slot| slot.dirty == Some(rank))
+    }
+
+    /// Writes what was changed of this rank, in the order of the file. Does not sync.
+    pub(super) fn write(&mut self, storage: &dyn Storage, rank: Rank) -> Result<()> {
+        let changed = self.slots.iter_mut().filter(|slot| slot.dirty == Some(rank));
+        let mut changed: Vec<_> = changed.collect();
+        changed.sort_unstable_by_key(|slot| slot.offset);
+        for slot in changed {
+            storage.write_at(slot.offset, &slot.bytes)?;
+            slot.dirty = None;
+            self.dirty = self.dirty.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// Forgets the slices of a range, changed or not: what lies there is no table any more, or was
+    /// changed in the file.
+    pub(super) fn forget(&mut self, offset: HostOffset, len: u64) {
+        let range = offset.get()..offset.get().saturating_add(len);
+        let mut place = 0;
+        while let Some(slot) = self.slots.get(place) {
+            if range.contains(&slot.offset) {
+                self.remove(place);
+            } else {
+                place = place.saturating_add(1);
+            }
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.slots.clear();
+        self.places.clear();
+        self.dirty = 0;
+    }
+
+    fn split(&self, offset: HostOffset) -> (u64, usize) {
+        let within = offset.get() & self.slice_len.wrapping_sub(1);
+        // OK to default: a slice has 4 KiB.
+        (offset.get().saturating_sub(within), usize::try_from(within).unwrap_or_default())
+    }
+
+    fn put(&mut self, slot: Slot) {
+        if self.slots.len() >= self.capacity
+            && let Some(victim) = self.victim()
+        {
+            self.remove(victim);
+        }
+        self.places.insert(slot.offset, self.slots.len());
+        self.slots.push(slot);
+    }
+
+    /// A slice that was not looked at for a while and is as in the file. There is none when all
+    /// are changed: then the budget is exceeded by what one operation changes.
+    fn victim(&mut self) -> Option<usize> {
+        for _ in 0..self.slots.len().saturating_mul(2) {
+            let place = self.hand;
+            self.hand = place.saturating_add(1);
+            let Some(slot) = self.slots.get(place) else {
+                self.hand = 0;
+                continue;
+            };
+            if slot.dirty.is_none() && !slot.used.swap(false, Ordering::Relaxed) {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    fn remove(&mut self, place: usize) {
+        let slot = self.slots.swap_remove(place);
+        self.places.remove(&slot.offset);
+        self.dirty = self.dirty.saturating_sub(usize::from(slot.dirty.is_some()));
+        if let Some(moved) = self.slots.get(place) {
+            self.places.insert(moved.offset, place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::host::storage::MemoryStorage;
+    use crate::qcow2::geometry::{ClusterBits, RefcountOrder};
+
+    fn geometry() -> Geometry {
+        Geometry::new(ClusterBits::new(9).unwrap(), RefcountOrder::DEFAULT, false).unwrap()
+    }
+
+    proptest! {
+        /// Whatever is read, changed, written and forgotten: the cache shows what was put there
+        /// last, keeps to its budget unless everything is changed, and loses no change.
+        #[test]
+        fn it_shows_what_was_put_there(
+            steps in prop::collection::vec((0u64..12, 0u8..4, any::<u8>()), 1..80),
+        ) {
+            let storage = MemoryStorage::new(vec![0; 12 * 512]);
+            let mut cache = SliceCache::new(geometry(), 4 * 512);
+            let mut model = [0u8; 12];
+            for (slice, what, value) in steps {
+                let offset = HostOffset::new(slice * 512 + 7);
+                match what {
+                    0 => cache.load(&storage, offset, Rank::Leaf).unwrap(),
+                    1 => {
+                        let rank = if value % 2 == 0 { Rank::Leaf } else { Rank::Root };
+                        cache.change(&storage, offset, rank).unwrap()[0] = value;
+                        model[slice as usize] = value;
+                    }
+                    2 => cache.write(&storage, Rank::Leaf).unwrap(),
+                    _ => {
+                        cache.write(&storage, Rank::Leaf).unwrap();
+                        cache.write(&storage, Rank::Root).unwrap();
+                        cache.forget(HostOffset::new(slice * 512), 512);
+                        prop_assert!(cache.get(offset).is_none());
+                        prop_assert_eq!(cache.dirty, 0);
+                    }
+                }
+                prop_assert!(cache.slots.len() <= 4.max(cache.dirty + 1));
+                for (slice, value) in (0u64..).zip(model) {
+                    let offset = HostOffset::new(slice * 512 + 7);
+                    cache.load(&storage, offset, Rank::Leaf).unwrap();
+                    prop_assert_eq!(cache.get(offset).unwrap()[0], value);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! An image as a disk: every range checked, every change ordered.
+
+use super::entry::Mapping;
+use super::geometry::{GuestOffset, SUBCLUSTERS};
+use super::open::Qcow2;
+use crate::block::{BlockDevice, Extent, ExtentKind, require_inside};
+use crate::error::Result;
+
+impl BlockDevice for Qcow2 {
+    fn size(&self) -> u64 {
+        self.header.virtual_size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        require_inside(self.size(), "read", offset, len(buf))?;
+        self.read_mapped(GuestOffset::new(offset), buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        require_inside(self.size(), "write", offset, len(data))?;
+        if self.options.detect_zeroes && data.iter().all(|&byte| byte == 0) {
+            return self.zero_mapped(GuestOffset::new(offset), len(data));
+        }
+        self.write_mapped(GuestOffset::new(offset), data)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        require_inside(self.size(), "write of zeros", offset, len)?;
+        self.zero_mapped(GuestOffset::new(offset), len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        require_inside(self.size(), "discard", offset, len)?;
+        self.discard_mapped(GuestOffset::new(offset), len)
+    }
+
+    fn flush(&self) -> Result<()> {
+        let mut live = self.live_mut();
+        if live.ready { self.write_back(&mut live) } else { Ok(()) }
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        let end = end.min(self.size());
+        require_inside(self.size(), "look", offset, end.saturating_sub(offset))?;
+        let geometry = self.header.geometry;
+        let at = GuestOffset::new(offset);
+        let within = geometry.within_cluster(at);
+        let mapping = self.mapping(geometry.guest_cluster(at))?;
+        let data = |host: super::entry::ClusterRef| {
+            let host_offset = host.offset.plus_bytes(within).get();
+            ExtentKind::Data { host_offset }
+        };
+        let mut room = geometry.cluster_size().saturating_sub(within);
+        let kind = match mapping {
+            Mapping::Unallocated => ExtentKind::Unallocated,
+            Mapping::Zero(_) => ExtentKind::Zero,
+            Mapping::Compressed(_) => ExtentKind::Compressed,
+            Mapping::Data(host) => data(host),
+            Mapping::Mixed(host, subclusters) => {
+                let unit = (geometry.cluster_size() / SUBCLUSTERS).max(1);
+                room = unit.saturating_sub(within.checked_rem(unit).unwrap_or_default());
+                let subcluster = within / unit;
+                match host.filter(|_| subclusters.has_data(subcluster)) {
+                    Some(host) => data(host),
+                    None if subclusters.is_zero(subcluster) => ExtentKind::Zero,
+                    None => ExtentKind::Unallocated,
+                }
+            }
+        };
+        Ok(Extent { offset, len: room.min(end.saturating_sub(offset)), kind })
+    }
+}
+
+fn len(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}

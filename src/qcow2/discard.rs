@@ -1,0 +1,168 @@
+//! Zeros without writing them, and clusters that the guest does not need any more.
+
+use super::entry::{L2Entry, Mapping, Subclusters};
+use super::feature::Autoclear;
+use super::geometry::{GuestCluster, GuestOffset};
+use super::header::Version;
+use super::live::Live;
+use super::open::{Discard, Qcow2};
+use crate::error::Result;
+
+/// The most zeros that are written at once.
+const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+impl Qcow2 {
+    /// Makes the range read as zeros: whole subclusters by their entries, what is left by writing.
+    pub(super) fn zero_mapped(&self, mut offset: GuestOffset, mut len: u64) -> Result<()> {
+        let geometry = self.header.geometry;
+        let unit = self.subcluster_size().max(1);
+        while len > 0 {
+            let within = geometry.within_cluster(offset);
+            let room = geometry.cluster_size().saturating_sub(within).min(len);
+            let end = within.saturating_add(room);
+            // The disk's end is as good as a cluster's: nothing is behind it.
+            let last = offset.get().saturating_add(room) >= self.header.virtual_size;
+            let from = within.checked_next_multiple_of(unit).unwrap_or(end);
+            let to =
+                if last { end } else { end.saturating_sub(end.checked_rem(unit).unwrap_or(0)) };
+            if from < to && self.can_say_zero() {
+                self.write_zero_bytes(offset, from.saturating_sub(within))?;
+                let cluster = geometry.guest_cluster(offset);
+                let these = self.subclusters_of(from, to);
+                self.changing(|live| self.zero_subclusters(live, cluster, these))?;
+                let rest = offset.plus_bytes(to.saturating_sub(within));
+                self.write_zero_bytes(rest, end.saturating_sub(to))?;
+            } else {
+                self.write_zero_bytes(offset, room)?;
+            }
+            offset = offset.plus_bytes(room);
+            len = len.saturating_sub(room);
+        }
+        Ok(())
+    }
+
+    /// Whether entries can say that a cluster is zero. An external data file that can be read as a
+    /// raw disk must hold the zeros itself.
+    fn can_say_zero(&self) -> bool {
+        let raw = self.header.autoclear.contains(Autoclear::RAW_EXTERNAL_DATA);
+        !raw && (self.header.version == Version::V3 || self.header.backing.is_none())
+    }
+
+    /// Writes zeros into one cluster, unless they are there already.
+    fn write_zero_bytes(&self, mut offset: GuestOffset, mut len: u64) -> Result<()> {
+        if len == 0
+            || self.reads_as_zeros(self.mapping(self.header.geometry.guest_cluster(offset))?)
+        {
+            return Ok(());
+        }
+        while len > 0 {
+            let piece = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.write_mapped(offset, ZEROS.get(..piece).unwrap_or_default())?;
+            let piece = u64::try_from(piece).unwrap_or(u64::MAX);
+            offset = offset.plus_bytes(piece);
+            len = len.saturating_sub(piece);
+        }
+        Ok(())
+    }
+
+    fn zero_subclusters(&self, live: &mut Live, cluster: GuestCluster, these: u32) -> Result<()> {
+        let geometry = self.header.geometry;
+        let mapping = self.mapping_now(live, cluster)?;
+        if self.reads_as_zeros(mapping) {
+            return Ok(());
+        }
+        if self.header.version == Version::V2 {
+            return self.forget_cluster(live, cluster, mapping, L2Entry::UNALLOCATED);
+        }
+        if these == u32::MAX {
+            let kept = match mapping.host_cluster() {
+                Some(host) if self.is_sole(live, host)? => Some(host),
+                _ => None,
+            };
+            let table = self.own_table(live, cluster)?;
+            let entry = L2Entry::of(kept, Subclusters::ZERO, geometry);
+            self.set_entry(live, table, cluster, entry)?;
+            if kept.is_none() {
+                self.release(live, mapping);
+            }
+            return Ok(());
+        }
+        if matches!(mapping, Mapping::Compressed(_)) {
+            // Packed data has no subclusters: it is unpacked first, in a place of its own.
+            let start = geometry.guest_offset(cluster);
+            let mut byte = [0];
+            self.read_as(mapping, start, &mut byte)?;
+            self.place(live, start, &byte)?;
+        }
+        let mapping = self.mapping_now(live, cluster)?;
+        let table = self.own_table(live, cluster)?;
+        let subclusters = mapping.subclusters().with_zeros(these);
+        let entry = L2Entry::of(mapping.host_cluster(), subclusters, geometry);
+        self.set_entry(live, table, cluster, entry)
+    }
+
+    /// Gives up what whole clusters of the range refer to.
+    pub(super) fn discard_mapped(&self, offset: GuestOffset, len: u64) -> Result<()> {
+        let geometry = self.header.geometry;
+        let end = offset.plus_bytes(len);
+        let first = geometry.guest_cluster_after(offset);
+        let last = if end.get() >= self.header.virtual_size {
+            geometry.guest_cluster_after(end)
+        } else {
+            geometry.guest_cluster(end)
+        };
+        for cluster in first.get()..last.get() {
+            let cluster = GuestCluster::new(cluster);
+            if self.mapping(cluster)? != Mapping::Unallocated {
+                self.changing(|live| self.discard_cluster(live, cluster))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn discard_cluster(&self, live: &mut Live, cluster: GuestCluster) -> Result<()> {
+        let geometry = self.header.geometry;
+        let mapping = self.mapping_now(live, cluster)?;
+        let v3 = self.header.version == Version::V3;
+        if self.header.autoclear.contains(Autoclear::RAW_EXTERNAL_DATA) {
+            // Its entries always refer to its data.
+            return Ok(());
+        }
+        if self.options.discard == Discard::KeepAllocated {
+            return match mapping.host_cluster() {
+                Some(host) if v3 && self.is_sole(live, host)? => {
+                    let table = self.own_table(live, cluster)?;
+                    let entry = L2Entry::of(Some(host), Subclusters::ZERO, geometry);
+                    self.set_entry(live, table, cluster, entry)
+                }
+                _ => Ok(()),
+            };
+        }
+        let hides = v3 && self.header.backing.is_some();
+        let entry = if hides { L2Entry::zero(geometry) } else { L2Entry::UNALLOCATED };
+        self.forget_cluster(live, cluster, mapping, entry)?;
+        if let (Some(data_file), Some(host)) = (&self.data_file, mapping.host_cluster())
+            && self.options.discard == Discard::Unmap
+        {
+            data_file.punch_hole(host.offset.get(), geometry.cluster_size())?;
+        }
+        Ok(())
+    }
+
+    /// Puts `entry` in the place of what a guest cluster was mapped to.
+    fn forget_cluster(
+        &self,
+        live: &mut Live,
+        cluster: GuestCluster,
+        mapping: Mapping,
+        entry: L2Entry,
+    ) -> Result<()> {
+        if mapping == Mapping::Unallocated && entry == L2Entry::UNALLOCATED {
+            return Ok(());
+        }
+        let table = self.own_table(live, cluster)?;
+        self.set_entry(live, table, cluster, entry)?;
+        self.release(live, mapping);
+        Ok(())
+    }
+}

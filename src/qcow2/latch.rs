@@ -1,0 +1,63 @@
+//! A storage that is not written any more once a write has failed: what reached the medium until
+//! then is safe because of its order, and what would come after it need not be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::storage::{Allocation, Storage};
+
+/// Passes everything on until something fails.
+pub(super) struct Latch {
+    storage: Box<dyn Storage>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Latch {
+    /// Files that share `failed` fail together.
+    pub(super) fn new(storage: Box<dyn Storage>, failed: Arc<AtomicBool>) -> Self {
+        Latch { storage, failed }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&dyn Storage) -> Result<T>) -> Result<T> {
+        if self.failed.load(Ordering::Acquire) {
+            let message = "an earlier write failed, so nothing more is written";
+            return Err(Error::new(ErrorKind::Io, message));
+        }
+        let result = change(&*self.storage);
+        if result.is_err() {
+            self.failed.store(true, Ordering::Release);
+        }
+        result
+    }
+}
+
+impl Storage for Latch {
+    fn len(&self) -> Result<u64> {
+        self.storage.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.storage.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.change(|storage| storage.write_at(offset, data))
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.change(|storage| storage.set_len(len))
+    }
+
+    fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Result<()> {
+        self.change(|storage| storage.allocate(offset, len, how))
+    }
+
+    fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
+        self.change(|storage| storage.punch_hole(offset, len))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.change(|storage| storage.sync())
+    }
+}

@@ -1,0 +1,54 @@
+//! What of an open image changes: its tables in memory, and what is known of its counts.
+
+use std::ops::Range;
+
+use super::cache::{CacheConfig, SliceCache};
+use super::entry::RefcountTableEntry;
+use super::feature::{Autoclear, Incompatible};
+use super::geometry::{HostCluster, HostOffset};
+use super::header::{Header, TableRef};
+
+/// The changing part of an open image.
+#[derive(Debug)]
+pub(super) struct Live {
+    /// Whether everything is prepared for changes.
+    pub(super) ready: bool,
+    /// Slices of the L1 table and of L2 tables.
+    pub(super) tables: SliceCache,
+    /// Slices of refcount blocks.
+    pub(super) counts: SliceCache,
+    /// The refcount table, once something is written.
+    pub(super) refcount_table: Vec<RefcountTableEntry>,
+    pub(super) refcount_table_ref: TableRef,
+    /// The feature bits as the header has them now.
+    pub(super) incompatible: Incompatible,
+    pub(super) autoclear: Autoclear,
+    /// Where the search for a free cluster goes on.
+    pub(super) next_free: HostCluster,
+    /// The first cluster behind everything that was ever used: it reads as zeros.
+    pub(super) end: HostCluster,
+    /// Clusters that lost a reference in the tables in memory. Their counts go down once the
+    /// tables are on the medium; until then they are nobody's to take.
+    pub(super) quarantine: Vec<Range<HostCluster>>,
+    /// Where the next packed data may begin, behind the last in its cluster.
+    pub(super) packed_end: Option<HostOffset>,
+}
+
+impl Live {
+    /// That of an image that was just opened.
+    pub(super) fn new(header: &Header, config: CacheConfig) -> Self {
+        Live {
+            ready: false,
+            tables: SliceCache::new(header.geometry, config.table_bytes),
+            counts: SliceCache::new(header.geometry, config.refcount_bytes),
+            refcount_table: Vec::new(),
+            refcount_table_ref: header.refcount_table,
+            incompatible: header.incompatible,
+            autoclear: header.autoclear,
+            next_free: HostCluster::ZERO,
+            end: HostCluster::ZERO,
+            quarantine: Vec::new(),
+            packed_end: None,
+        }
+    }
+}
