@@ -5,6 +5,49 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// What becomes of the room of what is discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Discard {
+    /// It is freed, and goes back to the host's file system.
+    #[default]
+    Unmap,
+    /// It is freed; the file keeps it for what is written next.
+    Free,
+    /// It stays where it is and reads as zeros, so that writing there again allocates nothing.
+    /// Where that cannot be said (version 2 of qcow2, raw disks), nothing happens.
+    KeepAllocated,
+}
+
+/// How much memory an open image may use for its tables, in bytes: a budget, whatever the size of
+/// the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// For L1 and L2 tables.
+    pub table_bytes: u64,
+    /// For refcount blocks; used when writing.
+    pub refcount_bytes: u64,
+}
+
+impl Default for CacheConfig {
+    /// 8 MiB, which map 64 GiB in clusters of 64 KiB, and 1 MiB, which counts 32 GiB of them.
+    fn default() -> Self {
+        CacheConfig { table_bytes: 8 << 20, refcount_bytes: 1 << 20 }
+    }
+}
+
+/// How a disk is used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeviceOptions {
+    /// Whether it will be written. Its file must be locked for that.
+    pub writable: bool,
+    /// What discarding does.
+    pub discard: Discard,
+    /// Whether a write of nothing but zeros becomes a [`write_zeroes`](BlockDevice::write_zeroes).
+    pub detect_zeroes: bool,
+    /// The memory for tables; of a chain, for all its images together.
+    pub cache: CacheConfig,
+}
+
 /// A disk as its guest sees it. Offsets and lengths are in bytes; any are allowed that lie inside
 /// the disk. What is written may be read at once; it is on the medium after [`flush`](Self::flush).
 ///
@@ -151,6 +194,13 @@ pub fn require_inside(size: u64, what: &str, offset: u64, len: u64) -> Result<()
     }
     let message = format!("{what} of {len} bytes beyond the end of a disk of {size} bytes");
     Err(Error::new(ErrorKind::BadRequest, message).at_offset(offset))
+}
+
+/// Whether there is nothing but zeros.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    // Chunks of a constant length are compared many bytes at a time.
+    let (chunks, rest) = bytes.as_chunks::<64>();
+    chunks.iter().all(|chunk| *chunk == [0; 64]) && rest.iter().all(|&byte| byte == 0)
 }
 
 /// A disk in memory.

@@ -1,8 +1,12 @@
 //! A raw disk: the guest's bytes are the file's bytes.
 
-use crate::block::{BlockDevice, Extent, ExtentKind, require_inside};
+use std::sync::Arc;
+
+use crate::block::{
+    BlockDevice, DeviceOptions, Discard, Extent, ExtentKind, is_zero, require_inside,
+};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::{Allocation, Storage, read_padded_at, write_zeros};
+use crate::host::storage::{Allocation, Latch, Storage, read_padded_at, write_zeros};
 use crate::task::Task;
 use crate::units::VirtualSize;
 
@@ -21,6 +25,7 @@ pub enum RawAllocation {
 pub struct Raw {
     storage: Box<dyn Storage>,
     size: u64,
+    options: DeviceOptions,
 }
 
 impl std::fmt::Debug for Raw {
@@ -30,13 +35,35 @@ impl std::fmt::Debug for Raw {
 }
 
 impl Raw {
-    /// A disk as large as the file.
+    /// A disk as large as the file, to be read.
     ///
     /// # Errors
     /// What the storage says.
     pub fn open(storage: Box<dyn Storage>) -> Result<Raw> {
+        Self::open_with(storage, &DeviceOptions::default())
+    }
+
+    /// A disk as large as the file. The caller must hold its lock if it is to be written.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub fn open_with(storage: Box<dyn Storage>, options: &DeviceOptions) -> Result<Raw> {
         let size = storage.len()?;
-        Ok(Raw { storage, size })
+        let storage = match options.writable {
+            true => Box::new(Latch::new(storage, Arc::default())),
+            // What changes a disk as a whole clears up behind itself when that fails.
+            false => storage,
+        };
+        Ok(Raw { storage, size, options: *options })
+    }
+
+    /// What changes the range, if that is allowed.
+    fn changing(&self, what: &str, offset: u64, len: u64) -> Result<&dyn Storage> {
+        require_inside(self.size, what, offset, len)?;
+        if !self.options.writable {
+            return Err(Error::new(ErrorKind::Permission, "the disk was opened to be read"));
+        }
+        Ok(&*self.storage)
     }
 
     /// Makes the file `size` long; what is added reads as zeros and is allocated as told. The
@@ -74,22 +101,27 @@ impl BlockDevice for Raw {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        require_inside(self.size, "write", offset, data.len() as u64)?;
-        self.storage.write_at(offset, data)
+        if self.options.detect_zeroes && is_zero(data) {
+            return self.write_zeroes(offset, data.len() as u64);
+        }
+        self.changing("write", offset, data.len() as u64)?.write_at(offset, data)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
-        require_inside(self.size, "write of zeros", offset, len)?;
-        self.storage.allocate(offset, len, Allocation::Zeros)
+        self.changing("write of zeros", offset, len)?.zero_range(offset, len)
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        require_inside(self.size, "discard", offset, len)?;
-        self.storage.punch_hole(offset, len)
+        let storage = self.changing("discard", offset, len)?;
+        match self.options.discard {
+            Discard::Unmap => storage.punch_hole(offset, len),
+            // A file without a hole there keeps what it has, and so does the disk.
+            Discard::Free | Discard::KeepAllocated => Ok(()),
+        }
     }
 
     fn flush(&self) -> Result<()> {
-        self.storage.sync()
+        if self.options.writable { self.storage.sync() } else { Ok(()) }
     }
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {

@@ -267,6 +267,20 @@ impl Storage for FileStorage {
         punched.map_err(|error| self.io("cannot punch a hole in", error).at_offset(offset))
     }
 
+    fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let (start, count) = self.range(offset, len)?;
+        if self.kind == FileKind::Regular
+            && sys::zero_range(&self.file, start, count)
+                .map_err(|error| self.io("cannot zero", error).at_offset(offset))?
+        {
+            return Ok(());
+        }
+        self.write_zeros(offset, len)
+    }
+
     fn sync(&self) -> Result<()> {
         sys::sync_data(&self.file).map_err(|error| self.io("cannot sync", error))
     }

@@ -111,6 +111,11 @@ impl Storage for RecordingStorage {
         self.record(Event::Punch(offset, len))
     }
 
+    fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
+        let len = usize::try_from(len).expect("a range of a file in memory");
+        self.record(Event::Write(offset, vec![0; len]))
+    }
+
     fn sync(&self) -> Result<()> {
         self.record(Event::Sync)
     }

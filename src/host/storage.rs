@@ -1,6 +1,10 @@
 //! [`Storage`]: the few things that an image format asks of the file that it lives in.
 
+mod latch;
+
 use std::sync::RwLock;
+
+pub use latch::Latch;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::Task;
@@ -41,6 +45,10 @@ pub trait Storage: Send + Sync {
     /// Gives the range's room back where the file system can; it reads as zeros or as before.
     fn punch_hole(&self, offset: u64, len: u64) -> Result<()>;
 
+    /// Makes the range read as zeros, lengthening the file if it must, without writing them where
+    /// the file system knows a way.
+    fn zero_range(&self, offset: u64, len: u64) -> Result<()>;
+
     /// Returns when everything written before is on the medium.
     fn sync(&self) -> Result<()>;
 }
@@ -68,6 +76,10 @@ impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
 
     fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
         (**self).punch_hole(offset, len)
+    }
+
+    fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
+        (**self).zero_range(offset, len)
     }
 
     fn sync(&self) -> Result<()> {
@@ -191,6 +203,11 @@ impl Storage for MemoryStorage {
             range.fill(0);
         }
         Ok(())
+    }
+
+    fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
+        self.allocate(offset, len, Allocation::Zeros)?;
+        self.punch_hole(offset, len)
     }
 
     fn sync(&self) -> Result<()> {

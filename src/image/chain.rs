@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::gate::{MAX_CHAIN_DEPTH, Trust};
+use super::Image;
+use super::gate::{MAX_CHAIN_DEPTH, Named, Trust};
 use super::probe::{Evidence, Format, Magic};
-use super::{Image, open_qcow2};
+use crate::block::{CacheConfig, DeviceOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Access, FileId, FileKind, FileStorage, LockMode, LockPolicy, open_locked};
-use crate::qcow2::{Backing, Header};
+use crate::qcow2::{Backing, Header, Parts, Qcow2};
 use crate::raw::Raw;
-use crate::task::Cancel;
+use crate::task::{Cancel, Silent, Task};
 
 /// How files of a chain are opened.
 #[derive(Debug, Clone, Copy)]
@@ -36,10 +37,14 @@ pub struct Link {
 }
 
 impl Opening<'_> {
-    fn open(&self, path: &Path) -> Result<FileStorage> {
+    fn open(&self, path: &Path, writable: bool) -> Result<FileStorage> {
+        let (access, mode) = match writable {
+            true => (Access::Write, LockMode::Writer),
+            false => (Access::Read, LockMode::Reader),
+        };
         match self.locks {
-            Some(locks) => open_locked(path, Access::Read, LockMode::Reader, locks, self.cancel),
-            None => FileStorage::open(path, Access::Read),
+            Some(locks) => open_locked(path, access, mode, locks, self.cancel),
+            None => FileStorage::open(path, access),
         }
     }
 
@@ -48,8 +53,13 @@ impl Opening<'_> {
     ///
     /// # Errors
     /// As [`Evidence::believe`], and what opening says.
-    pub fn named_by_caller(&self, path: &Path, told: Option<Format>) -> Result<Link> {
-        let storage = self.open(path)?;
+    pub fn named_by_caller(
+        &self,
+        path: &Path,
+        told: Option<Format>,
+        writable: bool,
+    ) -> Result<Link> {
+        let storage = self.open(path, writable)?;
         let magic = Magic::read(&storage)?;
         let block_device = storage.info()?.kind == FileKind::BlockDevice;
         let format = Evidence { path, block_device, magic }.believe(told)?;
@@ -83,12 +93,12 @@ impl Opening<'_> {
         let Some(backing) = link.header.as_ref().and_then(|header| header.backing.as_ref()) else {
             return Ok(None);
         };
-        let path = self.trust.admit(&link.path, &backing.name)?;
+        let path = self.trust.admit(&link.path, Named::BackingFile, &backing.name)?;
         if seen.contains(&FileId::of(&path)?) {
             let message = "the backing chain comes back to this file";
             return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
         }
-        let storage = self.open(&path)?;
+        let storage = self.open(&path, false)?;
         let kind = storage.info()?.kind;
         if kind != FileKind::Regular && *self.trust != Trust::Full {
             let message =
@@ -113,6 +123,66 @@ impl Opening<'_> {
         };
         Link::open(&path, format, storage).map(Some)
     }
+
+    /// Puts an image together with what is below it, nearest first, and opens the data files that
+    /// they name. What lies below is only read; the memory for tables is shared out evenly.
+    ///
+    /// # Errors
+    /// As [`Trust::admit`] and [`Qcow2::open_with`].
+    pub fn assemble(&self, top: Link, below: Vec<Link>, options: &DeviceOptions) -> Result<Image> {
+        let tables = below.iter().chain([&top]).filter(|link| link.header.is_some()).count();
+        let share = u64::try_from(tables).unwrap_or(u64::MAX).max(1);
+        let cache = CacheConfig { table_bytes: options.cache.table_bytes / share, ..options.cache };
+        let reads = DeviceOptions { cache, ..DeviceOptions::default() };
+        let mut device: Option<Backing> = None;
+        for link in below.into_iter().rev() {
+            device = Some(Box::new(self.put_above(device, link, &reads)?));
+        }
+        self.put_above(device, top, &DeviceOptions { cache, ..*options })
+    }
+
+    fn put_above(
+        &self,
+        backing: Option<Backing>,
+        link: Link,
+        options: &DeviceOptions,
+    ) -> Result<Image> {
+        let Some(header) = link.header else {
+            return Ok(Image::Raw(Raw::open_with(Box::new(link.storage), options)?));
+        };
+        let path = link.path;
+        let data_file = self.data_file(&path, &header, options.writable)?;
+        let storage = Box::new(link.storage);
+        let parts =
+            Parts { storage, data_file: data_file.map(|file| Box::new(file) as _), backing };
+        let task = Task::new(&Silent, self.cancel);
+        let image = Qcow2::open_with(parts, header, options, task);
+        image.map(|image| Image::Qcow2(Box::new(image))).map_err(|error| error.at_path(&path))
+    }
+
+    /// The file that an image keeps its guest data in, if it is not the image itself.
+    fn data_file(
+        &self,
+        image: &Path,
+        header: &Header,
+        writable: bool,
+    ) -> Result<Option<FileStorage>> {
+        if !header.has_external_data() {
+            return Ok(None);
+        }
+        let Some(name) = header.data_file() else {
+            let message = "keeps its data in an external data file and does not name it";
+            return Err(Error::new(ErrorKind::Corrupt, message).at_path(image));
+        };
+        let path = self.trust.admit(image, Named::DataFile, name)?;
+        let file = self.open(&path, writable)?;
+        if file.info()?.kind != FileKind::Regular && *self.trust != Trust::Full {
+            let message =
+                format!("is a block device, and the external data file of {}", image.display());
+            return Err(Error::new(ErrorKind::BackingRefused, message).at_path(&path));
+        }
+        Ok(Some(file))
+    }
 }
 
 impl Link {
@@ -126,24 +196,5 @@ impl Link {
             Format::Raw => None,
         };
         Ok(Link { path: path.to_owned(), format, header, storage })
-    }
-
-    /// Puts an image together with what is below it, nearest first.
-    ///
-    /// # Errors
-    /// As [`Qcow2::open`](crate::qcow2::Qcow2::open).
-    pub fn assemble(self, below: Vec<Link>) -> Result<Image> {
-        let mut device: Option<Backing> = None;
-        for link in below.into_iter().rev() {
-            device = Some(Box::new(link.put_above(device)?));
-        }
-        self.put_above(device)
-    }
-
-    fn put_above(self, below: Option<Backing>) -> Result<Image> {
-        match self.header {
-            Some(header) => open_qcow2(&self.path, self.storage, header, below),
-            None => Ok(Image::Raw(Raw::open(Box::new(self.storage))?)),
-        }
     }
 }

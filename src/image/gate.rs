@@ -2,6 +2,7 @@
 //! policy decides which of them are followed.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,24 @@ use crate::host::{folder_of, resolve};
 
 /// The deepest backing chain that is followed, in images.
 pub const MAX_CHAIN_DEPTH: usize = 64;
+
+/// What an image names another file for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// Its backing file.
+    BackingFile,
+    /// Its external data file.
+    DataFile,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Named::BackingFile => "backing file",
+            Named::DataFile => "external data file",
+        })
+    }
+}
 
 /// Which files an image may make us open. A backing file that the caller names is not subject to
 /// it; what that file names in turn is.
@@ -58,10 +77,10 @@ impl Trust {
     /// [`BackingRefused`](ErrorKind::BackingRefused) for what the policy forbids, and for names
     /// that are no file names (`json:`, `nbd:` and the like) under every policy;
     /// [`BackingMissing`](ErrorKind::BackingMissing).
-    pub fn admit(&self, image: &Path, name: &[u8]) -> Result<PathBuf> {
+    pub fn admit(&self, image: &Path, what: Named, name: &[u8]) -> Result<PathBuf> {
         let shown = name.escape_ascii();
         let refuse = |why: &str| {
-            let message = format!("backing file '{shown}' {why}");
+            let message = format!("{what} '{shown}' {why}");
             Err(Error::new(ErrorKind::BackingRefused, message).at_path(image))
         };
         if let Some(protocol) = protocol(name) {
@@ -75,7 +94,7 @@ impl Trust {
         let folder = folder_of(image)?;
         let path = resolve(&folder.join(OsStr::from_bytes(name))).map_err(|error| {
             if error.kind() == ErrorKind::NotFound {
-                let message = format!("backing file '{shown}' is missing");
+                let message = format!("{what} '{shown}' is missing");
                 return Error::new(ErrorKind::BackingMissing, message).at_path(image);
             }
             error

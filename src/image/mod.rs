@@ -2,15 +2,15 @@
 
 pub mod chain;
 pub mod gate;
+mod open;
 pub mod probe;
-
-use std::path::Path;
 
 use crate::block::{BlockDevice, Extent};
 use crate::error::Result;
-use crate::host::FileStorage;
-use crate::qcow2::{Backing, Header, Qcow2};
+use crate::qcow2::Qcow2;
 use crate::raw::Raw;
+
+pub use open::OpenOptions;
 
 /// An open image.
 #[derive(Debug)]
@@ -58,14 +58,4 @@ impl BlockDevice for Image {
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
         self.device().extent(offset, end)
     }
-}
-
-fn open_qcow2(
-    path: &Path,
-    storage: FileStorage,
-    header: Header,
-    below: Option<Backing>,
-) -> Result<Image> {
-    let image = Qcow2::open(Box::new(storage), header, below);
-    image.map(|image| Image::Qcow2(Box::new(image))).map_err(|error| error.at_path(path))
 }

@@ -8,6 +8,7 @@ use super::choices::BackingStore;
 use super::context::Context;
 use super::options::BackingOptions;
 use crate::block::BlockDevice;
+use crate::block::DeviceOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{FileId, folder_of, resolve};
 use crate::image::Image;
@@ -53,7 +54,7 @@ impl Base {
         }
         let told = options.format.map(Format::from);
         let opening = context.opening();
-        let link = opening.named_by_caller(&path, told)?;
+        let link = opening.named_by_caller(&path, told, false)?;
         if link.format == Format::Raw && told.is_none() {
             let message = "a backing file is never guessed to be raw: its guest may change what it looks like";
             return Err(Error::new(ErrorKind::FormatMismatch, message).at_path(&path));
@@ -64,7 +65,7 @@ impl Base {
             return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
         }
         let format = link.format;
-        let image = link.assemble(below)?;
+        let image = opening.assemble(link, below, &DeviceOptions::default())?;
         let name = stored_name(options, &folder, &given)?;
         Ok(Base { path, format, name, image })
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::choices::Format;
 use super::context::Context;
+use crate::block::DeviceOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Access, FileKind, FileStorage, LockMode, open_locked};
 use crate::image::Image;
@@ -101,11 +102,13 @@ impl Existing {
         context: Context<'_>,
         notes: &mut Vec<String>,
     ) -> Result<Image> {
+        self.header().map_or(Ok(()), Header::require_own_data)?;
+        let (opening, options) = (context.opening(), DeviceOptions::default());
         let subclusters = self.header().is_some_and(|header| header.geometry.extended_l2());
         if !grows && !subclusters {
-            return self.link.assemble(Vec::new());
+            return opening.assemble(self.link, Vec::new(), &options);
         }
-        let below = match context.opening().below(&self.link, &[]) {
+        let below = match opening.below(&self.link, &[]) {
             Err(error) if error.kind() == ErrorKind::BackingRefused => {
                 if grows {
                     notes.push(format!("{error}; everything that is added hides it"));
@@ -114,6 +117,6 @@ impl Existing {
             }
             below => below?,
         };
-        self.link.assemble(below)
+        opening.assemble(self.link, below, &options)
     }
 }

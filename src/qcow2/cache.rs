@@ -12,22 +12,9 @@ use crate::host::storage::{Storage, read_exact_at, read_padded_at};
 
 /// The most bytes of a slice.
 const SLICE_LEN: u64 = 4096;
-
-/// How much memory an open image may use for its tables, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CacheConfig {
-    /// For L1 and L2 tables.
-    pub table_bytes: u64,
-    /// For refcount blocks; used when writing.
-    pub refcount_bytes: u64,
-}
-
-impl Default for CacheConfig {
-    /// 8 MiB, which map 64 GiB in clusters of 64 KiB, and 1 MiB, which counts 32 GiB of them.
-    fn default() -> Self {
-        CacheConfig { table_bytes: 8 << 20, refcount_bytes: 1 << 20 }
-    }
-}
+/// The fewest slices: a walk down the tables needs two, and threads must not take them from one
+/// another all the time.
+const MIN_SLICES: u64 = 16;
 
 /// What a slice belongs to: those of the first rank reach the medium before those of the second
 /// are written.
@@ -65,8 +52,7 @@ impl SliceCache {
     /// For an image of this geometry, with so many bytes to spend.
     pub(super) fn new(geometry: Geometry, budget: u64) -> Self {
         let slice_len = geometry.cluster_size().min(SLICE_LEN);
-        // A walk down the tables needs two.
-        let capacity = (budget / slice_len.max(1)).max(2);
+        let capacity = (budget / slice_len.max(1)).max(MIN_SLICES);
         SliceCache {
             slice_len,
             capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
@@ -236,11 +222,11 @@ mod tests {
         /// last, keeps to its budget unless everything is changed, and loses no change.
         #[test]
         fn it_shows_what_was_put_there(
-            steps in prop::collection::vec((0u64..12, 0u8..4, any::<u8>()), 1..80),
+            steps in prop::collection::vec((0u64..40, 0u8..4, any::<u8>()), 1..160),
         ) {
-            let storage = MemoryStorage::new(vec![0; 12 * 512]);
-            let mut cache = SliceCache::new(geometry(), 4 * 512);
-            let mut model = [0u8; 12];
+            let storage = MemoryStorage::new(vec![0; 40 * 512]);
+            let mut cache = SliceCache::new(geometry(), 0);
+            let mut model = [0u8; 40];
             for (slice, what, value) in steps {
                 let offset = HostOffset::new(slice * 512 + 7);
                 match what {
@@ -259,7 +245,7 @@ mod tests {
                         prop_assert_eq!(cache.dirty, 0);
                     }
                 }
-                prop_assert!(cache.slots.len() <= 4.max(cache.dirty + 1));
+                prop_assert!(cache.slots.len() <= 16.max(cache.dirty + 1));
                 for (slice, value) in (0u64..).zip(model) {
                     let offset = HostOffset::new(slice * 512 + 7);
                     cache.load(&storage, offset, Rank::Leaf).unwrap();

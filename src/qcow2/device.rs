@@ -3,7 +3,7 @@
 use super::entry::Mapping;
 use super::geometry::{GuestOffset, SUBCLUSTERS};
 use super::open::Qcow2;
-use crate::block::{BlockDevice, Extent, ExtentKind, require_inside};
+use crate::block::{BlockDevice, Extent, ExtentKind, is_zero, require_inside};
 use crate::error::Result;
 
 impl BlockDevice for Qcow2 {
@@ -18,7 +18,7 @@ impl BlockDevice for Qcow2 {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         require_inside(self.size(), "write", offset, len(data))?;
-        if self.options.detect_zeroes && data.iter().all(|&byte| byte == 0) {
+        if self.options.detect_zeroes && is_zero(data) {
             return self.zero_mapped(GuestOffset::new(offset), len(data));
         }
         self.write_mapped(GuestOffset::new(offset), data)

@@ -5,7 +5,8 @@ use super::feature::Autoclear;
 use super::geometry::{GuestCluster, GuestOffset};
 use super::header::Version;
 use super::live::Live;
-use super::open::{Discard, Qcow2};
+use super::open::Qcow2;
+use crate::block::Discard;
 use crate::error::Result;
 
 /// The most zeros that are written at once.

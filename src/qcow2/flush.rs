@@ -1,14 +1,17 @@
 //! The order of writes, in one place: what is new reaches the medium before anything refers to
 //! it, and nothing old is released before nothing refers to it any more.
 
+use std::sync::RwLock;
+
 use super::cache::Rank;
 use super::feature::{Autoclear, Compatible, Incompatible};
 use super::geometry::HostCluster;
 use super::header::Header;
 use super::live::Live;
-use super::open::{Discard, Qcow2};
+use super::open::Qcow2;
 use super::refcounts::Refcounts;
 use super::table::read_refcount_table;
+use crate::block::Discard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 
@@ -104,8 +107,8 @@ impl Qcow2 {
     }
 
     /// Writes everything, the counts of freed clusters included, and takes the announcement of
-    /// late counts back.
-    pub(super) fn settle(&self) -> Result<()> {
+    /// late counts back. Afterwards the image is as if it had just been opened.
+    pub(super) fn settle(&mut self) -> Result<()> {
         let mut live = self.live_mut();
         if !live.ready {
             return Ok(());
@@ -114,12 +117,14 @@ impl Qcow2 {
         live.counts.write(&*self.storage, Rank::Leaf)?;
         self.storage.sync()?;
         let announced = live.incompatible != self.header.incompatible;
+        live.incompatible = self.header.incompatible;
+        let header = self.header_now(&live);
         if announced {
-            live.incompatible = self.header.incompatible;
-            switch_header(&*self.storage, &self.header_now(&live))?;
+            switch_header(&*self.storage, &header)?;
         }
-        // The next change announces them anew.
-        live.ready = !announced;
+        drop(live);
+        self.live = RwLock::new(Live::new(&header, self.options.cache));
+        self.header = header;
         Ok(())
     }
 }

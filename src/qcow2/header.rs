@@ -16,7 +16,7 @@ use super::geometry::{
 use super::raw_header::{
     MAGIC, RAW_LEN, RawHeader, V2_HEADER_LEN, V3_MIN_HEADER_LEN, index, index_u64, len_of,
 };
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 
 /// The longest backing file name that the format allows, in bytes.
@@ -286,6 +286,18 @@ impl Header {
     /// Whether guest data lives in a file of its own.
     pub fn has_external_data(&self) -> bool {
         self.incompatible.contains(Incompatible::EXTERNAL_DATA)
+    }
+
+    /// Refuses an image with an external data file, for what cannot change that file with it.
+    ///
+    /// # Errors
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature).
+    pub fn require_own_data(&self) -> Result<()> {
+        if self.has_external_data() {
+            let message = "the image keeps its data in an external data file";
+            return Err(Error::new(ErrorKind::UnsupportedFeature, message));
+        }
+        Ok(())
     }
 
     /// Whether the image is of the kind that hyperkit's library makes and never counts: lazy and

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use super::cache::{CacheConfig, SliceCache};
+use super::cache::SliceCache;
 use super::entry::RefcountTableEntry;
 use super::feature::{Autoclear, Incompatible};
 use super::geometry::{HostCluster, HostOffset};
 use super::header::{Header, TableRef};
+use crate::block::CacheConfig;
 
 /// The changing part of an open image.
 #[derive(Debug)]

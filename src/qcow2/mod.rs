@@ -38,7 +38,6 @@ mod growth;
 mod header;
 #[cfg(test)]
 mod header_tests;
-mod latch;
 mod layout;
 mod live;
 mod lookup;
@@ -58,7 +57,6 @@ mod stream;
 mod table;
 mod write;
 
-pub use cache::CacheConfig;
 pub use create::create;
 pub use error::FormatError;
 pub use extension::{BitmapDirectory, Extension};
@@ -66,7 +64,7 @@ pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible}
 pub use header::{
     BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, Version,
 };
-pub use open::{Backing, Discard, OpenOptions, Qcow2};
+pub use open::{Backing, Parts, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
 pub use resize::{ResizeOptions, Resized};

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::audit_tests::Audit;
-use super::cache::CacheConfig;
 use super::create::create;
 use super::geometry::{ClusterBits, Geometry, RefcountOrder};
 use super::header::{BackingName, CompressionType, Header, Version};
-use super::open::{Backing, Discard, OpenOptions, Qcow2};
+use super::open::{Backing, Parts, Qcow2};
 use super::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
-use crate::block::{BlockDevice, ExtentKind, Extents, MemoryDevice};
+use crate::block::{
+    BlockDevice, CacheConfig, DeviceOptions, Discard, ExtentKind, Extents, MemoryDevice,
+};
 use crate::host::storage::MemoryStorage;
 use crate::task::{Cancel, Silent, Task};
 use crate::units::{ByteSize, VirtualSize};
@@ -30,7 +31,7 @@ struct Shape {
     /// Bytes of the disk below, if there is one.
     below: Option<u64>,
     size: u64,
-    options: OpenOptions,
+    options: DeviceOptions,
 }
 
 #[derive(Debug, Clone)]
@@ -83,7 +84,10 @@ impl Subject {
         let below: Option<Backing> =
             self.shape.below.map(|_| Box::new(MemoryDevice::new(self.below.clone())) as Backing);
         let storage = Box::new(self.storage.clone());
-        let image = Qcow2::open_with(storage, None, header, below, self.shape.options);
+        let parts = Parts { storage, data_file: None, backing: below };
+        let cancel = Cancel::new();
+        let task = Task::new(&Silent, &cancel);
+        let image = Qcow2::open_with(parts, header, &self.shape.options, task);
         self.image = Some(image.unwrap());
     }
 
@@ -196,7 +200,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             preallocation: if maps { Preallocation::Tables } else { preallocation },
             below: below.map(|below| below.min(size)),
             size,
-            options: OpenOptions {
+            options: DeviceOptions {
                 writable: true,
                 cache: CacheConfig { table_bytes, refcount_bytes: 4096 },
                 discard,

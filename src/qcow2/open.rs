@@ -3,45 +3,34 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
-use super::cache::CacheConfig;
 use super::entry::L1Entry;
 use super::feature::Incompatible;
 use super::geometry::HostOffset;
 use super::header::{Encryption, Header};
-use super::latch::Latch;
 use super::live::Live;
 use super::table::read_l1;
-use crate::block::BlockDevice;
+use crate::block::{BlockDevice, DeviceOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::Storage;
+use crate::host::storage::{Latch, Storage};
+use crate::task::{Cancel, Silent, Task};
 
 /// What lies below an image: unallocated clusters show it.
 pub type Backing = Box<dyn BlockDevice + Send + Sync>;
 
-/// What becomes of the room of discarded clusters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Discard {
-    /// They are freed, and their room goes back to the host's file system.
-    #[default]
-    Unmap,
-    /// They are freed; the file keeps its room for what is written next.
-    Free,
-    /// They stay where they are and read as zeros, so that writing them again allocates nothing.
-    /// In version 2, which has no such entries, nothing happens.
-    KeepAllocated,
+/// The files of an image that is being opened.
+pub struct Parts {
+    /// The image itself.
+    pub storage: Box<dyn Storage>,
+    /// Where its guest data is, for an image that names an external data file.
+    pub data_file: Option<Box<dyn Storage>>,
+    /// What is below it.
+    pub backing: Option<Backing>,
 }
 
-/// How an image is used.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct OpenOptions {
-    /// Whether it will be written. The caller must hold the image's lock then.
-    pub writable: bool,
-    /// The memory for its tables.
-    pub cache: CacheConfig,
-    /// What discarding does.
-    pub discard: Discard,
-    /// Whether writes of nothing but zeros become zero clusters.
-    pub detect_zeroes: bool,
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
+    }
 }
 
 /// An open qcow2 image. Any number of threads may use it at once.
@@ -52,7 +41,7 @@ pub struct Qcow2 {
     /// The header as it was when the image was opened.
     pub(super) header: Header,
     pub(super) backing: Option<Backing>,
-    pub(super) options: OpenOptions,
+    pub(super) options: DeviceOptions,
     pub(super) live: RwLock<Live>,
     /// The compressed cluster that was unpacked last, by where it begins.
     pub(super) unpacked: Mutex<Option<(HostOffset, Vec<u8>)>>,
@@ -65,46 +54,43 @@ impl std::fmt::Debug for Qcow2 {
 }
 
 impl Qcow2 {
-    /// Opens the image in `storage`, whose header was read before, above `backing`. Nothing more is
-    /// read until something is asked for.
+    /// Opens the image in `storage`, whose header was read before, above `backing`, to be read.
+    /// Nothing more is read until something is asked for.
     ///
     /// # Errors
-    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for encrypted images and external
-    /// data files.
+    /// As [`open_with`](Self::open_with).
     pub fn open(
         storage: Box<dyn Storage>,
         header: Header,
         backing: Option<Backing>,
     ) -> Result<Qcow2> {
-        if header.has_external_data() {
-            return Err(unsupported("the image keeps its data in an external data file"));
-        }
-        Self::open_with(storage, None, header, backing, OpenOptions::default())
+        let (options, cancel) = (DeviceOptions::default(), Cancel::new());
+        let parts = Parts { storage, data_file: None, backing };
+        Self::open_with(parts, header, &options, Task::new(&Silent, &cancel))
     }
 
-    /// Opens the image in `storage`, whose header was read before, above `backing`, its data in
-    /// `data_file` if the header says so.
+    /// Opens an image whose header was read before. The caller must hold its lock if it is to be
+    /// written; the reference counts of a dirty image are then
+    /// [made true](Self::rebuild_refcounts) first, which is what `task` is for.
     ///
     /// # Errors
     /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for encrypted images;
     /// [`BadRequest`](ErrorKind::BadRequest) where a data file is missing, or given and not used;
-    /// to write, [`Corrupt`](ErrorKind::Corrupt) for an image that is marked so, and for a dirty
-    /// one, whose counts are made true first, as
-    /// [`resize`](Self::resize) says.
+    /// to write, [`Corrupt`](ErrorKind::Corrupt) for an image that is marked so, and as
+    /// [`rebuild_refcounts`](Self::rebuild_refcounts).
     pub fn open_with(
-        storage: Box<dyn Storage>,
-        data_file: Option<Box<dyn Storage>>,
+        parts: Parts,
         header: Header,
-        backing: Option<Backing>,
-        options: OpenOptions,
+        options: &DeviceOptions,
+        task: Task<'_>,
     ) -> Result<Qcow2> {
         match header.encryption {
             Encryption::None => {}
             Encryption::Aes => return Err(unsupported("the image is encrypted (AES)")),
             Encryption::Luks => return Err(unsupported("the image is encrypted (LUKS)")),
         }
-        if header.has_external_data() != data_file.is_some() {
-            let message = match data_file {
+        if header.has_external_data() != parts.data_file.is_some() {
+            let message = match parts.data_file {
                 None => "the image keeps its data in an external data file, which was not opened",
                 Some(_) => "the image has no external data file",
             };
@@ -114,20 +100,23 @@ impl Qcow2 {
             return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
         }
         let failed: Arc<AtomicBool> = Arc::default();
-        let latched =
-            |storage| -> Box<dyn Storage> { Box::new(Latch::new(storage, failed.clone())) };
+        let latched = |storage| match options.writable {
+            true => Box::new(Latch::new(storage, failed.clone())),
+            // What changes an image as a whole clears up behind itself when that fails.
+            false => storage,
+        };
         let live = RwLock::new(Live::new(&header, options.cache));
         let mut image = Qcow2 {
-            storage: latched(storage),
-            data_file: data_file.map(latched),
+            storage: latched(parts.storage),
+            data_file: parts.data_file.map(latched),
             header,
-            backing,
-            options,
+            backing: parts.backing,
+            options: *options,
             live,
             unpacked: Mutex::default(),
         };
         if options.writable && image.header.incompatible.contains(Incompatible::DIRTY) {
-            image.rebuild_refcounts()?;
+            image.rebuild_refcounts(task)?;
         }
         Ok(image)
     }
@@ -137,7 +126,7 @@ impl Qcow2 {
     ///
     /// # Errors
     /// What the storage says.
-    pub fn close(self) -> Result<()> {
+    pub fn close(mut self) -> Result<()> {
         self.settle()
     }
 

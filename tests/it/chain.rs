@@ -265,7 +265,8 @@ fn info_opens_nothing_that_an_image_names() {
     env.run("mkfifo", ["data.raw"]).exits(0);
     assert_eq!(env.report("info e.qcow2")["qcow2"]["data_file"], "data.raw");
     env.refuses("resize e.qcow2 --size 2M --trust full", "unsupported_feature");
-    env.fails("create o.qcow2 --backing e.qcow2 --trust full", 1, "unsupported_feature");
+    env.fails("create o.qcow2 --backing e.qcow2 --trust full", 1, "not_a_disk");
+    env.fails("create o.qcow2 --backing e.qcow2 --trust none", 1, "backing_refused");
 }
 
 /// Each level of trust opens what it says: nothing, the image's own folder, folders that are

@@ -33,6 +33,15 @@ pub(super) fn punch_hole(file: &File, offset: i64, len: i64) -> io::Result<bool>
     }
 }
 
+/// Makes the range read as zeros, lengthening the file if it must, and tells whether the file
+/// system can without writing them.
+pub(super) fn zero_range(file: &File, offset: i64, len: i64) -> io::Result<bool> {
+    match retry(|| fallocate(file, FallocateFlags::FALLOC_FL_ZERO_RANGE, offset, len)) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
+        result => Ok(result.map(|()| true)?),
+    }
+}
+
 /// Whether `copy`, on the same file system, can be made to share the blocks of `file`.
 #[expect(unsafe_code, reason = "no safe call clones a file")]
 pub(super) fn can_reflink(file: &File, copy: &File) -> bool {

@@ -60,6 +60,11 @@ pub(super) fn punch_hole(file: &File, offset: i64, len: i64) -> io::Result<bool>
     }
 }
 
+/// There is no such call: zeros are written.
+pub(super) fn zero_range(_: &File, _: i64, _: i64) -> io::Result<bool> {
+    Ok(false)
+}
+
 /// Whether a file there can be made to share the blocks of another: APFS alone can.
 pub(super) fn can_reflink(file: &File, _: &File) -> bool {
     fstatfs(file).is_ok_and(|fs| fs.filesystem_type_name() == "apfs")

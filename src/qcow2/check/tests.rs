@@ -84,6 +84,10 @@ impl Storage for Holes {
         panic!("a scan writes nothing")
     }
 
+    fn zero_range(&self, _: u64, _: u64) -> Result<()> {
+        panic!("a scan writes nothing")
+    }
+
     fn sync(&self) -> Result<()> {
         panic!("a scan writes nothing")
     }
@@ -247,6 +251,10 @@ fn an_unreadable_table_is_a_finding() {
         }
 
         fn punch_hole(&self, _: u64, _: u64) -> Result<()> {
+            Ok(())
+        }
+
+        fn zero_range(&self, _: u64, _: u64) -> Result<()> {
             Ok(())
         }
 

@@ -66,6 +66,7 @@ impl Qcow2 {
     /// it was not opened. Afterwards ([`changed`](Error::changed) is set) what the storage says.
     pub fn resize(mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
         self.refuse_resize(options)?;
+        self.settle().map_err(Error::after_changes)?;
         let rebuilt = self.header.incompatible.contains(Incompatible::DIRTY);
         if rebuilt {
             // What would be refused afterwards is refused before anything is written.
@@ -124,6 +125,7 @@ impl Qcow2 {
         if header.incompatible.contains(Incompatible::CORRUPT) {
             return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
         }
+        header.require_own_data()?;
         if header.bitmaps().is_some() {
             let message = "an image with persistent bitmaps cannot be resized by this version";
             return Err(Error::new(ErrorKind::UnsupportedFeature, message));

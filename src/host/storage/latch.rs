@@ -4,18 +4,24 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::{Allocation, Storage};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::{Allocation, Storage};
 
-/// Passes everything on until something fails.
-pub(super) struct Latch {
+/// Passes everything on until a change fails.
+pub struct Latch {
     storage: Box<dyn Storage>,
     failed: Arc<AtomicBool>,
 }
 
+impl std::fmt::Debug for Latch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Latch").field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
 impl Latch {
     /// Files that share `failed` fail together.
-    pub(super) fn new(storage: Box<dyn Storage>, failed: Arc<AtomicBool>) -> Self {
+    pub fn new(storage: Box<dyn Storage>, failed: Arc<AtomicBool>) -> Self {
         Latch { storage, failed }
     }
 
@@ -55,6 +61,10 @@ impl Storage for Latch {
 
     fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
         self.change(|storage| storage.punch_hole(offset, len))
+    }
+
+    fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
+        self.change(|storage| storage.zero_range(offset, len))
     }
 
     fn sync(&self) -> Result<()> {

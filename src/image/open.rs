@@ -1,0 +1,78 @@
+//! Opening an image by its path: locked, its format believed or refused, what is below it opened
+//! as far as that is trusted.
+
+use std::path::Path;
+
+use super::Image;
+use super::chain::Opening;
+use super::gate::Trust;
+use super::probe::Format;
+use crate::block::{BlockDevice, DeviceOptions};
+use crate::error::Result;
+use crate::host::LockPolicy;
+use crate::task::Cancel;
+
+/// How an image is opened.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Its format; believed from name and content when not given. Give it for a raw disk: its
+    /// guest can write anything where a header would be.
+    pub format: Option<Format>,
+    /// Whether it is written, and how.
+    pub device: DeviceOptions,
+    /// Which files it may make us open: a backing file, an external data file.
+    pub trust: Trust,
+    /// How long to wait for others that use it, and what to do where there are no locks.
+    pub locks: LockPolicy,
+    /// Ends the wait for a lock, and the rebuild of a dirty image's reference counts.
+    pub cancel: Cancel,
+}
+
+impl OpenOptions {
+    /// To be read, as by default.
+    pub fn to_read() -> Self {
+        OpenOptions::default()
+    }
+
+    /// To be read and written.
+    pub fn to_write() -> Self {
+        let device = DeviceOptions { writable: true, ..DeviceOptions::default() };
+        OpenOptions { device, ..OpenOptions::default() }
+    }
+}
+
+impl Image {
+    /// Opens and locks the image at `path`, with everything below it: to be read, other readers
+    /// may have it open; to be written, nobody else may. Nothing is changed before the first
+    /// write, except in an image that was left dirty: its reference counts are made true first.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`Locked`](crate::ErrorKind::Locked),
+    /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch),
+    /// [`UnsupportedFeature`](crate::ErrorKind::UnsupportedFeature) for encrypted images and
+    /// unknown incompatible features, [`Corrupt`](crate::ErrorKind::Corrupt),
+    /// [`BackingRefused`](crate::ErrorKind::BackingRefused),
+    /// [`BackingMissing`](crate::ErrorKind::BackingMissing),
+    /// [`BackingCycle`](crate::ErrorKind::BackingCycle), and what the system says.
+    pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Image> {
+        let opening =
+            Opening { trust: &options.trust, locks: Some(&options.locks), cancel: &options.cancel };
+        let writable = options.device.writable;
+        let top = opening.named_by_caller(path.as_ref(), options.format, writable)?;
+        let below = opening.below(&top, &[])?;
+        opening.assemble(top, below, &options.device)
+    }
+
+    /// Writes what is still in memory, and returns when everything is on the medium: the real end
+    /// of an image that was written. An image that is dropped instead is sound, and lacks what was
+    /// written since the last [`flush`](BlockDevice::flush).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn close(self) -> Result<()> {
+        match self {
+            Image::Qcow2(image) => image.close(),
+            Image::Raw(image) => image.flush(),
+        }
+    }
+}
