@@ -96,6 +96,14 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// See the trait.
     fn extent(&self, offset: u64, end: u64) -> Result<Extent>;
+
+    /// The runs of a range of the disk, one after the other; neighbours of a kind are one.
+    fn extents(&self, range: Range<u64>) -> Extents<'_>
+    where
+        Self: Sized,
+    {
+        Extents::of(self, range)
+    }
 }
 
 /// Whose bytes a run of a disk shows.

@@ -18,32 +18,29 @@ impl Qcow2 {
     /// behind [`Live::end`] as it was before.
     pub(super) fn allocate(&self, live: &mut Live) -> Result<HostCluster> {
         loop {
-            let cluster = live.next_free;
-            match self.count_of(live, cluster)? {
-                None => self.grow_counts(live, cluster)?,
-                Some(0) if !self.is_metadata(live, cluster) => {
-                    self.set_count(live, cluster, 1)?;
-                    live.next_free = cluster + ClusterCount::new(1);
-                    live.end = live.end.max(live.next_free);
-                    return Ok(cluster);
-                }
-                Some(_) => live.next_free = cluster + ClusterCount::new(1),
+            let first = live.next_free;
+            let Some((at, index)) = self.count_place(live, first)? else {
+                self.grow_counts(live, first)?;
+                continue;
+            };
+            live.counts.load(&*self.storage, at, Rank::Leaf)?;
+            let bits = self.header.geometry.refcount_order().bits();
+            let counts = live.counts.get(at).unwrap_or_default();
+            let free = refblock::first_free(counts, bits, index);
+            let behind = free.unwrap_or_else(|| refblock::len(counts, bits));
+            let cluster = first + ClusterCount::new(behind.saturating_sub(index));
+            if free.is_none() {
+                live.next_free = cluster;
+                continue;
+            }
+            live.next_free = cluster + ClusterCount::new(1);
+            // A count that lies must not cost the image.
+            if !live.structures.holds(cluster) {
+                self.set_count(live, cluster, 1)?;
+                live.end = live.end.max(live.next_free);
+                return Ok(cluster);
             }
         }
-    }
-
-    /// Whether a cluster holds what the header refers to, whatever its count says: a count that
-    /// lies must not cost the image.
-    fn is_metadata(&self, live: &Live, cluster: HostCluster) -> bool {
-        let geometry = self.header.geometry;
-        let holds = |offset: HostOffset, clusters: ClusterCount| {
-            let first = geometry.host_cluster(offset);
-            (first..first + clusters).contains(&cluster)
-        };
-        let table = live.refcount_table_ref;
-        cluster == HostCluster::ZERO
-            || holds(self.header.l1.offset, geometry.table_clusters(self.header.l1.count.into()))
-            || holds(table.offset, ClusterCount::new(table.count.into()))
     }
 
     /// Whether nothing else refers to a cluster, so that it may be written in place. The flag is
@@ -122,7 +119,8 @@ impl Qcow2 {
         live.refcount_table_ref = growth.table_ref().unwrap_or(old);
         switch_header(&*self.storage, &self.header_now(live))?;
         let first = geometry.host_cluster(old.offset);
-        live.quarantine.push(first..first + ClusterCount::new(old.count.into()));
+        live.quarantine(first..first + ClusterCount::new(old.count.into()));
+        live.structures.add(growth.added());
         live.end = live.end.max(growth.added().end);
         Ok(())
     }
@@ -131,7 +129,7 @@ impl Qcow2 {
     pub(super) fn give_up(&self, live: &mut Live, host: ClusterRef) {
         if self.data_file.is_none() {
             let cluster = self.header.geometry.host_cluster(host.offset);
-            live.quarantine.push(cluster..cluster + ClusterCount::new(1));
+            live.quarantine(cluster..cluster + ClusterCount::new(1));
         }
     }
 
@@ -140,7 +138,7 @@ impl Qcow2 {
         let geometry = self.header.geometry;
         let last = range.offset.plus_bytes(range.len.saturating_sub(1));
         let end = geometry.host_cluster(last) + ClusterCount::new(1);
-        live.quarantine.push(geometry.host_cluster(range.offset)..end);
+        live.quarantine(geometry.host_cluster(range.offset)..end);
     }
 
     /// Lowers the counts of what was given up, once nothing on the medium refers to it. Returns
@@ -158,6 +156,7 @@ impl Qcow2 {
                 };
                 self.set_count(live, cluster, left)?;
                 if left == 0 {
+                    live.structures.remove(&(cluster..cluster + one));
                     live.next_free = live.next_free.min(cluster);
                     match free.last_mut() {
                         Some(last) if last.end == cluster => last.end = cluster + one,

@@ -1,7 +1,7 @@
 //! An image as a disk: every range checked, every change ordered.
 
-use super::entry::Mapping;
-use super::geometry::{GuestOffset, SUBCLUSTERS};
+use super::entry::{ClusterRef, Mapping};
+use super::geometry::GuestOffset;
 use super::open::Qcow2;
 use crate::block::{BlockDevice, Extent, ExtentKind, is_zero, require_inside};
 use crate::error::Result;
@@ -41,23 +41,24 @@ impl BlockDevice for Qcow2 {
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
         let end = end.min(self.size());
-        require_inside(self.size(), "look", offset, end.saturating_sub(offset))?;
-        let geometry = self.header.geometry;
+        let wanted = end.saturating_sub(offset);
+        require_inside(self.size(), "look", offset, wanted)?;
         let at = GuestOffset::new(offset);
-        let within = geometry.within_cluster(at);
-        let mapping = self.mapping(geometry.guest_cluster(at))?;
-        let data = |host: super::entry::ClusterRef| {
+        let (live, run) = self.run_for(at, usize::try_from(wanted).unwrap_or(usize::MAX))?;
+        drop(live);
+        let within = self.header.geometry.within_cluster(at);
+        let mut room = u64::try_from(self.room_in(run, at)).unwrap_or(u64::MAX);
+        let data = |host: ClusterRef| {
             let host_offset = host.offset.plus_bytes(within).get();
             ExtentKind::Data { host_offset }
         };
-        let mut room = geometry.cluster_size().saturating_sub(within);
-        let kind = match mapping {
+        let kind = match run.mapping {
             Mapping::Unallocated => ExtentKind::Unallocated,
             Mapping::Zero(_) => ExtentKind::Zero,
             Mapping::Compressed(_) => ExtentKind::Compressed,
             Mapping::Data(host) => data(host),
             Mapping::Mixed(host, subclusters) => {
-                let unit = (geometry.cluster_size() / SUBCLUSTERS).max(1);
+                let unit = self.subcluster_size().max(1);
                 room = unit.saturating_sub(within.checked_rem(unit).unwrap_or_default());
                 let subcluster = within / unit;
                 match host.filter(|_| subclusters.has_data(subcluster)) {
@@ -67,7 +68,7 @@ impl BlockDevice for Qcow2 {
                 }
             }
         };
-        Ok(Extent { offset, len: room.min(end.saturating_sub(offset)), kind })
+        Ok(Extent { offset, len: room.min(wanted), kind })
     }
 }
 

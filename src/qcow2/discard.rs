@@ -15,31 +15,44 @@ const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 impl Qcow2 {
     /// Makes the range read as zeros: whole subclusters by their entries, what is left by writing.
     pub(super) fn zero_mapped(&self, mut offset: GuestOffset, mut len: u64) -> Result<()> {
-        let geometry = self.header.geometry;
-        let unit = self.subcluster_size().max(1);
         while len > 0 {
-            let within = geometry.within_cluster(offset);
-            let room = geometry.cluster_size().saturating_sub(within).min(len);
-            let end = within.saturating_add(room);
-            // The disk's end is as good as a cluster's: nothing is behind it.
-            let last = offset.get().saturating_add(room) >= self.header.virtual_size;
-            let from = within.checked_next_multiple_of(unit).unwrap_or(end);
-            let to =
-                if last { end } else { end.saturating_sub(end.checked_rem(unit).unwrap_or(0)) };
-            if from < to && self.can_say_zero() {
-                self.write_zero_bytes(offset, from.saturating_sub(within))?;
-                let cluster = geometry.guest_cluster(offset);
-                let these = self.subclusters_of(from, to);
-                self.changing(|live| self.zero_subclusters(live, cluster, these))?;
-                let rest = offset.plus_bytes(to.saturating_sub(within));
-                self.write_zero_bytes(rest, end.saturating_sub(to))?;
-            } else {
-                self.write_zero_bytes(offset, room)?;
-            }
-            offset = offset.plus_bytes(room);
-            len = len.saturating_sub(room);
+            let wanted = usize::try_from(len).unwrap_or(usize::MAX);
+            let (live, run) = self.run_for(offset, wanted)?;
+            drop(live);
+            let room = self.room_in(run, offset);
+            let done = match self.reads_as_zeros(run.mapping) {
+                true => u64::try_from(room).unwrap_or(u64::MAX).min(len),
+                false => self.zero_in_cluster(offset, len)?,
+            };
+            offset = offset.plus_bytes(done);
+            len = len.saturating_sub(done);
         }
         Ok(())
+    }
+
+    /// Makes what of the range lies in its first cluster read as zeros, and returns how much that
+    /// is.
+    fn zero_in_cluster(&self, offset: GuestOffset, len: u64) -> Result<u64> {
+        let geometry = self.header.geometry;
+        let unit = self.subcluster_size().max(1);
+        let within = geometry.within_cluster(offset);
+        let room = geometry.cluster_size().saturating_sub(within).min(len);
+        let end = within.saturating_add(room);
+        // The disk's end is as good as a cluster's: nothing is behind it.
+        let last = offset.get().saturating_add(room) >= self.header.virtual_size;
+        let from = within.checked_next_multiple_of(unit).unwrap_or(end);
+        let to = if last { end } else { end.saturating_sub(end.checked_rem(unit).unwrap_or(0)) };
+        if from < to && self.can_say_zero() {
+            self.write_zero_bytes(offset, from.saturating_sub(within))?;
+            let cluster = geometry.guest_cluster(offset);
+            let these = self.subclusters_of(from, to);
+            self.changing(|live| self.zero_subclusters(live, cluster, these))?;
+            let rest = offset.plus_bytes(to.saturating_sub(within));
+            self.write_zero_bytes(rest, end.saturating_sub(to))?;
+        } else {
+            self.write_zero_bytes(offset, room)?;
+        }
+        Ok(room)
     }
 
     /// Whether entries can say that a cluster is zero. An external data file that can be read as a
@@ -49,13 +62,8 @@ impl Qcow2 {
         !raw && (self.header.version == Version::V3 || self.header.backing.is_none())
     }
 
-    /// Writes zeros into one cluster, unless they are there already.
+    /// Writes zeros into one cluster.
     fn write_zero_bytes(&self, mut offset: GuestOffset, mut len: u64) -> Result<()> {
-        if len == 0
-            || self.reads_as_zeros(self.mapping(self.header.geometry.guest_cluster(offset))?)
-        {
-            return Ok(());
-        }
         while len > 0 {
             let piece = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS.len());
             self.write_mapped(offset, ZEROS.get(..piece).unwrap_or_default())?;
@@ -112,11 +120,15 @@ impl Qcow2 {
         } else {
             geometry.guest_cluster(end)
         };
-        for cluster in first.get()..last.get() {
-            let cluster = GuestCluster::new(cluster);
-            if self.mapping(cluster)? != Mapping::Unallocated {
+        let mut cluster = first;
+        while cluster < last {
+            let (live, run) = self.run(cluster, last.get().saturating_sub(cluster.get()))?;
+            drop(live);
+            let clusters = if run.mapping == Mapping::Unallocated { run.clusters } else { 1 };
+            if run.mapping != Mapping::Unallocated {
                 self.changing(|live| self.discard_cluster(live, cluster))?;
             }
+            cluster = GuestCluster::new(cluster.get().saturating_add(clusters));
         }
         Ok(())
     }
@@ -127,7 +139,7 @@ impl Qcow2 {
         let v3 = self.header.version == Version::V3;
         if self.header.autoclear.contains(Autoclear::RAW_EXTERNAL_DATA) {
             // Its entries always refer to its data.
-            return Ok(());
+            return self.punch_data(mapping);
         }
         if self.options.discard == Discard::KeepAllocated {
             return match mapping.host_cluster() {
@@ -142,10 +154,15 @@ impl Qcow2 {
         let hides = v3 && self.header.backing.is_some();
         let entry = if hides { L2Entry::zero(geometry) } else { L2Entry::UNALLOCATED };
         self.forget_cluster(live, cluster, mapping, entry)?;
+        self.punch_data(mapping)
+    }
+
+    /// Gives the room of a discarded cluster in the external data file back.
+    fn punch_data(&self, mapping: Mapping) -> Result<()> {
         if let (Some(data_file), Some(host)) = (&self.data_file, mapping.host_cluster())
             && self.options.discard == Discard::Unmap
         {
-            data_file.punch_hole(host.offset.get(), geometry.cluster_size())?;
+            data_file.punch_hole(host.offset.get(), self.header.geometry.cluster_size())?;
         }
         Ok(())
     }

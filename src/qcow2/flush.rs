@@ -9,8 +9,9 @@ use super::geometry::HostCluster;
 use super::header::Header;
 use super::live::Live;
 use super::open::Qcow2;
+use super::overlap::Structures;
 use super::refcounts::Refcounts;
-use super::table::read_refcount_table;
+use super::table::{read_l1, read_refcount_table};
 use crate::block::Discard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
@@ -49,11 +50,13 @@ impl Qcow2 {
         let mut counts = Refcounts::new(&*self.storage, geometry, &live.refcount_table);
         let used = counts.end_of_use(HostCluster::ZERO)?;
         live.end = used.max(geometry.host_cluster_after(self.storage.len()?));
+        let l1 = read_l1(&*self.storage, &self.header)?;
+        live.structures = Structures::find(&*self.storage, &self.header, &live.refcount_table, &l1);
         let raw_data = Autoclear::RAW_EXTERNAL_DATA;
         live.autoclear =
             Autoclear::default().with_if(self.header.autoclear.contains(raw_data), raw_data);
-        let lazy = self.header.compatible.contains(Compatible::LAZY_REFCOUNTS);
-        live.incompatible = self.header.incompatible.with_if(lazy, Incompatible::DIRTY);
+        live.incompatible =
+            self.header.incompatible.with_if(self.counts_lazily(), Incompatible::DIRTY);
         let changed = (live.autoclear, live.incompatible)
             != (self.header.autoclear, self.header.incompatible);
         if changed {
@@ -63,17 +66,23 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Whether counts may lag behind, since the dirty bit says so.
+    fn counts_lazily(&self) -> bool {
+        self.header.compatible.contains(Compatible::LAZY_REFCOUNTS)
+    }
+
     /// Writes everything that was changed in memory, and returns when it is on the medium.
     ///
     /// Guest data was written before its entry was changed in memory, and freed clusters are not
     /// taken again before they leave the quarantine; so at each point between two syncs the medium
-    /// holds an image in which some clusters are counted too often at worst.
+    /// holds an image in which some clusters are counted too often at worst, or one that is marked
+    /// dirty because its counts are late.
     pub(super) fn write_back(&self, live: &mut Live) -> Result<()> {
         let storage = &*self.storage;
         if let Some(data_file) = &self.data_file {
             data_file.sync()?;
         }
-        if live.counts.is_dirty(Rank::Leaf) {
+        if live.counts.is_dirty(Rank::Leaf) && (!self.counts_lazily() || live.counts.is_crowded()) {
             live.counts.write(storage, Rank::Leaf)?;
         }
         // Data and counts, before the entries that refer to them.

@@ -7,7 +7,11 @@ use super::entry::RefcountTableEntry;
 use super::feature::{Autoclear, Incompatible};
 use super::geometry::{HostCluster, HostOffset};
 use super::header::{Header, TableRef};
+use super::overlap::Structures;
 use crate::block::CacheConfig;
+
+/// The most runs of clusters that wait for their release; they take 64 KiB.
+const MAX_QUARANTINE: usize = 4096;
 
 /// The changing part of an open image.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub(super) struct Live {
     /// Clusters that lost a reference in the tables in memory. Their counts go down once the
     /// tables are on the medium; until then they are nobody's to take.
     pub(super) quarantine: Vec<Range<HostCluster>>,
+    /// Where the image's own structures are, once something is written.
+    pub(super) structures: Structures,
     /// Where the next packed data may begin, behind the last in its cluster.
     pub(super) packed_end: Option<HostOffset>,
 }
@@ -49,7 +55,23 @@ impl Live {
             next_free: HostCluster::ZERO,
             end: HostCluster::ZERO,
             quarantine: Vec::new(),
+            structures: Structures::default(),
             packed_end: None,
         }
+    }
+
+    /// Clusters lose a reference.
+    pub(super) fn quarantine(&mut self, run: Range<HostCluster>) {
+        match self.quarantine.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => self.quarantine.push(run),
+        }
+    }
+
+    /// Whether so much was changed that it should be written, to make room in memory.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.tables.is_crowded()
+            || self.counts.is_crowded()
+            || self.quarantine.len() >= MAX_QUARANTINE
     }
 }

@@ -6,20 +6,23 @@ use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 use super::cache::Rank;
 use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping};
 use super::error::FormatError;
-use super::geometry::{ENTRY_SIZE, GuestCluster, HostOffset};
+use super::geometry::{ClusterCount, ENTRY_SIZE, GuestCluster, GuestOffset, HostOffset};
 use super::live::Live;
 use super::open::Qcow2;
 use crate::error::Result;
 
-/// Where a walk down the tables ended.
-pub(super) enum Walk {
-    /// At the cluster's entry.
-    Entry(L2Entry),
-    /// At an L1 entry that leads to no table.
-    NoTable,
-    /// At a slice that is not in memory.
-    Missing(HostOffset, Rank),
+/// Guest clusters one after the other that are mapped alike.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    /// What the first is mapped to; the data of the others follows on its data.
+    pub(super) mapping: Mapping,
+    /// How many there are; at least one.
+    pub(super) clusters: u64,
 }
+
+/// A slice of a table that is needed and not in memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Missing(HostOffset, Rank);
 
 impl Qcow2 {
     /// The image's state, to be looked at.
@@ -33,16 +36,18 @@ impl Qcow2 {
         self.live.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `look` on the image's state once every slice that it asks for is in memory.
-    pub(super) fn looking<T>(
+    /// The run that begins with `cluster`, up to `most` clusters, and the state that says so: as
+    /// long as that is held, what the run refers to stays where it is.
+    pub(super) fn run(
         &self,
-        look: impl Fn(&Live) -> Result<Result<T, (HostOffset, Rank)>>,
-    ) -> Result<(RwLockReadGuard<'_, Live>, T)> {
+        cluster: GuestCluster,
+        most: u64,
+    ) -> Result<(RwLockReadGuard<'_, Live>, Run)> {
         loop {
             let live = self.live();
-            match look(&live)? {
-                Ok(found) => return Ok((live, found)),
-                Err((offset, rank)) => {
+            match self.run_in(&live, cluster, most)? {
+                Ok(run) => return Ok((live, run)),
+                Err(Missing(offset, rank)) => {
                     drop(live);
                     self.live_mut().tables.load(&*self.storage, offset, rank)?;
                 }
@@ -50,50 +55,121 @@ impl Qcow2 {
         }
     }
 
-    /// Walks down to the entry of a guest cluster, as far as the tables are in memory.
-    pub(super) fn walk(&self, live: &Live, cluster: GuestCluster) -> Result<Walk> {
+    /// The run that `len` bytes at `offset` begin in, as far as they need it.
+    pub(super) fn run_for(
+        &self,
+        offset: GuestOffset,
+        len: usize,
+    ) -> Result<(RwLockReadGuard<'_, Live>, Run)> {
         let geometry = self.header.geometry;
-        let index = geometry.l1_index(cluster);
-        if index >= u64::from(self.header.l1.count) {
-            return Ok(Walk::NoTable);
-        }
-        let at = self.l1_offset(index);
-        let Some(word) = live.tables.get(at).and_then(first_word) else {
-            return Ok(Walk::Missing(at, Rank::Root));
-        };
-        let table = L1Entry::from_word(word).decode(geometry).map_err(FormatError::into_error)?;
-        let Some(table) = table else { return Ok(Walk::NoTable) };
-        let at = self.l2_offset(table, cluster);
-        match live.tables.get(at).and_then(|bytes| entry(bytes, geometry.extended_l2())) {
-            Some(entry) => Ok(Walk::Entry(entry)),
-            None => Ok(Walk::Missing(at, Rank::Leaf)),
+        let end = offset.plus_bytes(u64::try_from(len).unwrap_or(u64::MAX));
+        let first = geometry.guest_cluster(offset);
+        self.run(first, geometry.guest_cluster_after(end).get().saturating_sub(first.get()))
+    }
+
+    /// The bytes of a run from `offset`, which lies in its first cluster, to its end.
+    pub(super) fn room_in(&self, run: Run, offset: GuestOffset) -> usize {
+        let geometry = self.header.geometry;
+        let bytes = run.clusters.saturating_mul(geometry.cluster_size());
+        let room = bytes.saturating_sub(geometry.within_cluster(offset));
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    /// What a guest cluster is mapped to, to be changed; its tables are brought into memory.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) also where it is mapped to the image's own structures.
+    pub(super) fn mapping_now(&self, live: &mut Live, cluster: GuestCluster) -> Result<Mapping> {
+        loop {
+            match self.run_in(live, cluster, 1)? {
+                Ok(run) => {
+                    self.require_data(live, run)?;
+                    return Ok(run.mapping);
+                }
+                Err(Missing(offset, rank)) => live.tables.load(&*self.storage, offset, rank)?,
+            }
         }
     }
 
-    /// What is known of a guest cluster from the tables in memory; else the slice that is missing.
-    pub(super) fn mapping_in(
+    /// Refuses to change guest data that lies where the image's own structures are.
+    pub(super) fn require_data(&self, live: &Live, run: Run) -> Result<()> {
+        if self.data_file.is_some() {
+            return Ok(());
+        }
+        let geometry = self.header.geometry;
+        let (offset, len) = match run.mapping {
+            Mapping::Compressed(range) => (range.offset, range.len),
+            mapping => match mapping.host_cluster() {
+                Some(host) => (host.offset, geometry.bytes_of(ClusterCount::new(run.clusters))),
+                None => return Ok(()),
+            },
+        };
+        live.structures.require_data(geometry, offset, len)
+    }
+
+    /// The run that begins with `cluster`, as far as the tables are in memory: no further than a
+    /// slice of its L2 table goes.
+    fn run_in(
         &self,
         live: &Live,
         cluster: GuestCluster,
-    ) -> Result<Result<Mapping, (HostOffset, Rank)>> {
-        Ok(match self.walk(live, cluster)? {
-            Walk::Entry(entry) => Ok(self.decode(entry)?),
-            Walk::NoTable => Ok(Mapping::Unallocated),
-            Walk::Missing(offset, rank) => Err((offset, rank)),
-        })
+        most: u64,
+    ) -> Result<Result<Run, Missing>> {
+        let geometry = self.header.geometry;
+        let index = geometry.l1_index(cluster);
+        let at = self.l1_offset(index);
+        let mut table = None;
+        if index < u64::from(self.header.l1.count) {
+            let Some(word) = live.tables.get(at).and_then(first_word) else {
+                return Ok(Err(Missing(at, Rank::Root)));
+            };
+            table = L1Entry::from_word(word).decode(geometry).map_err(FormatError::into_error)?;
+        }
+        let Some(table) = table else {
+            let next = geometry.first_cluster_of_table(index.saturating_add(1));
+            let clusters = next.get().saturating_sub(cluster.get()).min(most);
+            return Ok(Ok(Run { mapping: Mapping::Unallocated, clusters }));
+        };
+        let at = self.l2_offset(table, cluster);
+        let Some(stored) = live.tables.get(at) else {
+            return Ok(Err(Missing(at, Rank::Leaf)));
+        };
+        self.run_of(stored, most).map(Ok)
+    }
+
+    /// The run that these entries begin with.
+    fn run_of(&self, stored: &[u8], most: u64) -> Result<Run> {
+        let geometry = self.header.geometry;
+        // OK to default: an entry has 8 bytes or 16.
+        let entry_len = usize::try_from(geometry.l2_entry_size()).unwrap_or(8);
+        let mut entries = stored.chunks_exact(entry_len.max(1)).map(entry);
+        let mapping = self.decode(entries.next().unwrap_or_default())?;
+        let mut clusters = 1u64;
+        while clusters < most {
+            let Some(Ok(next)) = entries.next().map(|entry| self.decode(entry)) else { break };
+            let ahead = clusters.saturating_mul(geometry.cluster_size());
+            let alike = match (mapping, next) {
+                (Mapping::Data(first), Mapping::Data(next)) => {
+                    next.offset == first.offset.plus_bytes(ahead) && next.copied == first.copied
+                }
+                (Mapping::Zero(_), Mapping::Zero(_))
+                | (Mapping::Unallocated, Mapping::Unallocated) => true,
+                _ => false,
+            };
+            if !alike {
+                break;
+            }
+            clusters = clusters.saturating_add(1);
+        }
+        Ok(Run { mapping, clusters })
     }
 
     /// What an L2 entry of this image says.
-    pub(super) fn decode(&self, entry: L2Entry) -> Result<Mapping> {
+    fn decode(&self, entry: L2Entry) -> Result<Mapping> {
         if self.data_file.is_some() && entry.is_at_zero() {
             return entry.decode_at_zero(self.header.geometry).map_err(FormatError::into_error);
         }
         entry.decode(self.header.geometry).map_err(FormatError::into_error)
-    }
-
-    /// What the L2 entry of a guest cluster says.
-    pub(super) fn mapping(&self, cluster: GuestCluster) -> Result<Mapping> {
-        self.looking(|live| self.mapping_in(live, cluster)).map(|(_, mapping)| mapping)
     }
 
     /// Where an L1 entry is.
@@ -114,8 +190,8 @@ pub(super) fn first_word(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().map(|word| u64::from_be_bytes(*word))
 }
 
-/// The L2 entry that bytes begin with.
-fn entry(bytes: &[u8], extended: bool) -> Option<L2Entry> {
-    let bitmap = if extended { first_word(bytes.get(8..)?)? } else { 0 };
-    Some(L2Entry { word: first_word(bytes)?, bitmap })
+/// The L2 entry that is stored like this, in 8 bytes or 16.
+fn entry(stored: &[u8]) -> L2Entry {
+    let bitmap = stored.get(8..).and_then(first_word).unwrap_or_default();
+    L2Entry { word: first_word(stored).unwrap_or_default(), bitmap }
 }

@@ -45,6 +45,7 @@ mod lookup;
 mod model_tests;
 mod open;
 mod options;
+mod overlap;
 mod raw_header;
 mod read;
 mod rebuild;

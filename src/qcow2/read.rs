@@ -5,8 +5,7 @@ use std::sync::PoisonError;
 use super::compress::unpack;
 use super::entry::{ClusterRef, CompressedRange, Mapping, Subclusters};
 use super::error::FormatError;
-use super::geometry::{GuestCluster, GuestOffset, SUBCLUSTERS};
-use super::live::Live;
+use super::geometry::{GuestOffset, SUBCLUSTERS};
 use super::open::Qcow2;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::read_padded_at;
@@ -14,59 +13,22 @@ use crate::host::storage::read_padded_at;
 impl Qcow2 {
     /// Reads what the tables map, also beyond the virtual size.
     pub(super) fn read_mapped(&self, mut offset: GuestOffset, mut buf: &mut [u8]) -> Result<()> {
-        let geometry = self.header.geometry;
         while !buf.is_empty() {
-            let cluster = geometry.guest_cluster(offset);
-            // Held while the data is read: until then nobody frees the cluster.
-            let (live, mapping) = self.looking(|live| self.mapping_in(live, cluster))?;
-            let room = geometry.cluster_size().saturating_sub(geometry.within_cluster(offset));
-            let behind = match mapping {
-                Mapping::Data(host) => self.goes_on(&live, cluster, host, buf.len()),
-                _ => 0,
-            };
-            let room = room.saturating_add(behind);
-            let len = usize::try_from(room).unwrap_or(usize::MAX).min(buf.len());
+            // Held while the data is read: until then nobody frees the clusters.
+            let (live, run) = self.run_for(offset, buf.len())?;
+            let room = self.room_in(run, offset).min(buf.len());
             let (part, rest) =
-                std::mem::take(&mut buf).split_at_mut_checked(len).unwrap_or_default();
-            self.read_as(mapping, offset, part).map_err(|error| error.at_offset(offset.get()))?;
+                std::mem::take(&mut buf).split_at_mut_checked(room).unwrap_or_default();
+            self.read_as(run.mapping, offset, part)
+                .map_err(|error| error.at_offset(offset.get()))?;
             drop(live);
-            offset = offset.plus_bytes(u64::try_from(len).unwrap_or(u64::MAX));
+            offset = offset.plus_bytes(u64::try_from(room).unwrap_or(u64::MAX));
             buf = rest;
         }
         Ok(())
     }
 
-    /// Bytes behind a cluster whose data follows on the cluster's in the file, up to `wanted`, as
-    /// far as the tables are in memory: one read for all of them.
-    pub(super) fn goes_on(
-        &self,
-        live: &Live,
-        from: GuestCluster,
-        first: ClusterRef,
-        wanted: usize,
-    ) -> u64 {
-        let geometry = self.header.geometry;
-        let wanted = u64::try_from(wanted).unwrap_or(u64::MAX);
-        let mut bytes = 0u64;
-        while bytes < wanted {
-            let ahead = bytes.saturating_add(geometry.cluster_size());
-            let next = GuestCluster::new(
-                from.get().saturating_add(ahead >> geometry.cluster_bits().get()),
-            );
-            match self.mapping_in(live, next) {
-                Ok(Ok(Mapping::Data(host)))
-                    if host.offset == first.offset.plus_bytes(ahead)
-                        && host.copied == first.copied =>
-                {
-                    bytes = ahead;
-                }
-                _ => break,
-            }
-        }
-        bytes
-    }
-
-    /// Reads bytes of one cluster, which is mapped like this; of plain data, also what follows.
+    /// Reads bytes of a run that is mapped like this.
     pub(super) fn read_as(
         &self,
         mapping: Mapping,

@@ -107,6 +107,17 @@ pub(super) fn get(counts: &[u8], bits: u64, index: u64) -> u64 {
     stored.fold(0, |count, &byte| count << 8 | u64::from(byte))
 }
 
+/// How many counts of `bits` bits each these are.
+pub(super) fn len(counts: &[u8], bits: u64) -> u64 {
+    let stored = u64::try_from(counts.len()).unwrap_or(u64::MAX).saturating_mul(8);
+    stored.checked_div(bits).unwrap_or_default()
+}
+
+/// The first count from `index` on that is zero.
+pub(super) fn first_free(counts: &[u8], bits: u64, index: u64) -> Option<u64> {
+    (index..len(counts, bits)).find(|&index| get(counts, bits, index) == 0)
+}
+
 /// Sets the count at `index`, which must fit `bits`; does nothing beyond the counts.
 pub(super) fn set(counts: &mut [u8], bits: u64, index: u64, count: u64) {
     debug_assert!(bits == 64 || count >> bits == 0, "{count} fits {bits} bits");

@@ -5,7 +5,7 @@ use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping, Subclusters};
 use super::error::FormatError;
 use super::geometry::{ClusterCount, GuestCluster, GuestOffset, HostOffset, SUBCLUSTERS};
 use super::live::Live;
-use super::lookup::{Walk, first_word};
+use super::lookup::first_word;
 use super::open::Qcow2;
 use super::table::L2Table;
 use crate::error::Result;
@@ -36,17 +36,14 @@ impl Qcow2 {
     /// Writes as much as lies in clusters that are there and nobody else's: no table changes, so
     /// any number of threads may do this at once. Returns how much that was.
     fn write_in_place(&self, offset: GuestOffset, data: &[u8]) -> Result<usize> {
-        let geometry = self.header.geometry;
-        let cluster = geometry.guest_cluster(offset);
-        let (live, mapping) = self.looking(|live| self.mapping_in(live, cluster))?;
-        let Mapping::Data(host) = mapping else { return Ok(0) };
+        let (live, run) = self.run_for(offset, data.len())?;
+        let Mapping::Data(host) = run.mapping else { return Ok(0) };
         if !live.ready || !host.copied || self.header.snapshots.count > 0 {
             return Ok(0);
         }
-        let within = geometry.within_cluster(offset);
-        let room = geometry.cluster_size().saturating_sub(within);
-        let room = room.saturating_add(self.goes_on(&live, cluster, host, data.len()));
-        let len = usize::try_from(room).unwrap_or(usize::MAX).min(data.len());
+        self.require_data(&live, run)?;
+        let len = self.room_in(run, offset).min(data.len());
+        let within = self.header.geometry.within_cluster(offset);
         let at = host.offset.plus_bytes(within).get();
         self.data().write_at(at, data.get(..len).unwrap_or_default())?;
         Ok(len)
@@ -67,7 +64,7 @@ impl Qcow2 {
         let mut live = self.live_mut();
         self.get_ready(&mut live)?;
         let done = change(&mut live)?;
-        if live.tables.is_crowded() || live.counts.is_crowded() {
+        if live.is_crowded() {
             self.write_back(&mut live)?;
         }
         Ok(done)
@@ -180,8 +177,11 @@ impl Qcow2 {
         live.tables.load(&*self.storage, at, Rank::Root)?;
         let word = live.tables.get(at).and_then(first_word).unwrap_or_default();
         let old = L1Entry::from_word(word).decode(geometry).map_err(FormatError::into_error)?;
+        if let Some(table) = old {
+            live.structures.require_table(geometry, table.offset)?;
+        }
         let contents = match old {
-            Some(table) if self.is_sole_table(live, table)? => {
+            Some(table) if self.is_sole(live, table)? => {
                 if !table.copied {
                     self.set_l1(live, at, ClusterRef::sole(table.offset))?;
                 }
@@ -194,16 +194,13 @@ impl Qcow2 {
         let table = ClusterRef::sole(geometry.host_offset(self.allocate(live)?));
         self.storage.write_at(table.offset.get(), contents.bytes())?;
         live.tables.forget(table.offset, geometry.cluster_size());
+        live.structures.add_table(geometry.host_cluster(table.offset));
         self.set_l1(live, at, table)?;
         if let Some(old) = old {
             let first = geometry.host_cluster(old.offset);
-            live.quarantine.push(first..first + ClusterCount::new(1));
+            live.quarantine(first..first + ClusterCount::new(1));
         }
         Ok(table)
-    }
-
-    fn is_sole_table(&self, live: &mut Live, table: ClusterRef) -> Result<bool> {
-        self.is_sole(live, table)
     }
 
     fn set_l1(&self, live: &mut Live, at: HostOffset, table: ClusterRef) -> Result<()> {
@@ -235,17 +232,6 @@ impl Qcow2 {
             put_word(stored.get_mut(8..).unwrap_or_default(), entry.bitmap);
         }
         Ok(())
-    }
-
-    /// What the tables say of a guest cluster, brought into memory if they must be.
-    pub(super) fn mapping_now(&self, live: &mut Live, cluster: GuestCluster) -> Result<Mapping> {
-        loop {
-            match self.walk(live, cluster)? {
-                Walk::Entry(entry) => return self.decode(entry),
-                Walk::NoTable => return Ok(Mapping::Unallocated),
-                Walk::Missing(offset, rank) => live.tables.load(&*self.storage, offset, rank)?,
-            }
-        }
     }
 
     /// What a mapping refers to loses a reference.

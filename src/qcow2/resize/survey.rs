@@ -178,7 +178,7 @@ fn tail(
         return Ok(Tail::Clean);
     }
     let cluster = geometry.guest_cluster(end);
-    let mapping = image.mapping(cluster)?;
+    let mapping = image.run(cluster, 1)?.1.mapping;
     let shows_below = matches!(mapping, Mapping::Unallocated | Mapping::Mixed(..));
     if mapping == Mapping::Unallocated && growth.is_none() {
         // What is below is hidden when the disk grows, not when it shrinks.
