@@ -9,7 +9,9 @@
 //! - Whether an image is sound: [`check`].
 //! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
-//! - Guest data: `read`, `compress`.
+//! - Guest data: `device` is the disk; `lookup` finds, `read`, `write` and `discard` do, `compress`
+//!   packs; `cache` and `live` are what an open image has in memory, `alloc` and `overlap` know
+//!   which clusters are free and which are never guest data.
 #![cfg_attr(
     not(test),
     deny(clippy::as_conversions, clippy::arithmetic_side_effects, clippy::indexing_slicing)

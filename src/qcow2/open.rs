@@ -23,7 +23,7 @@ pub struct Parts {
     pub storage: Box<dyn Storage>,
     /// Where its guest data is, for an image that names an external data file.
     pub data_file: Option<Box<dyn Storage>>,
-    /// What is below it.
+    /// What is below it. Where it is missing, reading what it holds is an error.
     pub backing: Option<Backing>,
 }
 

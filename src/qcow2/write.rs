@@ -13,10 +13,14 @@ use crate::error::Result;
 /// A host cluster to be written.
 struct Target {
     offset: HostOffset,
-    /// It reads as zeros.
-    blank: bool,
     /// What of it holds guest data already.
     subclusters: Subclusters,
+    /// Nothing refers to it yet.
+    is_new: bool,
+    /// It reads as zeros.
+    is_blank: bool,
+    /// All of it is to be written.
+    whole: bool,
 }
 
 impl Qcow2 {
@@ -74,27 +78,75 @@ impl Qcow2 {
     pub(super) fn place(&self, live: &mut Live, offset: GuestOffset, data: &[u8]) -> Result<()> {
         let geometry = self.header.geometry;
         let cluster = geometry.guest_cluster(offset);
-        let within = geometry.within_cluster(offset);
-        let end = within.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
         let mapping = self.mapping_now(live, cluster)?;
         let table = self.own_table(live, cluster)?;
-        let kept = match mapping.host_cluster() {
-            Some(host) if self.is_sole(live, host)? => Some(host),
-            _ => None,
-        };
+        let target = self.target(live, cluster, mapping)?;
+        let subclusters = self.fill(&target, mapping, offset, data).inspect_err(|_| {
+            // Nothing refers to it: it must not stay taken.
+            if target.is_new {
+                self.give_up(live, ClusterRef::sole(target.offset));
+            }
+        })?;
+        let host = ClusterRef::sole(target.offset);
+        self.set_entry(live, table, cluster, L2Entry::of(Some(host), subclusters, geometry))?;
+        if target.is_new {
+            self.release(live, mapping);
+        }
+        Ok(())
+    }
+
+    /// The cluster that a guest cluster's data goes to: the one that it has, if that is nobody
+    /// else's, or a new one.
+    fn target(&self, live: &mut Live, cluster: GuestCluster, mapping: Mapping) -> Result<Target> {
+        let geometry = self.header.geometry;
+        let subclusters = mapping.subclusters();
+        if let Some(host) = mapping.host_cluster()
+            && self.is_sole(live, host)?
+        {
+            let offset = host.offset;
+            return Ok(Target {
+                offset,
+                subclusters,
+                is_new: false,
+                is_blank: false,
+                whole: false,
+            });
+        }
+        // Only what says zero of itself goes along: a new cluster holds nothing yet.
+        let subclusters = Subclusters { allocated: 0, ..subclusters };
         // What is packed, or somebody else's too, is copied whole.
-        let moves = kept.is_none()
-            && (mapping.host_cluster().is_some() || matches!(mapping, Mapping::Compressed(_)));
-        let target = self.target(live, cluster, mapping, kept)?;
-        let unit = self.subcluster_size();
+        let whole = mapping.host_cluster().is_some() || matches!(mapping, Mapping::Compressed(_));
+        if self.data_file.is_some() {
+            let offset = HostOffset::new(geometry.guest_offset(cluster).get());
+            return Ok(Target { offset, subclusters, is_new: true, is_blank: false, whole });
+        }
+        let end = live.end;
+        let host = self.allocate(live)?;
+        let offset = geometry.host_offset(host);
+        Ok(Target { offset, subclusters, is_new: true, is_blank: host >= end, whole })
+    }
+
+    /// Writes `data` into its cluster, with what must be copied around it. Returns what of the
+    /// cluster holds guest data then.
+    fn fill(
+        &self,
+        target: &Target,
+        mapping: Mapping,
+        offset: GuestOffset,
+        data: &[u8],
+    ) -> Result<Subclusters> {
+        let geometry = self.header.geometry;
+        let within = geometry.within_cluster(offset);
+        let end = within.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        let unit = self.subcluster_size().max(1);
         let (mut from, mut to) = (within, end);
-        if moves {
+        if target.whole {
             (from, to) = (0, geometry.cluster_size());
-        } else if !(target.blank && self.reads_as_zeros(mapping)) {
-            if !target.subclusters.has_data(within / unit.max(1)) {
+        } else if !(target.is_blank && self.reads_as_zeros(mapping)) {
+            if !target.subclusters.has_data(within / unit) {
                 from = within.saturating_sub(within.checked_rem(unit).unwrap_or_default());
             }
-            if !target.subclusters.has_data(end.saturating_sub(1) / unit.max(1)) {
+            if !target.subclusters.has_data(end.saturating_sub(1) / unit) {
                 to = end.checked_next_multiple_of(unit).unwrap_or(end);
             }
         }
@@ -102,46 +154,14 @@ impl Qcow2 {
         if (from, to) == (within, end) {
             self.data().write_at(at, data)?;
         } else {
-            let start = geometry.guest_offset(cluster).plus_bytes(from);
+            let start = GuestOffset::new(offset.get().saturating_sub(within.saturating_sub(from)));
             let bytes = self.around(mapping, start, to.saturating_sub(from), offset, data)?;
             self.data().write_at(at, &bytes)?;
         }
-        let subclusters = if moves {
-            Subclusters::ALLOCATED
-        } else {
-            let touched = self.subclusters_of(within, end);
-            target.subclusters.with_data(touched)
-        };
-        let host = ClusterRef::sole(target.offset);
-        self.set_entry(live, table, cluster, L2Entry::of(Some(host), subclusters, geometry))?;
-        if moves {
-            self.release(live, mapping);
-        }
-        Ok(())
-    }
-
-    /// The cluster that a guest cluster's data goes to: the one that it has, or a new one.
-    fn target(
-        &self,
-        live: &mut Live,
-        cluster: GuestCluster,
-        mapping: Mapping,
-        kept: Option<ClusterRef>,
-    ) -> Result<Target> {
-        let subclusters = mapping.subclusters();
-        if let Some(host) = kept {
-            return Ok(Target { offset: host.offset, blank: false, subclusters });
-        }
-        let geometry = self.header.geometry;
-        // Only what says zero of itself goes along: a new cluster holds nothing yet.
-        let subclusters = Subclusters { allocated: 0, ..subclusters };
-        if self.data_file.is_some() {
-            let offset = HostOffset::new(geometry.guest_offset(cluster).get());
-            return Ok(Target { offset, blank: false, subclusters });
-        }
-        let end = live.end;
-        let host = self.allocate(live)?;
-        Ok(Target { offset: geometry.host_offset(host), blank: host >= end, subclusters })
+        Ok(match target.whole {
+            true => Subclusters::ALLOCATED,
+            false => target.subclusters.with_data(self.subclusters_of(within, end)),
+        })
     }
 
     /// `len` bytes from `start`, which lie in one cluster, as they are with `data` at `offset`.
