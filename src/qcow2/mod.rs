@@ -40,6 +40,8 @@ mod growth;
 mod header;
 #[cfg(test)]
 mod header_tests;
+#[cfg(test)]
+mod hostile_tests;
 mod layout;
 mod live;
 mod lookup;
