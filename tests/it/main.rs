@@ -17,6 +17,7 @@ mod rebuild;
 mod reference;
 mod refusals;
 mod resize;
+mod room;
 mod rpc;
 mod scan;
 mod support;
