@@ -4,9 +4,11 @@
 mod atomic;
 mod battery;
 mod chain;
+mod datapath;
 mod draw;
 mod ensure;
 mod fields;
+mod fixtures;
 mod header;
 mod help;
 mod locks;

@@ -12,11 +12,12 @@ use vmdisk::qcow2::{Autoclear, Header, Incompatible, Qcow2};
 use vmdisk::task::Cancel;
 
 use crate::draw::{Draw, each, whole_matrix};
-use crate::scan::{COPIED, IMAGES, Layout, open, scanned, task};
+use crate::fixtures::{IMAGES, Make};
+use crate::scan::{COPIED, Layout, open, scanned, task};
 use crate::support::{Env, same_bytes};
 
 /// Images that a dirty bit fits and that can be opened without another file.
-fn images() -> impl Iterator<Item = &'static (&'static str, crate::scan::Make)> {
+fn images() -> impl Iterator<Item = &'static (&'static str, Make)> {
     IMAGES.iter().filter(|(name, _)| *name != "version 2" && *name != "external data")
 }
 

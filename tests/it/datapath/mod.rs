@@ -1,0 +1,5 @@
+//! Reading and writing through the library, with QEMU's tools as the oracle: what is written here
+//! is read there, and the other way round.
+
+mod both_ways;
+mod disk;
