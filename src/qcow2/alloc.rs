@@ -43,9 +43,15 @@ impl Qcow2 {
         }
     }
 
-    /// Whether nothing else refers to a cluster, so that it may be written in place. The flag is
-    /// believed only where there are no snapshots for it to be wrong about.
+    /// Whether nothing else refers to a cluster of guest data, so that it may be written in place.
     pub(super) fn is_sole(&self, live: &mut Live, host: ClusterRef) -> Result<bool> {
+        // Nothing in an external data file is shared, or counted.
+        Ok(self.data_file.is_some() || self.is_sole_table(live, host)?)
+    }
+
+    /// Whether nothing else refers to a cluster of the image's own file. The flag is believed only
+    /// where there are no snapshots for it to be wrong about.
+    pub(super) fn is_sole_table(&self, live: &mut Live, host: ClusterRef) -> Result<bool> {
         if self.header.snapshots.count == 0 && host.copied {
             return Ok(true);
         }

@@ -201,7 +201,7 @@ impl Qcow2 {
             live.structures.require_table(geometry, table.offset)?;
         }
         let contents = match old {
-            Some(table) if self.is_sole(live, table)? => {
+            Some(table) if self.is_sole_table(live, table)? => {
                 if !table.copied {
                     self.set_l1(live, at, ClusterRef::sole(table.offset))?;
                 }
