@@ -99,9 +99,12 @@ impl Qcow2 {
         let clean = old.incompatible.without(Incompatible::DIRTY);
         // The bitmaps are as they were: what the image said about them is as true as before.
         let bitmaps = old.bitmaps().is_some() && old.autoclear.contains(Autoclear::BITMAPS);
+        let raw_data = old.autoclear.contains(Autoclear::RAW_EXTERNAL_DATA);
         let header = Header {
             incompatible: if never_counts { old.incompatible } else { clean },
-            autoclear: Autoclear::default().with_if(bitmaps, Autoclear::BITMAPS),
+            autoclear: Autoclear::default()
+                .with_if(bitmaps, Autoclear::BITMAPS)
+                .with_if(raw_data, Autoclear::RAW_EXTERNAL_DATA),
             refcount_table: growth.table_ref().unwrap_or(old.refcount_table),
             ..old.clone()
         };
@@ -151,7 +154,8 @@ impl Qcow2 {
             let mapping = entry.decode(geometry).map_err(FormatError::into_error)?;
             let copied = match (mapping, mapping.host_cluster()) {
                 (Mapping::Compressed(_), _) => false,
-                (_, Some(host)) => sole(host.offset),
+                // Nothing in an external data file is shared, or counted.
+                (_, Some(host)) => self.header.has_external_data() || sole(host.offset),
                 (_, None) => continue,
             };
             if entry.is_copied() != copied {
