@@ -82,7 +82,10 @@ impl FormatError {
     /// The kind that callers see: what this version cannot do is not damage.
     pub(super) fn kind(&self) -> ErrorKind {
         match self.0 {
-            Problem::UnknownIncompatible(_) | Problem::Version(_) => ErrorKind::UnsupportedFeature,
+            // Types from 2 on are for versions to come.
+            Problem::UnknownIncompatible(_)
+            | Problem::Version(_)
+            | Problem::CompressionType(2.., "set") => ErrorKind::UnsupportedFeature,
             Problem::NoMagic => ErrorKind::FormatMismatch,
             _ => ErrorKind::Corrupt,
         }
