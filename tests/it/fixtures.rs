@@ -332,6 +332,16 @@ pub(crate) const CHAINS: &[(&str, Make)] = &[
         create(env, "data_file=data.raw,data_file_raw=on,lazy_refcounts=on,cluster_size=4k", "2M");
         written(env);
     }),
+    ("raw external data, killed", |env| {
+        create(env, "data_file=data.raw,data_file_raw=on,lazy_refcounts=on,cluster_size=4k", "2M");
+        written(env);
+        // Every cluster has its entry: nothing that QEMU writes makes it dirty.
+        env.patch("d.qcow2", 79, &[0b101]);
+    }),
+    ("external data, killed", |env| {
+        create(env, "data_file=data.raw,lazy_refcounts=on,cluster_size=4k", "2M");
+        killed(env, &["write -P 1 0 300k", "write -P 2 1M 64k", "discard 0 64k"]);
+    }),
     ("external data over raw", |env| {
         bases(env, "");
         overlay(env, "data_file=data.raw", "base.raw", "raw", "2M");
@@ -345,3 +355,8 @@ pub(crate) const CHAINS: &[(&str, Make)] = &[
         snapshots(env);
     }),
 ];
+
+/// Every one of these images.
+pub(crate) fn every_image() -> Vec<(&'static str, Make)> {
+    [IMAGES, LAYOUTS, CHAINS].concat()
+}

@@ -2,4 +2,10 @@
 //! is read there, and the other way round.
 
 mod both_ways;
+mod copied;
 mod disk;
+mod features;
+mod flush;
+mod locks;
+mod refusals;
+mod threads;
