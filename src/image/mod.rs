@@ -6,7 +6,7 @@ mod open;
 pub mod probe;
 
 use crate::block::{BlockDevice, Extent};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::Qcow2;
 use crate::raw::Raw;
 
@@ -26,6 +26,20 @@ impl Image {
         match self {
             Image::Qcow2(image) => &**image,
             Image::Raw(image) => image,
+        }
+    }
+
+    /// Writes whole clusters, compressed: see [`Qcow2::write_compressed`].
+    ///
+    /// # Errors
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for raw disks; otherwise as there.
+    pub fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
+        match self {
+            Image::Qcow2(image) => image.write_compressed(offset, data),
+            Image::Raw(_) => {
+                let message = "a raw disk cannot have compressed clusters";
+                Err(Error::new(ErrorKind::UnsupportedFeature, message))
+            }
         }
     }
 }

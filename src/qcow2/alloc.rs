@@ -162,8 +162,7 @@ impl Qcow2 {
                 };
                 self.set_count(live, cluster, left)?;
                 if left == 0 {
-                    live.structures.remove(&(cluster..cluster + one));
-                    live.next_free = live.next_free.min(cluster);
+                    live.freed(cluster, self.header.geometry);
                     match free.last_mut() {
                         Some(last) if last.end == cluster => last.end = cluster + one,
                         _ => free.push(cluster..cluster + one),

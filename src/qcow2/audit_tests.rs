@@ -54,7 +54,11 @@ impl Audit {
             let entries = L2Table::read(storage, table.offset, geometry).unwrap();
             for entry in entries.entries() {
                 let mapping = entry.decode(geometry).unwrap();
-                assert!(!matches!(mapping, Mapping::Compressed(_)));
+                if let Mapping::Compressed(range) = mapping {
+                    let first = geometry.host_cluster(range.offset);
+                    let last = geometry.host_cluster(range.offset.plus_bytes(range.len - 1));
+                    refer(geometry.host_offset(first), (last - first).get() + 1);
+                }
                 if let Some(host) = mapping.host_cluster() {
                     refer(host.offset, 1);
                     flags.push(host);

@@ -57,7 +57,7 @@ impl Qcow2 {
 
     /// Whether entries can say that a cluster is zero. An external data file that can be read as a
     /// raw disk must hold the zeros itself.
-    fn can_say_zero(&self) -> bool {
+    pub(super) fn can_say_zero(&self) -> bool {
         let raw = self.header.autoclear.contains(Autoclear::RAW_EXTERNAL_DATA);
         !raw && (self.header.version == Version::V3 || self.header.backing.is_none())
     }

@@ -4,7 +4,7 @@
 //! "Extended L2 Entries".
 
 use super::error::{FormatError, Problem};
-use super::geometry::{Geometry, HostOffset};
+use super::geometry::{Geometry, HostOffset, MAX_HOST_OFFSET};
 
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
@@ -235,12 +235,16 @@ impl L2Entry {
         }
     }
 
-    /// The entry of a guest cluster whose data is packed in `len` bytes at `offset`.
-    pub(super) fn compressed(offset: HostOffset, len: u64, geometry: Geometry) -> Self {
+    /// The entry of a guest cluster whose data is packed in `len` bytes at `offset`; `None` where
+    /// it has no bits for so large an offset.
+    pub(super) fn compressed(offset: HostOffset, len: u64, geometry: Geometry) -> Option<Self> {
         let offset_bits = 70u32.saturating_sub(geometry.cluster_bits().get());
+        if offset.get() >> offset_bits != 0 || offset.get() >= MAX_HOST_OFFSET {
+            return None;
+        }
         let last = offset.get().saturating_add(len.saturating_sub(1));
         let sectors = (last / COMPRESSED_SECTOR).saturating_sub(offset.get() / COMPRESSED_SECTOR);
-        L2Entry { word: COMPRESSED | sectors << offset_bits | offset.get(), bitmap: 0 }
+        Some(L2Entry { word: COMPRESSED | sectors << offset_bits | offset.get(), bitmap: 0 })
     }
 
     /// Whether the data is in an external data file at offset 0, where the flag alone says that it
@@ -414,6 +418,25 @@ mod tests {
         fn decoding_never_panics(word: u64, bitmap: u64, bits in 14u32..=21, extended: bool) {
             let _ = L2Entry { word, bitmap }.decode(geometry(bits, extended));
             let _ = L1Entry::from_word(word).decode(geometry(bits, extended));
+        }
+
+        #[test]
+        fn compressed_entries_come_back(
+            bits in 9u32..=21,
+            offset in prop_oneof![0u64..1 << 50, 0..MAX_HOST_OFFSET],
+            len: prop::sample::Index,
+            extended: bool,
+        ) {
+            let geometry = geometry(bits, extended && bits >= 14);
+            let len = 1 + len.index(geometry.cluster_len() - 1) as u64;
+            let fits = offset < 1 << (70 - bits).min(56);
+            let entry = L2Entry::compressed(HostOffset::new(offset), len, geometry);
+            prop_assert_eq!(entry.is_some(), fits);
+            let Some(entry) = entry else { return Ok(()) };
+            let Mapping::Compressed(range) = entry.decode(geometry).unwrap() else { panic!() };
+            prop_assert_eq!(range.offset.get(), offset);
+            let last = offset + len - 1;
+            prop_assert_eq!(offset + range.len, last / COMPRESSED_SECTOR * COMPRESSED_SECTOR + 512);
         }
 
         #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::cache::SliceCache;
 use super::entry::RefcountTableEntry;
 use super::feature::{Autoclear, Incompatible};
-use super::geometry::{HostCluster, HostOffset};
+use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use super::header::{Header, TableRef};
 use super::overlap::Structures;
 use crate::block::CacheConfig;
@@ -37,7 +37,8 @@ pub(super) struct Live {
     pub(super) quarantine: Vec<Range<HostCluster>>,
     /// Where the image's own structures are, once something is written.
     pub(super) structures: Structures,
-    /// Where the next packed data may begin, behind the last in its cluster.
+    /// Where the next packed data may begin, behind the last in its cluster; forgotten when that
+    /// cluster becomes free, for then it is anybody's.
     pub(super) packed_end: Option<HostOffset>,
 }
 
@@ -73,5 +74,14 @@ impl Live {
         self.tables.is_crowded()
             || self.counts.is_crowded()
             || self.quarantine.len() >= MAX_QUARANTINE
+    }
+
+    /// A cluster became free.
+    pub(super) fn freed(&mut self, cluster: HostCluster, geometry: Geometry) {
+        self.structures.remove(&(cluster..cluster + ClusterCount::new(1)));
+        self.next_free = self.next_free.min(cluster);
+        if self.packed_end.is_some_and(|end| geometry.host_cluster(end) == cluster) {
+            self.packed_end = None;
+        }
     }
 }

@@ -9,8 +9,8 @@
 //! - Whether an image is sound: [`check`].
 //! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
-//! - Guest data: `device` is the disk; `lookup` finds, `read`, `write` and `discard` do, `compress`
-//!   packs; `cache` and `live` are what an open image has in memory, `alloc` and `overlap` know
+//! - Guest data: `device` is the disk; `lookup` finds, `read`, `write` and `discard` do, `pack`
+//!   (with `compress`) packs; `cache` and `live` are what an open image has in memory, `alloc` and `overlap` know
 //!   which clusters are free and which are never guest data.
 #![cfg_attr(
     not(test),
@@ -50,6 +50,9 @@ mod model_tests;
 mod open;
 mod options;
 mod overlap;
+mod pack;
+#[cfg(test)]
+mod pack_tests;
 mod raw_header;
 mod read;
 mod rebuild;

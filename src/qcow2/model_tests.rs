@@ -26,6 +26,7 @@ struct Shape {
     order: u32,
     extended: bool,
     version: Version,
+    compression: CompressionType,
     lazy: bool,
     preallocation: Preallocation,
     /// Bytes of the disk below, if there is one.
@@ -37,6 +38,8 @@ struct Shape {
 #[derive(Debug, Clone)]
 enum Step {
     Write(u64, usize, u8),
+    /// So many clusters from this one on, compressed, of how many values of bytes.
+    Pack(u64, u64, u8),
     Zero(u64, u64),
     Discard(u64, u64),
     Flush,
@@ -64,7 +67,7 @@ impl Subject {
             geometry: Geometry::new(bits, order, shape.extended).unwrap(),
             virtual_size: VirtualSize::round_up(ByteSize::from_bytes(shape.size)).unwrap(),
             backing: shape.below.map(|_| backing),
-            compression: CompressionType::Zlib,
+            compression: shape.compression,
             lazy_refcounts: shape.lazy,
             dirty: false,
             header_form: HeaderForm::Qemu,
@@ -105,6 +108,7 @@ impl Subject {
                 self.image().write_at(at, &data).unwrap();
                 self.model[at as usize..(at + len) as usize].copy_from_slice(&data);
             }
+            Step::Pack(at, len, value) => self.pack(at, len, value),
             Step::Zero(at, len) => {
                 let (at, len) = clip(at, len);
                 self.image().write_zeroes(at, len).unwrap();
@@ -117,6 +121,23 @@ impl Subject {
                 self.open();
             }
         }
+    }
+
+    /// Clusters of one byte, of few values, and of so many that they do not get smaller.
+    fn pack(&mut self, at: u64, clusters: u64, value: u8) {
+        let (size, unit) = (self.model.len(), 1usize << self.shape.cluster_bits);
+        let start = at as usize % size.div_ceil(unit) * unit;
+        let end = size.min(start + clusters as usize * unit);
+        let mut noise = u32::from(value);
+        let data: Vec<u8> = (start..end)
+            .map(|at| {
+                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let values = [0, 1, 3, 15, 255][(at / unit + usize::from(value)) % 5];
+                (noise >> 24) as u8 & values | value & 1
+            })
+            .collect();
+        self.image().write_compressed(start as u64, &data).unwrap();
+        self.model[start..end].copy_from_slice(&data);
     }
 
     /// What was discarded reads as zeros, as before or as what is below, cluster by cluster; the
@@ -184,11 +205,13 @@ fn shapes() -> impl Strategy<Value = Shape> {
         prop::sample::select(discards.to_vec()),
         any::<bool>(),
         prop::sample::select(vec![0, 4096, 8 << 20]),
+        any::<bool>(),
     );
     (layout, rest).prop_map(|(layout, rest)| {
         let ((cluster_bits, extended), order, v2, lazy, preallocation) = layout;
-        let (below, size, discard, detect_zeroes, table_bytes) = rest;
+        let (below, size, discard, detect_zeroes, table_bytes, zstd) = rest;
         let v2 = v2 && !extended;
+        let compression = if zstd && !v2 { CompressionType::Zstd } else { CompressionType::Zlib };
         let maps = preallocation == Preallocation::Metadata && below.is_some() && !extended;
         let size = size.next_multiple_of(512);
         Shape {
@@ -196,6 +219,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             order: if v2 { 4 } else { order },
             extended,
             version: if v2 { Version::V2 } else { Version::V3 },
+            compression,
             lazy: lazy && !v2,
             preallocation: if maps { Preallocation::Tables } else { preallocation },
             below: below.map(|below| below.min(size)),
@@ -215,6 +239,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let at = prop_oneof![0u64..150_000, (0u64..290).prop_map(|n| n * 512)];
     let step = prop_oneof![
         5 => (at.clone(), len.clone(), any::<u8>()).prop_map(|(at, len, value)| Step::Write(at, len, value)),
+        4 => (0u64..300, 1u64..8, any::<u8>()).prop_map(|(at, len, value)| Step::Pack(at, len, value)),
         2 => (at.clone(), len.clone()).prop_map(|(at, len)| Step::Zero(at, len as u64)),
         2 => (at, len).prop_map(|(at, len)| Step::Discard(at, len as u64)),
         1 => Just(Step::Flush),

@@ -3,11 +3,12 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
+use super::compress::Codec;
 use super::entry::L1Entry;
 use super::feature::Incompatible;
-use super::geometry::HostOffset;
 use super::header::{Encryption, Header};
 use super::live::Live;
+use super::read::Recent;
 use super::table::read_l1;
 use crate::block::{BlockDevice, DeviceOptions};
 use crate::error::{Error, ErrorKind, Result};
@@ -43,8 +44,9 @@ pub struct Qcow2 {
     pub(super) backing: Option<Backing>,
     pub(super) options: DeviceOptions,
     pub(super) live: RwLock<Live>,
-    /// The compressed cluster that was unpacked last, by where it begins.
-    pub(super) unpacked: Mutex<Option<(HostOffset, Vec<u8>)>>,
+    /// How clusters are packed and unpacked.
+    pub(super) codec: Codec,
+    pub(super) unpacked: Mutex<Recent>,
 }
 
 impl std::fmt::Debug for Qcow2 {
@@ -106,6 +108,7 @@ impl Qcow2 {
             false => storage,
         };
         let live = RwLock::new(Live::new(&header, options.cache));
+        let codec = Codec::new(header.compression, header.geometry.cluster_len());
         let mut image = Qcow2 {
             storage: latched(parts.storage),
             data_file: parts.data_file.map(latched),
@@ -113,6 +116,7 @@ impl Qcow2 {
             backing: parts.backing,
             options: *options,
             live,
+            codec,
             unpacked: Mutex::default(),
         };
         if options.writable && image.header.incompatible.contains(Incompatible::DIRTY) {

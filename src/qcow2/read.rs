@@ -1,11 +1,11 @@
 //! Reading guest data: find each cluster's mapping, then take its bytes from where they are.
 
-use std::sync::PoisonError;
+use std::ops::Range;
+use std::sync::{MutexGuard, PoisonError};
 
-use super::compress::unpack;
 use super::entry::{ClusterRef, CompressedRange, Mapping, Subclusters};
 use super::error::FormatError;
-use super::geometry::{GuestOffset, SUBCLUSTERS};
+use super::geometry::{GuestOffset, HostOffset, SUBCLUSTERS};
 use super::open::Qcow2;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::read_padded_at;
@@ -19,9 +19,14 @@ impl Qcow2 {
             let room = self.room_in(run, offset).min(buf.len());
             let (part, rest) =
                 std::mem::take(&mut buf).split_at_mut_checked(room).unwrap_or_default();
-            self.read_as(run.mapping, offset, part)
-                .map_err(|error| error.at_offset(offset.get()))?;
-            drop(live);
+            match run.mapping {
+                Mapping::Compressed(range) => {
+                    let within = self.header.geometry.within_cluster(offset);
+                    self.read_packed(range, within, part, live)
+                }
+                mapping => self.read_as(mapping, offset, part),
+            }
+            .map_err(|error| error.at_offset(offset.get()))?;
             offset = offset.plus_bytes(u64::try_from(room).unwrap_or(u64::MAX));
             buf = rest;
         }
@@ -48,7 +53,7 @@ impl Qcow2 {
             Mapping::Mixed(host, subclusters) => {
                 self.read_subclusters(offset, within, host, subclusters, buf)
             }
-            Mapping::Compressed(range) => self.read_packed(range, within, buf),
+            Mapping::Compressed(range) => self.read_packed(range, within, buf, ()),
         }
     }
 
@@ -101,35 +106,76 @@ impl Qcow2 {
         if below.is_empty() { Ok(()) } else { backing.read_at(offset.get(), below) }
     }
 
-    fn read_packed(&self, range: CompressedRange, within: u64, buf: &mut [u8]) -> Result<()> {
+    /// Reads bytes of a packed cluster. `held`, which keeps the packed bytes where they are, is
+    /// given up before they are unpacked: that takes longer than everything else.
+    fn read_packed<G>(
+        &self,
+        range: CompressedRange,
+        within: u64,
+        buf: &mut [u8],
+        held: G,
+    ) -> Result<()> {
         let within = usize::try_from(within).unwrap_or(usize::MAX);
         let wanted = within..within.saturating_add(buf.len());
-        // OK to ignore poison: it is replaced in one step.
-        let recent = || self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, cluster)) = recent().as_ref().filter(|(at, _)| *at == range.offset)
-            && let Some(part) = cluster.get(wanted.clone())
-        {
-            buf.copy_from_slice(part);
+        let recent = self.recent();
+        if recent.read(range.offset, wanted.clone(), buf) {
             return Ok(());
         }
-        let cluster = self.unpack(range)?;
-        let part = cluster.get(wanted);
-        buf.copy_from_slice(
-            part.ok_or_else(|| Error::new(ErrorKind::Internal, "read beyond a cluster"))?,
-        );
-        if buf.len() < cluster.len() {
+        let writes = recent.writes;
+        drop(recent);
+        let mut unpacker = self.codec.unpacker();
+        // A descriptor cannot claim more than two clusters.
+        unpacker.packed.resize(usize::try_from(range.len).unwrap_or_default(), 0);
+        let found = self.storage.read_at(range.offset.get(), &mut unpacker.packed)?;
+        unpacker.packed.truncate(found);
+        drop(held);
+        let cluster_len = self.header.geometry.cluster_len();
+        if buf.len() == cluster_len {
+            unpacker.unpack(buf).map_err(FormatError::into_error)?;
+        } else {
+            let mut cluster = vec![0; cluster_len];
+            unpacker.unpack(&mut cluster).map_err(FormatError::into_error)?;
             // Whoever reads in small pieces comes back.
-            *recent() = Some((range.offset, cluster));
+            let mut recent = self.recent();
+            if recent.writes == writes {
+                recent.cluster = Some((range.offset, cluster));
+                recent.read(range.offset, wanted, buf);
+            } else if let Some(part) = cluster.get(wanted) {
+                buf.copy_from_slice(part);
+            }
         }
+        self.codec.keep_unpacker(unpacker);
         Ok(())
     }
 
-    fn unpack(&self, range: CompressedRange) -> Result<Vec<u8>> {
-        // A descriptor cannot claim more than two clusters.
-        let mut packed = vec![0; usize::try_from(range.len).unwrap_or_default()];
-        let found = self.storage.read_at(range.offset.get(), &mut packed)?;
-        packed.truncate(found);
-        let len = self.header.geometry.cluster_len();
-        unpack(&packed, self.header.compression, len).map_err(FormatError::into_error)
+    /// The compressed cluster that was unpacked last.
+    pub(super) fn recent(&self) -> MutexGuard<'_, Recent> {
+        // OK to ignore poison: it is replaced in one step.
+        self.unpacked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The compressed cluster that was unpacked last.
+#[derive(Default)]
+pub(super) struct Recent {
+    /// With where it begins in the file.
+    cluster: Option<(HostOffset, Vec<u8>)>,
+    /// Counts what was packed: from then on something else may lie in the same place.
+    writes: u64,
+}
+
+impl Recent {
+    /// Copies a part of the cluster that is packed at `offset`, if it is this one.
+    fn read(&self, offset: HostOffset, wanted: Range<usize>, buf: &mut [u8]) -> bool {
+        let cluster = self.cluster.as_ref().filter(|(at, _)| *at == offset);
+        let Some(part) = cluster.and_then(|(_, cluster)| cluster.get(wanted)) else { return false };
+        buf.copy_from_slice(part);
+        true
+    }
+
+    /// Something was packed.
+    pub(super) fn forget(&mut self) {
+        self.cluster = None;
+        self.writes = self.writes.wrapping_add(1);
     }
 }

@@ -14,6 +14,7 @@ mod help;
 mod locks;
 mod matrix;
 mod over;
+mod pack;
 mod payload;
 mod rebuild;
 mod reference;
