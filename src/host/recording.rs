@@ -1,5 +1,5 @@
 //! A file in memory that remembers everything that was done to it, so that tests can rebuild what
-//! a power cut would have left.
+//! a power cut would have left, and that fails where it is told to.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -34,6 +34,29 @@ impl Event {
     }
 }
 
+/// What goes wrong with the medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// A change does nothing and fails like this.
+    Change(ErrorKind),
+    /// The first half of a write reaches the medium, in whole sectors; then there is no more room.
+    /// A change that is not a write does nothing.
+    ShortWrite,
+    /// A read fails.
+    Read,
+}
+
+/// Where something goes wrong, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// The number of the change, or of the read, that fails first; counted from 0, syncs included.
+    pub nth: usize,
+    /// What goes wrong.
+    pub failure: Failure,
+    /// Whether it goes on like that; else it happens once.
+    pub lasts: bool,
+}
+
 /// A [`MemoryStorage`] with its history, which can be told to fail.
 #[derive(Debug, Default)]
 pub struct RecordingStorage {
@@ -44,8 +67,10 @@ pub struct RecordingStorage {
 #[derive(Debug, Default)]
 struct History {
     events: Vec<Event>,
-    /// The number of the change that fails, and every one after it.
-    fails_from: Option<usize>,
+    /// Changes that were asked for, whatever became of them.
+    changes: usize,
+    reads: usize,
+    fault: Option<Fault>,
 }
 
 impl RecordingStorage {
@@ -56,7 +81,18 @@ impl RecordingStorage {
 
     /// From its `nth` change on (counted from 0, syncs included) the medium fails.
     pub fn fail_from(&self, nth: usize) {
-        self.history().fails_from = Some(nth);
+        self.fail(Fault { nth, failure: Failure::Change(ErrorKind::Io), lasts: true });
+    }
+
+    /// The medium fails as this says.
+    pub fn fail(&self, fault: Fault) {
+        self.history().fault = Some(fault);
+    }
+
+    /// How many changes and how many reads were asked for.
+    pub fn operations(&self) -> (usize, usize) {
+        let history = self.history();
+        (history.changes, history.reads)
     }
 
     /// What was done so far.
@@ -76,13 +112,37 @@ impl RecordingStorage {
 
     fn record(&self, event: Event) -> Result<()> {
         let mut history = self.history();
-        if history.fails_from.is_some_and(|nth| history.events.len() >= nth) {
-            return Err(Error::new(ErrorKind::Io, "the medium fails"));
-        }
-        event.apply(&self.memory)?;
-        history.events.push(event);
-        Ok(())
+        let number = history.changes;
+        history.changes += 1;
+        let fault = history.fault.filter(|fault| fault.failure != Failure::Read);
+        let Some(fault) = fault.filter(|fault| fault.strikes(number)) else {
+            event.apply(&self.memory)?;
+            history.events.push(event);
+            return Ok(());
+        };
+        let Failure::Change(kind) = fault.failure else {
+            if let Some(head) = first_sectors(&event) {
+                head.apply(&self.memory)?;
+                history.events.push(head);
+            }
+            return Err(Error::new(ErrorKind::NoSpace, "the medium is full"));
+        };
+        Err(Error::new(kind, "the medium fails"))
     }
+}
+
+impl Fault {
+    fn strikes(self, number: usize) -> bool {
+        number == self.nth || self.lasts && number > self.nth
+    }
+}
+
+/// The first half of a write, up to a sector's end: no medium tears a sector.
+fn first_sectors(event: &Event) -> Option<Event> {
+    let Event::Write(offset, data) = event else { return None };
+    let end = (offset + data.len() as u64 / 2).next_multiple_of(512);
+    let len = usize::try_from(end.checked_sub(*offset)?).ok()?;
+    (0 < len && len < data.len()).then(|| Event::Write(*offset, data[..len].to_vec()))
 }
 
 impl Storage for RecordingStorage {
@@ -91,6 +151,14 @@ impl Storage for RecordingStorage {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let mut history = self.history();
+        let number = history.reads;
+        history.reads += 1;
+        let fault = history.fault.filter(|fault| fault.failure == Failure::Read);
+        if fault.is_some_and(|fault| fault.strikes(number)) {
+            return Err(Error::new(ErrorKind::Io, "the medium cannot be read").at_offset(offset));
+        }
+        drop(history);
         self.memory.read_at(offset, buf)
     }
 

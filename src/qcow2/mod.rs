@@ -26,6 +26,8 @@ pub mod check;
 mod clusters;
 mod compress;
 #[cfg(test)]
+mod crash_states_tests;
+#[cfg(test)]
 mod crash_tests;
 mod create;
 mod device;
@@ -62,6 +64,8 @@ mod release;
 mod resize;
 mod snapshot;
 mod stream;
+#[cfg(test)]
+mod subject_tests;
 mod table;
 mod write;
 

@@ -1,0 +1,252 @@
+//! An image, what is done to it, and what it should show: what tests of the whole engine share.
+
+use std::sync::Arc;
+
+use super::create::create;
+use super::geometry::{ClusterBits, Geometry, RefcountOrder};
+use super::header::{BackingName, CompressionType, Header, Version};
+use super::open::{Backing, Parts, Qcow2};
+use super::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
+use super::resize::ResizeOptions;
+use crate::block::{BlockDevice, CacheConfig, DeviceOptions, Discard, MemoryDevice};
+use crate::error::Result;
+use crate::host::recording::RecordingStorage;
+use crate::host::storage::{MemoryStorage, Storage};
+use crate::task::{Cancel, Silent, Task};
+use crate::units::{ByteSize, VirtualSize};
+
+/// What an image is like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) cluster_bits: u32,
+    pub(super) order: u32,
+    pub(super) extended: bool,
+    pub(super) version: Version,
+    pub(super) lazy: bool,
+    pub(super) preallocation: Preallocation,
+    /// Bytes of the disk below, if there is one.
+    pub(super) below: Option<u64>,
+    pub(super) size: u64,
+    pub(super) options: DeviceOptions,
+}
+
+/// The plainest, with room for a few tables only, so that they are often written.
+pub(super) const PLAIN: Shape = Shape {
+    cluster_bits: 9,
+    order: 4,
+    extended: false,
+    version: Version::V3,
+    lazy: false,
+    preallocation: Preallocation::Off,
+    below: None,
+    size: 40 << 10,
+    options: DeviceOptions {
+        writable: true,
+        cache: CacheConfig { table_bytes: 0, refcount_bytes: 0 },
+        discard: Discard::Unmap,
+        detect_zeroes: false,
+    },
+};
+
+/// What is done to an image. Offsets and lengths are cut to fit the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Write(u64, usize, u8),
+    Zero(u64, u64),
+    Discard(u64, u64),
+    Flush,
+    Reopen,
+    /// Closes the image, makes the disk this large and opens it again.
+    Resize(u64),
+}
+
+impl Shape {
+    fn geometry(&self) -> Geometry {
+        let bits = ClusterBits::new(self.cluster_bits).unwrap();
+        let order = RefcountOrder::new(self.order).unwrap();
+        Geometry::new(bits, order, self.extended).unwrap()
+    }
+
+    pub(super) fn create_in(&self, storage: &dyn Storage) {
+        let backing = BackingName { name: b"below".to_vec(), format: Some(b"raw".to_vec()) };
+        let options = CreateOptions {
+            version: self.version,
+            geometry: self.geometry(),
+            virtual_size: virtual_size(self.size),
+            backing: self.below.map(|_| backing),
+            compression: CompressionType::Zlib,
+            lazy_refcounts: self.lazy,
+            dirty: false,
+            header_form: HeaderForm::Qemu,
+            l1_capacity: L1Capacity::AsNeeded,
+            preallocation: self.preallocation,
+        };
+        create(storage, &options, &[], Task::new(&Silent, &Cancel::new())).unwrap();
+    }
+
+    /// The bytes of the disk below.
+    pub(super) fn below(&self) -> Vec<u8> {
+        (0..self.below.unwrap_or(0)).map(|at| (at / 7 + 1) as u8).collect()
+    }
+
+    fn backing(&self) -> Option<Backing> {
+        self.below.map(|_| Box::new(MemoryDevice::new(self.below())) as Backing)
+    }
+
+    /// The disk as it reads when the image was just created.
+    fn disk(&self) -> Vec<u8> {
+        let mut disk = self.below();
+        disk.resize(virtual_size(self.size).bytes() as usize, 0);
+        disk
+    }
+
+    /// Opens the image in `storage`, as whatever `header` says.
+    pub(super) fn open_as(
+        &self,
+        storage: Arc<dyn Storage>,
+        header: Header,
+        writable: bool,
+    ) -> Result<Qcow2> {
+        let parts = Parts { storage: Box::new(storage), data_file: None, backing: self.backing() };
+        let (cancel, options) = (Cancel::new(), DeviceOptions { writable, ..self.options });
+        Qcow2::open_with(parts, header, &options, Task::new(&Silent, &cancel))
+    }
+
+    pub(super) fn open(&self, storage: Arc<dyn Storage>, writable: bool) -> Result<Qcow2> {
+        let header = Header::read(&*storage)?;
+        self.open_as(storage, header, writable)
+    }
+}
+
+pub(super) fn virtual_size(bytes: u64) -> VirtualSize {
+    VirtualSize::round_up(ByteSize::from_bytes(bytes)).unwrap()
+}
+
+/// The whole disk.
+pub(super) fn contents(image: &Qcow2) -> Result<Vec<u8>> {
+    let mut found = vec![1; image.size() as usize];
+    image.read_at(0, &mut found)?;
+    Ok(found)
+}
+
+/// An image and what it should show.
+pub(super) struct Subject {
+    pub(super) shape: Shape,
+    pub(super) storage: Arc<RecordingStorage>,
+    /// Gone between a failure and the next opening.
+    pub(super) image: Option<Qcow2>,
+    pub(super) model: Vec<u8>,
+}
+
+impl Subject {
+    /// A new image, open.
+    pub(super) fn new(shape: Shape) -> Subject {
+        let storage = MemoryStorage::default();
+        shape.create_in(&storage);
+        let mut subject = Subject::over(shape, storage.contents(), shape.disk());
+        subject.open().unwrap();
+        subject
+    }
+
+    /// One that is there already and shows `model`; closed.
+    pub(super) fn over(shape: Shape, bytes: Vec<u8>, model: Vec<u8>) -> Subject {
+        let storage = Arc::new(RecordingStorage::new(bytes));
+        Subject { shape, storage, image: None, model }
+    }
+
+    pub(super) fn open(&mut self) -> Result<()> {
+        self.image = Some(self.shape.open(self.storage.clone(), true)?);
+        Ok(())
+    }
+
+    pub(super) fn image(&self) -> &Qcow2 {
+        self.image.as_ref().unwrap()
+    }
+
+    pub(super) fn contents(&self) -> Vec<u8> {
+        contents(self.image()).unwrap()
+    }
+
+    /// Closes the image and leaves it closed.
+    pub(super) fn close(&mut self) -> Result<()> {
+        self.image.take().map_or(Ok(()), Qcow2::close)
+    }
+
+    /// Does it to the image and the model, and compares nothing but what was discarded.
+    pub(super) fn step(&mut self, step: Step) {
+        self.apply(step).unwrap_or_else(|error| panic!("{step:?}: {error}"));
+        let range = |(at, len): (u64, u64)| at as usize..(at + len) as usize;
+        match step {
+            Step::Write(at, len, value) => {
+                let (at, len) = self.clip(at, len as u64);
+                self.model[range((at, len))].copy_from_slice(&pattern(len, value));
+            }
+            Step::Zero(at, len) => {
+                let range = range(self.clip(at, len));
+                self.model[range].fill(0);
+            }
+            Step::Discard(at, len) => self.learn_discarded(self.clip(at, len)),
+            Step::Flush | Step::Reopen => {}
+            Step::Resize(size) => self.model.resize(virtual_size(size).bytes() as usize, 0),
+        }
+    }
+
+    /// Does it to the image alone. Where closing or opening fails, there is no image afterwards.
+    pub(super) fn apply(&mut self, step: Step) -> Result<()> {
+        match step {
+            Step::Write(at, len, value) => {
+                let (at, len) = self.clip(at, len as u64);
+                self.image().write_at(at, &pattern(len, value))
+            }
+            Step::Zero(at, len) => {
+                let (at, len) = self.clip(at, len);
+                self.image().write_zeroes(at, len)
+            }
+            Step::Discard(at, len) => {
+                let (at, len) = self.clip(at, len);
+                self.image().discard(at, len)
+            }
+            Step::Flush => self.image().flush(),
+            Step::Reopen => {
+                self.close()?;
+                self.open()
+            }
+            Step::Resize(size) => {
+                self.close()?;
+                let options =
+                    ResizeOptions { virtual_size: virtual_size(size), preallocation: None };
+                let image = self.shape.open(self.storage.clone(), false)?;
+                image.resize(&options, Task::new(&Silent, &Cancel::new()))?;
+                self.open()
+            }
+        }
+    }
+
+    fn clip(&self, at: u64, len: u64) -> (u64, u64) {
+        let size = self.image().size();
+        (at % size, len.min(size - at % size))
+    }
+
+    /// What was discarded reads as zeros, as before or as what is below, cluster by cluster; the
+    /// model learns which.
+    fn learn_discarded(&mut self, (at, len): (u64, u64)) {
+        let now = self.contents();
+        let unit = 1usize << self.shape.cluster_bits;
+        let mut below = self.shape.below();
+        below.resize(now.len(), 0);
+        for start in (0..now.len()).step_by(unit) {
+            let range = start..(start + unit).min(now.len());
+            let inside = start as u64 >= at && range.end as u64 <= at + len;
+            let before = &self.model[range.clone()];
+            let found = &now[range.clone()];
+            let zeros = found.iter().all(|&byte| byte == 0);
+            let allowed = found == before || inside && (zeros || found == &below[range.clone()]);
+            assert!(allowed, "cluster at {start} after a discard of {len} at {at}");
+        }
+        self.model = now;
+    }
+}
+
+fn pattern(len: u64, value: u8) -> Vec<u8> {
+    (0..len).map(|n| value.wrapping_add(n as u8)).collect()
+}
