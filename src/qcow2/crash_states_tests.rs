@@ -129,9 +129,9 @@ pub(super) fn each_state(
     let mut start = 0;
     for epoch in events.split_inclusive(|event| *event == Event::Sync) {
         let base = durable.contents();
-        let writes = epoch.strip_suffix(&[Event::Sync]).unwrap_or(epoch);
+        let writes = in_sectors(epoch.strip_suffix(&[Event::Sync]).unwrap_or(epoch), &durable);
         let mut seen = HashSet::new();
-        for remains in remains(writes, base.len() as u64, seed) {
+        for remains in remains(&writes, base.len() as u64, seed) {
             let state = MemoryStorage::new(base.clone());
             remains.events.iter().for_each(|event| event.apply(&state).unwrap());
             let bytes = state.contents();
@@ -140,9 +140,24 @@ pub(super) fn each_state(
                 visit(&CrashState { bytes: &bytes, durable: start, begun });
             }
         }
-        epoch.iter().for_each(|event| event.apply(&durable).unwrap());
         start += epoch.len();
     }
+}
+
+/// The same, done to `storage`, in the whole sectors that a medium knows: a sector that is written
+/// in pieces has, with a later piece, the earlier ones too.
+fn in_sectors(events: &[Event], storage: &MemoryStorage) -> Vec<Event> {
+    let whole = |event: &Event| {
+        event.apply(storage).unwrap();
+        let Event::Write(offset, data) = event else { return event.clone() };
+        let start = offset - offset % SECTOR as u64;
+        let end = (offset + data.len() as u64).next_multiple_of(SECTOR as u64);
+        let mut sectors = vec![0; (end - start) as usize];
+        let len = storage.read_at(start, &mut sectors).unwrap();
+        sectors.truncate(len);
+        Event::Write(start, sectors)
+    };
+    events.iter().map(whole).collect()
 }
 
 /// The record as it would be if nothing had ever waited for the medium.

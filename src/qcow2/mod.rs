@@ -29,6 +29,8 @@ mod compress;
 mod crash_states_tests;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod crash_write_tests;
 mod create;
 mod device;
 mod discard;
@@ -36,6 +38,8 @@ mod entry;
 mod error;
 mod extension;
 mod feature;
+#[cfg(test)]
+mod fixtures_tests;
 mod flush;
 pub mod geometry;
 mod growth;
@@ -62,6 +66,8 @@ mod refblock;
 mod refcounts;
 mod release;
 mod resize;
+#[cfg(test)]
+mod scenario_tests;
 mod snapshot;
 mod stream;
 #[cfg(test)]

@@ -1,0 +1,250 @@
+//! What a power cut can leave of an image that is being written, discarded, resized and flushed,
+//! in every order of two things and in many of more, on images of every kind.
+
+use std::collections::HashSet;
+
+use super::crash_states_tests::{each_state, fingerprint, next, replayed, without_syncs};
+use super::header::Version;
+use super::options::Preallocation;
+use super::scenario_tests::{Found, Run, Scenario};
+use super::subject_tests::{PLAIN, Shape, Step};
+use crate::block::{DeviceOptions, Discard};
+
+const KIB: u64 = 1024;
+const FOUR_K: Shape = Shape { cluster_bits: 12, size: 160 * KIB, ..PLAIN };
+const EXTENDED: Shape = Shape { cluster_bits: 14, extended: true, size: 224 * KIB, ..PLAIN };
+
+/// Judges states, each of them once.
+#[derive(Default)]
+struct Explorer {
+    seed: u64,
+    seen: HashSet<(u64, u64)>,
+}
+
+impl Explorer {
+    fn explore(&mut self, scenario: &Scenario) {
+        let run = Run::of(scenario);
+        let below = scenario.shape.below.unwrap_or_default();
+        each_state(&run.before, &run.events, &mut self.seed, |state| {
+            let window = run.window(state.durable, state.begun);
+            let mut shown: Vec<u8> = below.to_ne_bytes().to_vec();
+            shown.extend(window.iter().flat_map(|moment| moment.fingerprint.to_ne_bytes()));
+            if self.seen.insert((fingerprint(state.bytes), fingerprint(&shown))) {
+                let (durable, begun) = (state.durable, state.begun);
+                run.judge(state.bytes, window).unwrap_or_else(|why| {
+                    panic!("{scenario:?}\n{durable} events durable, {begun} begun: {why}")
+                });
+            }
+        });
+    }
+
+    /// Says how many states there were, which must be so many at least.
+    fn done(self, what: &str, least: usize) {
+        let states = self.seen.len();
+        println!("{what}: {states} crash states");
+        assert!(states >= least, "{what}: {states} states are too few");
+    }
+}
+
+/// Data in the disk's first clusters, zeros behind, and data again.
+pub(super) fn beginning(shape: Shape) -> Vec<Step> {
+    let cluster = 1 << shape.cluster_bits;
+    vec![
+        Step::Write(0, 6 * cluster as usize, 11),
+        Step::Zero(8 * cluster, cluster),
+        Step::Flush,
+        Step::Write(12 * cluster + 100, 2 * cluster as usize, 5),
+    ]
+}
+
+/// Twelve things to do, each of which meets what the others leave.
+fn operations(shape: Shape) -> Vec<Step> {
+    let cluster = 1u64 << shape.cluster_bits;
+    let len = |clusters: u64| (clusters * cluster) as usize;
+    vec![
+        Step::Write(0, len(1), 77),
+        Step::Write(cluster / 2 + 50, 300, 78),
+        Step::Write(6 * cluster - 100, len(2) + 200, 79),
+        Step::Write(20 * cluster, len(3), 80),
+        Step::Write(8 * cluster + 64, 100, 81),
+        Step::Zero(2 * cluster, 2 * cluster),
+        Step::Zero(4 * cluster + 100, cluster),
+        Step::Discard(0, 3 * cluster),
+        Step::Discard(0, shape.size),
+        Step::Flush,
+        Step::Resize(shape.size / 2 + 512),
+        Step::Resize(shape.size * 2),
+    ]
+}
+
+/// Every two operations one after the other, and then the image is closed.
+fn pairs(shape: Shape, found: Found) -> impl Iterator<Item = Scenario> {
+    let snapshot = matches!(found, Found::Snapshot | Found::PackedSnapshot);
+    let allowed = move |step: &Step| !(snapshot && matches!(step, Step::Resize(_)));
+    let all: Vec<Step> = operations(shape).into_iter().filter(allowed).collect();
+    let pairs = all.clone().into_iter().flat_map(move |first| {
+        all.clone().into_iter().map(move |second| [first, second, Step::Reopen])
+    });
+    let before = beginning(shape);
+    pairs.map(move |steps| Scenario { shape, before: before.clone(), found, steps: steps.to_vec() })
+}
+
+/// Ten operations drawn from the same twelve, elsewhere on the disk each time.
+fn drawn(shape: Shape, found: Found, seed: &mut u64) -> Scenario {
+    let snapshot = matches!(found, Found::Snapshot | Found::PackedSnapshot);
+    let all = operations(shape);
+    let mut steps = Vec::new();
+    while steps.len() < 10 {
+        let step = all[next(seed) as usize % all.len()];
+        let shift = next(seed) % shape.size;
+        let value = next(seed) as u8;
+        steps.push(match step {
+            Step::Write(at, len, _) => Step::Write(at + shift, len, value),
+            Step::Zero(at, len) => Step::Zero(at + shift, len),
+            Step::Discard(at, len) => Step::Discard(at + shift, len / 2),
+            Step::Resize(_) if snapshot => Step::Reopen,
+            Step::Resize(size) => Step::Resize(size / 2 + shift),
+            Step::Flush | Step::Reopen => step,
+        });
+    }
+    Scenario { shape, before: beginning(shape), found, steps }
+}
+
+fn explore_pairs(what: &str, shape: Shape, found: Found, least: usize) {
+    let mut explorer = Explorer::default();
+    pairs(shape, found).for_each(|scenario| explorer.explore(&scenario));
+    explorer.done(what, least);
+}
+
+#[test]
+fn two_operations_in_small_clusters() {
+    explore_pairs("pairs, clusters of 512", PLAIN, Found::Closed, 1);
+}
+
+#[test]
+fn two_operations_in_clusters_of_4k() {
+    explore_pairs("pairs, clusters of 4K", FOUR_K, Found::Closed, 1);
+}
+
+#[test]
+fn two_operations_above_a_backing_file() {
+    let shape = Shape { below: Some(17 * KIB), ..PLAIN };
+    explore_pairs("pairs, overlay", shape, Found::Closed, 1);
+}
+
+#[test]
+fn two_operations_in_version_2_above_a_backing_file() {
+    let shape = Shape { version: Version::V2, below: Some(17 * KIB), ..PLAIN };
+    explore_pairs("pairs, overlay of version 2", shape, Found::Closed, 1);
+}
+
+#[test]
+fn two_operations_in_subclusters() {
+    let shape = Shape { below: Some(100 * KIB), ..EXTENDED };
+    explore_pairs("pairs, subclusters", shape, Found::Closed, 1);
+}
+
+#[test]
+fn two_operations_with_late_counts() {
+    let shape = Shape { lazy: true, ..PLAIN };
+    explore_pairs("pairs, lazy counts", shape, Found::Closed, 1);
+}
+
+#[test]
+fn two_operations_on_a_dirty_image() {
+    let shape = Shape { lazy: true, order: 6, ..PLAIN };
+    explore_pairs("pairs, dirty", shape, Found::Unclosed, 1);
+}
+
+#[test]
+fn two_operations_where_counts_need_new_blocks() {
+    let shape = Shape { order: 6, size: 60 * KIB, ..PLAIN };
+    explore_pairs("pairs, wide counts", shape, Found::Closed, 1);
+}
+
+#[test]
+fn two_operations_in_preallocated_clusters() {
+    let shape = Shape { order: 0, preallocation: Preallocation::Metadata, ..PLAIN };
+    explore_pairs("pairs, preallocated", shape, Found::Closed, 1);
+}
+
+#[test]
+fn two_operations_that_keep_what_is_discarded() {
+    let options =
+        DeviceOptions { discard: Discard::KeepAllocated, detect_zeroes: true, ..PLAIN.options };
+    explore_pairs("pairs, room is kept", Shape { options, ..PLAIN }, Found::Closed, 1);
+}
+
+#[test]
+fn two_operations_on_packed_clusters() {
+    explore_pairs("pairs, packed", PLAIN, Found::Packed, 1);
+}
+
+#[test]
+fn two_operations_beside_a_snapshot() {
+    explore_pairs("pairs, snapshot", PLAIN, Found::Snapshot, 1);
+}
+
+#[test]
+fn two_operations_on_packed_clusters_that_a_snapshot_shares() {
+    explore_pairs("pairs, packed and shared", FOUR_K, Found::PackedSnapshot, 1);
+}
+
+#[test]
+fn a_refcount_table_that_grows() {
+    // A table of one cluster counts 2 MiB with 64 bits each.
+    let shape = Shape { order: 6, size: 60 * KIB, ..PLAIN };
+    let mut explorer = Explorer::default();
+    let steps = vec![Step::Write(30 * KIB, 9 << 10, 9), Step::Discard(0, 8 * KIB), Step::Reopen];
+    let found = Found::Long(2048 * KIB - 512);
+    let before = vec![Step::Write(0, 24 << 10, 8)];
+    let scenario = Scenario { shape, before, found, steps };
+    let count = |bytes: &[u8]| u32::from_be_bytes(*bytes[56..].first_chunk().unwrap());
+    let run = Run::of(&scenario);
+    assert_eq!((count(&run.before), count(&replayed(&run.before, &run.events))), (1, 2));
+    explorer.explore(&scenario);
+    explorer.done("refcount table", 1);
+}
+
+#[test]
+fn many_operations_on_images_of_every_kind() {
+    let (mut explorer, mut seed) = (Explorer::default(), 7);
+    let overlay = Some(30 * KIB);
+    let kinds = [
+        (PLAIN, Found::Closed),
+        (Shape { order: 6, lazy: true, ..PLAIN }, Found::Unclosed),
+        (Shape { order: 1, below: overlay, ..PLAIN }, Found::Snapshot),
+        (Shape { version: Version::V2, ..FOUR_K }, Found::Packed),
+        (Shape { below: overlay, ..FOUR_K }, Found::PackedSnapshot),
+        (Shape { order: 0, lazy: true, ..FOUR_K }, Found::Closed),
+        (Shape { order: 3, ..EXTENDED }, Found::Closed),
+        (Shape { below: overlay, ..EXTENDED }, Found::Snapshot),
+        (Shape { cluster_bits: 16, size: 512 * KIB, ..PLAIN }, Found::Closed),
+    ];
+    for (shape, found) in kinds {
+        for _ in 0..4 {
+            explorer.explore(&drawn(shape, found, &mut seed));
+        }
+    }
+    explorer.done("drawn", 1);
+}
+
+/// The control: if nothing ever waited for the medium, the same exploration would find damage.
+#[test]
+fn without_its_barriers_writing_would_be_caught() {
+    let shapes = [(PLAIN, Found::Closed), (FOUR_K, Found::Closed), (PLAIN, Found::Snapshot)];
+    for (shape, found) in shapes {
+        let cluster = 1 << shape.cluster_bits;
+        let write = Step::Write(20 * cluster, cluster as usize, 1);
+        let steps = vec![write, Step::Flush, Step::Discard(0, 2 * cluster), Step::Reopen];
+        let run = Run::of(&Scenario { shape, before: beginning(shape), found, steps });
+        let (mut corrupt, mut states) = (0, 0);
+        each_state(&run.before, &without_syncs(&run.events), &mut 1, |state| {
+            // Whatever the disk shows is allowed here: the tables alone give it away.
+            states += 1;
+            corrupt += usize::from(run.judge(state.bytes, &run.moments).is_err());
+        });
+        println!("without barriers: {corrupt} of {states} states are damaged");
+        assert!(corrupt > 0, "{found:?}");
+    }
+}

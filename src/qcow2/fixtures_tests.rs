@@ -1,0 +1,226 @@
+//! Images that the engine does not make itself: with an internal snapshot, with packed clusters,
+//! and with a file so long that counting what is added needs a larger refcount table.
+
+use flate2::{Compress, Compression, FlushCompress};
+
+use super::check::scan;
+use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping};
+use super::geometry::{ClusterCount, HostCluster, HostOffset};
+use super::header::Header;
+use super::refblock::RefcountBlock;
+use super::snapshot::read_snapshots;
+use super::subject_tests::{PLAIN, Shape, Step, Subject, contents};
+use super::table::{L2Table, encode_words, read_l1, read_refcount_table};
+use crate::host::storage::{MemoryStorage, Storage, read_exact_at, read_padded_at};
+use crate::task::{Cancel, Silent, Task};
+use std::sync::Arc;
+
+/// An image that is being worked on by hand.
+struct Bench {
+    storage: Arc<MemoryStorage>,
+    header: Header,
+}
+
+impl Bench {
+    fn over(bytes: Vec<u8>) -> Bench {
+        let storage = Arc::new(MemoryStorage::new(bytes));
+        let header = Header::read(&*storage).unwrap();
+        Bench { storage, header }
+    }
+
+    /// Changes the count of a cluster, which has a refcount block.
+    fn count(&self, cluster: HostCluster, change: i64) {
+        let geometry = self.header.geometry;
+        let table = read_refcount_table(&*self.storage, &self.header).unwrap();
+        let entry = table[geometry.refblock_index(cluster) as usize];
+        let at = entry.decode(geometry).unwrap().expect("a refcount block").get();
+        let mut bytes = vec![0; geometry.cluster_len()];
+        read_exact_at(&*self.storage, at, &mut bytes).unwrap();
+        let mut block = RefcountBlock::from_bytes(bytes, geometry);
+        let index = geometry.index_in_refblock(cluster);
+        block.set(index, block.get(index).checked_add_signed(change).unwrap());
+        self.storage.write_at(at, block.bytes()).unwrap();
+    }
+
+    fn count_range(&self, offset: u64, len: u64, change: i64) {
+        let geometry = self.header.geometry;
+        let first = geometry.host_cluster(HostOffset::new(offset));
+        let last = geometry.host_cluster(HostOffset::new(offset + len - 1));
+        (first.get()..=last.get()).for_each(|n| self.count(HostCluster::new(n), change));
+    }
+
+    /// Puts bytes behind everything, from a cluster's beginning on, and counts them.
+    fn append(&self, bytes: &[u8]) -> u64 {
+        let geometry = self.header.geometry;
+        let end = geometry.host_cluster_after(self.storage.len().unwrap());
+        let at = geometry.host_offset(end).get();
+        self.storage.write_at(at, bytes).unwrap();
+        self.count_range(at, bytes.len() as u64, 1);
+        at
+    }
+
+    /// Shows every entry of the active L2 tables to `change`, and keeps what it makes of them.
+    fn each_entry(&self, mut change: impl FnMut(u64, L2Entry) -> L2Entry) {
+        let geometry = self.header.geometry;
+        for (n, entry) in (0..).zip(read_l1(&*self.storage, &self.header).unwrap()) {
+            let Some(at) = entry.decode(geometry).unwrap() else { continue };
+            let mut table = L2Table::read_padded(&*self.storage, at.offset, geometry).unwrap();
+            let first = geometry.first_cluster_of_table(n);
+            for index in 0..table.entries().count() as u64 {
+                let guest = geometry.guest_offset(first + ClusterCount::new(index)).get();
+                table.set(index, change(guest, table.get(index)));
+            }
+            self.storage.write_at(at.offset.get(), table.bytes()).unwrap();
+        }
+    }
+}
+
+/// Takes a snapshot, as QEMU does: the L1 table is copied, and everything that it leads to is
+/// counted once more and is nobody's alone.
+pub(super) fn with_snapshot(bytes: Vec<u8>) -> Vec<u8> {
+    let bench = Bench::over(bytes);
+    let geometry = bench.header.geometry;
+    let cluster = geometry.cluster_size();
+    bench.each_entry(|_, entry| {
+        match entry.decode(geometry).unwrap() {
+            Mapping::Compressed(range) => bench.count_range(range.offset.get(), range.len, 1),
+            mapping => {
+                if let Some(host) = mapping.host_cluster() {
+                    bench.count_range(host.offset.get(), cluster, 1);
+                }
+            }
+        }
+        entry.with_copied(false)
+    });
+    let l1: Vec<L1Entry> = read_l1(&*bench.storage, &bench.header).unwrap();
+    let l1: Vec<L1Entry> = l1.into_iter().map(|entry| shared(&bench, entry)).collect();
+    let words = encode_words(l1.iter().map(|entry| entry.word()));
+    bench.storage.write_at(bench.header.l1.offset.get(), &words).unwrap();
+    let table = snapshot_table(bench.append(&words), &bench.header);
+    let at = bench.append(&table);
+    let switch: Vec<u8> = [&1u32.to_be_bytes()[..], &at.to_be_bytes()].concat();
+    bench.storage.write_at(60, &switch).unwrap();
+    bench.storage.contents()
+}
+
+/// The entry of an L2 table that two L1 tables refer to from now on.
+fn shared(bench: &Bench, entry: L1Entry) -> L1Entry {
+    let geometry = bench.header.geometry;
+    let Some(table) = entry.decode(geometry).unwrap() else { return entry };
+    bench.count_range(table.offset.get(), geometry.cluster_size(), 1);
+    L1Entry::encode(ClusterRef { copied: false, ..table })
+}
+
+/// The table of one snapshot, whose L1 table is at `l1`.
+fn snapshot_table(l1: u64, header: &Header) -> Vec<u8> {
+    let mut entry = l1.to_be_bytes().to_vec();
+    entry.extend(header.l1.count.to_be_bytes());
+    entry.extend([0, 1, 0, 5]); // The lengths of id and name.
+    entry.extend([0; 20]); // The time, the clock and the machine's state.
+    entry.extend(24u32.to_be_bytes());
+    entry.extend([0; 8]);
+    entry.extend(header.virtual_size.to_be_bytes());
+    entry.extend(u64::MAX.to_be_bytes());
+    entry.extend(b"1first");
+    entry
+}
+
+/// Packs every second guest cluster that has data; several share a host cluster, and some lie in
+/// two of them.
+pub(super) fn packed(bytes: Vec<u8>) -> Vec<u8> {
+    let bench = Bench::over(bytes);
+    let geometry = bench.header.geometry;
+    let cluster = geometry.cluster_size();
+    let (mut stream, mut places, mut given_up) = (Vec::new(), Vec::new(), Vec::new());
+    bench.each_entry(|guest, entry| {
+        if let Mapping::Data(host) = entry.decode(geometry).unwrap()
+            && (guest / cluster).is_multiple_of(2)
+        {
+            let mut data = vec![0; geometry.cluster_len()];
+            read_padded_at(&*bench.storage, host.offset.get(), &mut data).unwrap();
+            let packed = deflate(&data);
+            places.push((guest, stream.len() as u64, packed.len() as u64));
+            stream.extend(packed);
+            given_up.push(host.offset.get());
+        }
+        entry
+    });
+    assert!(!places.is_empty(), "there is data to be packed");
+    given_up.into_iter().for_each(|at| bench.count_range(at, cluster, -1));
+    // Counted by the references to each cluster, not by the clusters.
+    let at = bench.append(&stream);
+    bench.count_range(at, stream.len() as u64, -1);
+    for (_, start, len) in &places {
+        let descriptor = L2Entry::compressed(HostOffset::new(at + start), *len, geometry);
+        let Ok(Mapping::Compressed(range)) = descriptor.decode(geometry) else { panic!("packed") };
+        bench.count_range(range.offset.get(), range.len, 1);
+    }
+    // The last sector that a descriptor names is in the file.
+    let end = geometry.host_cluster_after(bench.storage.len().unwrap());
+    bench.storage.set_len(geometry.host_offset(end).get()).unwrap();
+    bench.each_entry(|guest, entry| match places.iter().find(|place| place.0 == guest) {
+        Some((_, start, len)) => L2Entry::compressed(HostOffset::new(at + start), *len, geometry),
+        None => entry,
+    });
+    bench.storage.contents()
+}
+
+/// Raw deflate with the window that QEMU writes, of 12 bits.
+fn deflate(data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 * data.len() + 64);
+    let mut stream = Compress::new_with_window_bits(Compression::default(), false, 12);
+    stream.compress_vec(data, &mut out, FlushCompress::Finish).unwrap();
+    out
+}
+
+/// A file that goes on, with nothing in it, to `len`.
+pub(super) fn lengthened(bytes: Vec<u8>, len: u64) -> Vec<u8> {
+    let bench = Bench::over(bytes);
+    bench.storage.set_len(len).unwrap();
+    bench.storage.contents()
+}
+
+/// What each snapshot's disk reads as.
+pub(super) fn snapshot_disks(shape: &Shape, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let storage = Arc::new(MemoryStorage::new(bytes.to_vec()));
+    let header = Header::read(&*storage).unwrap();
+    let snapshots = read_snapshots(&*storage, &header).unwrap();
+    let disk = |snapshot: super::snapshot::Snapshot| {
+        let virtual_size = snapshot.disk_size_bytes.unwrap();
+        let header = Header { l1: snapshot.l1, virtual_size, ..header.clone() };
+        contents(&shape.open_as(storage.clone(), header, false).unwrap()).unwrap()
+    };
+    snapshots.into_iter().map(disk).collect()
+}
+
+/// An image that is closed, after these steps; and what it shows.
+pub(super) fn made_by(shape: Shape, steps: &[Step]) -> (Vec<u8>, Vec<u8>) {
+    let mut subject = Subject::new(shape);
+    steps.iter().for_each(|step| subject.step(*step));
+    subject.close().unwrap();
+    (subject.storage.contents(), subject.model)
+}
+
+#[test]
+fn what_is_made_by_hand_is_sound() {
+    let steps = [Step::Write(100, 9000, 3), Step::Write(20_000, 5000, 9), Step::Zero(512, 600)];
+    for cluster_bits in [9, 12, 16] {
+        let shape = Shape { cluster_bits, size: 200 << 10, ..PLAIN };
+        let (bytes, model) = made_by(shape, &steps);
+        let packed = packed(bytes.clone());
+        let images = [
+            (lengthened(bytes.clone(), 1 << 20), 0),
+            (with_snapshot(bytes), 1),
+            (packed.clone(), 0),
+            (with_snapshot(packed), 1),
+        ];
+        for (bytes, snapshots) in images {
+            assert_eq!(snapshot_disks(&shape, &bytes), vec![model.clone(); snapshots]);
+            let storage = Arc::new(MemoryStorage::new(bytes));
+            let header = Header::read(&*storage).unwrap();
+            let report = scan(&*storage, &header, Task::new(&Silent, &Cancel::new())).unwrap();
+            assert!(report.is_clean() && report.notices == 0, "{:?}", report.findings);
+            assert!(contents(&shape.open(storage, false).unwrap()).unwrap() == model);
+        }
+    }
+}

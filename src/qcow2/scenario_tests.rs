@@ -1,0 +1,198 @@
+//! What is done to an image, in which order, and what the image must be like when that is cut
+//! short: nothing worse than leaks, everything that was flushed, and fit to be written again.
+
+use std::sync::Arc;
+
+use super::check::{ScanReport, scan};
+use super::crash_states_tests::{fingerprint, next};
+use super::feature::Incompatible;
+use super::fixtures_tests::{lengthened, made_by, packed, snapshot_disks, with_snapshot};
+use super::header::Header;
+use super::subject_tests::{Shape, Step, Subject, contents};
+use crate::block::BlockDevice;
+use crate::host::recording::Event;
+use crate::host::storage::MemoryStorage;
+use crate::task::{Cancel, Silent, Task};
+
+/// How an image is found.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Found {
+    Closed,
+    /// Whoever wrote it died.
+    Unclosed,
+    Packed,
+    Snapshot,
+    PackedSnapshot,
+    /// Its file goes on to this length.
+    Long(u64),
+}
+
+/// An image, how it came to be, and what is done to it.
+#[derive(Debug, Clone)]
+pub(super) struct Scenario {
+    pub(super) shape: Shape,
+    pub(super) before: Vec<Step>,
+    pub(super) found: Found,
+    pub(super) steps: Vec<Step>,
+}
+
+impl Scenario {
+    /// The image that is found, closed, and what it shows.
+    pub(super) fn subject(&self) -> Subject {
+        let (bytes, model) = match self.found {
+            Found::Unclosed => {
+                let mut subject = Subject::new(self.shape);
+                self.before.iter().for_each(|step| subject.step(*step));
+                let bytes = subject.storage.contents();
+                let left = Arc::new(MemoryStorage::new(bytes.clone()));
+                (bytes, contents(&self.shape.open(left, false).unwrap()).unwrap())
+            }
+            _ => made_by(self.shape, &self.before),
+        };
+        let bytes = match self.found {
+            Found::Closed | Found::Unclosed => bytes,
+            Found::Packed => packed(bytes),
+            Found::Snapshot => with_snapshot(bytes),
+            Found::PackedSnapshot => with_snapshot(packed(bytes)),
+            Found::Long(len) => lengthened(bytes, len),
+        };
+        Subject::over(self.shape, bytes, model)
+    }
+}
+
+/// What the disk shows after a step.
+pub(super) struct Moment {
+    /// So many events had happened.
+    pub(super) events: usize,
+    /// With so many of them on the medium, the disk is as it is here or as it was later.
+    durable: Option<usize>,
+    disk: Vec<u8>,
+    pub(super) fingerprint: u64,
+}
+
+impl Moment {
+    fn of(subject: &Subject, durable: Option<usize>) -> Moment {
+        let disk = subject.model.clone();
+        let events = subject.storage.events().len();
+        Moment { events, durable, fingerprint: fingerprint(&disk), disk }
+    }
+}
+
+/// The record of a scenario.
+pub(super) struct Run {
+    shape: Shape,
+    pub(super) before: Vec<u8>,
+    pub(super) events: Vec<Event>,
+    /// The first is the image as it is found, the next that when it was opened, then one a step.
+    pub(super) moments: Vec<Moment>,
+    snapshots: Vec<Vec<u8>>,
+    header: Header,
+}
+
+impl Run {
+    /// Does what the scenario says, on a medium without faults.
+    pub(super) fn of(scenario: &Scenario) -> Run {
+        let mut subject = scenario.subject();
+        let before = subject.storage.contents();
+        let mut moments = vec![Moment::of(&subject, Some(0))];
+        subject.open().unwrap();
+        moments.push(Moment::of(&subject, None));
+        for step in &scenario.steps {
+            let start = subject.storage.events().len();
+            subject.step(*step);
+            let events = subject.storage.events();
+            // What is behind the last sync of a flush frees clusters, and no more than that.
+            let synced = events.iter().rposition(|event| *event == Event::Sync);
+            let synced = synced.map_or(0, |last| last + 1).max(start);
+            let flushes = matches!(step, Step::Flush | Step::Reopen | Step::Resize(_));
+            moments.push(Moment::of(&subject, flushes.then_some(synced)));
+            assert!(subject.contents() == subject.model, "{scenario:?} up to {step:?}");
+        }
+        Run {
+            shape: scenario.shape,
+            snapshots: snapshot_disks(&scenario.shape, &before),
+            header: Header::read(&MemoryStorage::new(before.clone())).unwrap(),
+            before,
+            events: subject.storage.events(),
+            moments,
+        }
+    }
+
+    /// What the disk may show, sector by sector, when so many events are on the medium and so many
+    /// had begun.
+    pub(super) fn window(&self, durable: usize, begun: usize) -> &[Moment] {
+        let flushed = |moment: &Moment| moment.durable.is_some_and(|events| events <= durable);
+        let first = self.moments.iter().rposition(flushed).unwrap_or(0);
+        let last = self.moments.iter().position(|moment| moment.events >= begun);
+        &self.moments[first..=last.unwrap_or(self.moments.len() - 1).max(first)]
+    }
+
+    /// Whether an image that was cut short is what it may be; if not, why.
+    pub(super) fn judge(&self, state: &[u8], window: &[Moment]) -> Result<(), String> {
+        let storage = Arc::new(MemoryStorage::new(state.to_vec()));
+        let header = Header::read(&*storage).map_err(|error| error.to_string())?;
+        let backing = (&header.backing, header.snapshots);
+        require(backing == (&self.header.backing, self.header.snapshots), "the header differs")?;
+        let dirty = header.incompatible.contains(Incompatible::DIRTY);
+        let report = scanned(&storage, &header)?;
+        let sound = if dirty { report.damage().is_none() } else { report.corruptions == 0 };
+        require(sound && report.notices == 0, format!("{:?}", report.findings))?;
+        let image = self.shape.open_as(storage.clone(), header, false);
+        let disk = image.and_then(|image| contents(&image)).map_err(|error| error.to_string())?;
+        require_one_of(&disk, window)?;
+        require(snapshot_disks(&self.shape, state) == self.snapshots, "a snapshot differs")?;
+        self.write_on(storage, disk, dirty)
+    }
+
+    /// It takes further writes, and then is as sound as any.
+    fn write_on(
+        &self,
+        storage: Arc<MemoryStorage>,
+        mut disk: Vec<u8>,
+        dirty: bool,
+    ) -> Result<(), String> {
+        let said = |error: crate::Error| format!("written on: {error}");
+        let mut seed = fingerprint(&disk);
+        let image = self.shape.open(storage.clone(), true).map_err(said)?;
+        for len in [700, 1 << self.shape.cluster_bits] {
+            let at = next(&mut seed) as usize % disk.len();
+            let end = (at + len).min(disk.len());
+            disk[at..end].fill(next(&mut seed) as u8);
+            image.write_at(at as u64, &disk[at..end]).map_err(said)?;
+        }
+        image.close().map_err(said)?;
+        let header = Header::read(&*storage).map_err(said)?;
+        let report = scanned(&storage, &header)?;
+        let sound = if dirty { report.is_clean() } else { report.corruptions == 0 };
+        let sound = sound && !header.incompatible.contains(Incompatible::DIRTY);
+        require(sound, format!("written on: {:?}", report.findings))?;
+        let image = self.shape.open_as(storage.clone(), header, false);
+        let found = image.and_then(|image| contents(&image)).map_err(said)?;
+        require(found == disk, "written on, the disk differs")?;
+        let snapshots = snapshot_disks(&self.shape, &storage.contents());
+        require(snapshots == self.snapshots, "written on, a snapshot differs")
+    }
+}
+
+/// Whether every sector is as it is at one of these moments.
+pub(super) fn require_one_of(disk: &[u8], window: &[Moment]) -> Result<(), String> {
+    let lens: Vec<usize> = window.iter().map(|moment| moment.disk.len()).collect();
+    require(lens.contains(&disk.len()), format!("a disk of {} bytes, not {lens:?}", disk.len()))?;
+    if window.iter().any(|moment| moment.disk == disk) {
+        return Ok(());
+    }
+    for (sector, found) in disk.chunks(512).enumerate() {
+        let range = sector * 512..sector * 512 + found.len();
+        let known = window.iter().any(|moment| moment.disk.get(range.clone()) == Some(found));
+        require(known, format!("sector {sector} has what it never had: {:?}", &found[..8]))?;
+    }
+    Ok(())
+}
+
+pub(super) fn require(is_so: bool, else_why: impl Into<String>) -> Result<(), String> {
+    if is_so { Ok(()) } else { Err(else_why.into()) }
+}
+
+fn scanned(storage: &MemoryStorage, header: &Header) -> Result<ScanReport, String> {
+    scan(storage, header, Task::new(&Silent, &Cancel::new())).map_err(|error| error.to_string())
+}
