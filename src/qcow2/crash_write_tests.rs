@@ -47,14 +47,19 @@ impl Explorer {
 }
 
 /// Data in the disk's first clusters, zeros behind, and data again.
-pub(super) fn beginning(shape: Shape) -> Vec<Step> {
+fn beginning(shape: Shape) -> Vec<Step> {
     let cluster = 1 << shape.cluster_bits;
-    vec![
+    let mut steps = vec![
         Step::Write(0, 6 * cluster as usize, 11),
         Step::Zero(8 * cluster, cluster),
         Step::Flush,
         Step::Write(12 * cluster + 100, 2 * cluster as usize, 5),
-    ]
+    ];
+    if shape.order == 6 {
+        // Almost as much as one block counts.
+        steps.push(Step::Write(60 * cluster, 46 * cluster as usize, 3));
+    }
+    steps
 }
 
 /// Twelve things to do, each of which meets what the others leave.
@@ -77,16 +82,21 @@ fn operations(shape: Shape) -> Vec<Step> {
     ]
 }
 
-/// Every two operations one after the other, and then the image is closed.
+/// Every two operations one after the other, flushed between and not, and then the image is
+/// closed.
 fn pairs(shape: Shape, found: Found) -> impl Iterator<Item = Scenario> {
     let snapshot = matches!(found, Found::Snapshot | Found::PackedSnapshot);
     let allowed = move |step: &Step| !(snapshot && matches!(step, Step::Resize(_)));
     let all: Vec<Step> = operations(shape).into_iter().filter(allowed).collect();
-    let pairs = all.clone().into_iter().flat_map(move |first| {
-        all.clone().into_iter().map(move |second| [first, second, Step::Reopen])
+    let firsts = all.clone();
+    let pairs = firsts.into_iter().flat_map(move |first| {
+        let seconds = all.clone().into_iter();
+        seconds.flat_map(move |second| {
+            [vec![first, second, Step::Reopen], vec![first, Step::Flush, second, Step::Reopen]]
+        })
     });
     let before = beginning(shape);
-    pairs.map(move |steps| Scenario { shape, before: before.clone(), found, steps: steps.to_vec() })
+    pairs.map(move |steps| Scenario { shape, before: before.clone(), found, steps })
 }
 
 /// Ten operations drawn from the same twelve, elsewhere on the disk each time.
@@ -118,76 +128,76 @@ fn explore_pairs(what: &str, shape: Shape, found: Found, least: usize) {
 
 #[test]
 fn two_operations_in_small_clusters() {
-    explore_pairs("pairs, clusters of 512", PLAIN, Found::Closed, 1);
+    explore_pairs("pairs, clusters of 512", PLAIN, Found::Closed, 2400);
 }
 
 #[test]
 fn two_operations_in_clusters_of_4k() {
-    explore_pairs("pairs, clusters of 4K", FOUR_K, Found::Closed, 1);
+    explore_pairs("pairs, clusters of 4K", FOUR_K, Found::Closed, 4200);
 }
 
 #[test]
 fn two_operations_above_a_backing_file() {
     let shape = Shape { below: Some(17 * KIB), ..PLAIN };
-    explore_pairs("pairs, overlay", shape, Found::Closed, 1);
+    explore_pairs("pairs, overlay", shape, Found::Closed, 2400);
 }
 
 #[test]
 fn two_operations_in_version_2_above_a_backing_file() {
     let shape = Shape { version: Version::V2, below: Some(17 * KIB), ..PLAIN };
-    explore_pairs("pairs, overlay of version 2", shape, Found::Closed, 1);
+    explore_pairs("pairs, overlay of version 2", shape, Found::Closed, 2600);
 }
 
 #[test]
 fn two_operations_in_subclusters() {
     let shape = Shape { below: Some(100 * KIB), ..EXTENDED };
-    explore_pairs("pairs, subclusters", shape, Found::Closed, 1);
+    explore_pairs("pairs, subclusters", shape, Found::Closed, 3900);
 }
 
 #[test]
 fn two_operations_with_late_counts() {
     let shape = Shape { lazy: true, ..PLAIN };
-    explore_pairs("pairs, lazy counts", shape, Found::Closed, 1);
+    explore_pairs("pairs, lazy counts", shape, Found::Closed, 2600);
 }
 
 #[test]
 fn two_operations_on_a_dirty_image() {
     let shape = Shape { lazy: true, order: 6, ..PLAIN };
-    explore_pairs("pairs, dirty", shape, Found::Unclosed, 1);
+    explore_pairs("pairs, dirty", shape, Found::Unclosed, 2400);
 }
 
 #[test]
 fn two_operations_where_counts_need_new_blocks() {
     let shape = Shape { order: 6, size: 60 * KIB, ..PLAIN };
-    explore_pairs("pairs, wide counts", shape, Found::Closed, 1);
+    explore_pairs("pairs, wide counts", shape, Found::Closed, 2700);
 }
 
 #[test]
 fn two_operations_in_preallocated_clusters() {
     let shape = Shape { order: 0, preallocation: Preallocation::Metadata, ..PLAIN };
-    explore_pairs("pairs, preallocated", shape, Found::Closed, 1);
+    explore_pairs("pairs, preallocated", shape, Found::Closed, 1800);
 }
 
 #[test]
 fn two_operations_that_keep_what_is_discarded() {
     let options =
         DeviceOptions { discard: Discard::KeepAllocated, detect_zeroes: true, ..PLAIN.options };
-    explore_pairs("pairs, room is kept", Shape { options, ..PLAIN }, Found::Closed, 1);
+    explore_pairs("pairs, room is kept", Shape { options, ..PLAIN }, Found::Closed, 2100);
 }
 
 #[test]
 fn two_operations_on_packed_clusters() {
-    explore_pairs("pairs, packed", PLAIN, Found::Packed, 1);
+    explore_pairs("pairs, packed", PLAIN, Found::Packed, 7300);
 }
 
 #[test]
 fn two_operations_beside_a_snapshot() {
-    explore_pairs("pairs, snapshot", PLAIN, Found::Snapshot, 1);
+    explore_pairs("pairs, snapshot", PLAIN, Found::Snapshot, 3400);
 }
 
 #[test]
 fn two_operations_on_packed_clusters_that_a_snapshot_shares() {
-    explore_pairs("pairs, packed and shared", FOUR_K, Found::PackedSnapshot, 1);
+    explore_pairs("pairs, packed and shared", FOUR_K, Found::PackedSnapshot, 5900);
 }
 
 #[test]
@@ -203,30 +213,65 @@ fn a_refcount_table_that_grows() {
     let run = Run::of(&scenario);
     assert_eq!((count(&run.before), count(&replayed(&run.before, &run.events))), (1, 2));
     explorer.explore(&scenario);
-    explorer.done("refcount table", 1);
+    explorer.done("refcount table", 100);
+}
+
+fn explore_drawn(what: &str, runs: u64, kinds: &[(Shape, Found)], least: usize) {
+    let (mut explorer, mut seed) = (Explorer::default(), 7);
+    for &(shape, found) in kinds {
+        (0..runs).for_each(|_| explorer.explore(&drawn(shape, found, &mut seed)));
+    }
+    explorer.done(what, least);
 }
 
 #[test]
-fn many_operations_on_images_of_every_kind() {
-    let (mut explorer, mut seed) = (Explorer::default(), 7);
-    let overlay = Some(30 * KIB);
+fn many_operations_on_plain_images() {
     let kinds = [
         (PLAIN, Found::Closed),
-        (Shape { order: 6, lazy: true, ..PLAIN }, Found::Unclosed),
-        (Shape { order: 1, below: overlay, ..PLAIN }, Found::Snapshot),
-        (Shape { version: Version::V2, ..FOUR_K }, Found::Packed),
+        (Shape { below: Some(30 * KIB), ..PLAIN }, Found::Closed),
+        (Shape { version: Version::V2, below: Some(30 * KIB), ..PLAIN }, Found::Closed),
+        (Shape { order: 3, preallocation: Preallocation::Metadata, ..PLAIN }, Found::Closed),
+    ];
+    explore_drawn("drawn, plain", 40, &kinds, 17_400);
+}
+
+#[test]
+fn many_operations_where_counts_need_new_blocks() {
+    let shape = Shape { order: 6, size: 60 * KIB, ..PLAIN };
+    let kinds = [(shape, Found::Closed), (shape, Found::Snapshot)];
+    explore_drawn("drawn, wide counts", 40, &kinds, 10_900);
+}
+
+#[test]
+fn many_operations_with_late_counts() {
+    let shape = Shape { lazy: true, ..PLAIN };
+    let kinds = [(shape, Found::Closed), (Shape { order: 6, ..shape }, Found::Unclosed)];
+    explore_drawn("drawn, lazy counts", 40, &kinds, 8600);
+}
+
+#[test]
+fn many_operations_on_what_is_shared() {
+    let overlay = Shape { order: 1, below: Some(30 * KIB), ..PLAIN };
+    let kinds = [
+        (overlay, Found::Snapshot),
+        (PLAIN, Found::Packed),
+        (PLAIN, Found::PackedSnapshot),
+        (Shape { version: Version::V2, ..PLAIN }, Found::PackedSnapshot),
+    ];
+    explore_drawn("drawn, shared", 40, &kinds, 18_900);
+}
+
+#[test]
+fn many_operations_in_large_clusters() {
+    let overlay = Some(30 * KIB);
+    let kinds = [
         (Shape { below: overlay, ..FOUR_K }, Found::PackedSnapshot),
         (Shape { order: 0, lazy: true, ..FOUR_K }, Found::Closed),
         (Shape { order: 3, ..EXTENDED }, Found::Closed),
         (Shape { below: overlay, ..EXTENDED }, Found::Snapshot),
         (Shape { cluster_bits: 16, size: 512 * KIB, ..PLAIN }, Found::Closed),
     ];
-    for (shape, found) in kinds {
-        for _ in 0..4 {
-            explorer.explore(&drawn(shape, found, &mut seed));
-        }
-    }
-    explorer.done("drawn", 1);
+    explore_drawn("drawn, large clusters", 5, &kinds, 3800);
 }
 
 /// The control: if nothing ever waited for the medium, the same exploration would find damage.

@@ -26,6 +26,10 @@ pub mod check;
 mod clusters;
 mod compress;
 #[cfg(test)]
+mod crash_create_tests;
+#[cfg(test)]
+mod crash_oracle_tests;
+#[cfg(test)]
 mod crash_states_tests;
 #[cfg(test)]
 mod crash_tests;
@@ -37,6 +41,8 @@ mod discard;
 mod entry;
 mod error;
 mod extension;
+#[cfg(test)]
+mod fault_tests;
 mod feature;
 #[cfg(test)]
 mod fixtures_tests;

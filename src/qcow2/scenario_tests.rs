@@ -127,6 +127,11 @@ impl Run {
         &self.moments[first..=last.unwrap_or(self.moments.len() - 1).max(first)]
     }
 
+    /// The last moment before this one that is on the medium for good.
+    pub(super) fn last_flush_before(&self, moment: usize) -> usize {
+        self.moments[..moment].iter().rposition(|moment| moment.durable.is_some()).unwrap_or(0)
+    }
+
     /// Whether an image that was cut short is what it may be; if not, why.
     pub(super) fn judge(&self, state: &[u8], window: &[Moment]) -> Result<(), String> {
         let storage = Arc::new(MemoryStorage::new(state.to_vec()));
