@@ -31,7 +31,7 @@ pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
     let mix =
         |hash: u64, word: u64| (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let hash =
-        words.iter().fold(bytes.len() as u64, |hash, word| mix(hash, u64::from_ne_bytes(*word)));
+        words.iter().fold(bytes.len() as u64, |hash, word| mix(hash, u64::from_be_bytes(*word)));
     rest.iter().fold(hash, |hash, &byte| mix(hash, byte.into()))
 }
 

@@ -7,7 +7,7 @@ use super::crash_states_tests::{each_state, fingerprint, next, replayed, without
 use super::header::Version;
 use super::options::Preallocation;
 use super::scenario_tests::{Found, Run, Scenario};
-use super::subject_tests::{PLAIN, Shape, Step};
+use super::subject_tests::{PLAIN, Shape, Step, Subject};
 use crate::block::{DeviceOptions, Discard};
 
 const KIB: u64 = 1024;
@@ -23,12 +23,15 @@ struct Explorer {
 
 impl Explorer {
     fn explore(&mut self, scenario: &Scenario) {
-        let run = Run::of(scenario);
+        self.explore_run(&Run::of(scenario), scenario);
+    }
+
+    fn explore_run(&mut self, run: &Run, scenario: &Scenario) {
         let below = scenario.shape.below.unwrap_or_default();
         each_state(&run.before, &run.events, &mut self.seed, |state| {
             let window = run.window(state.durable, state.begun);
-            let mut shown: Vec<u8> = below.to_ne_bytes().to_vec();
-            shown.extend(window.iter().flat_map(|moment| moment.fingerprint.to_ne_bytes()));
+            let mut shown: Vec<u8> = below.to_be_bytes().to_vec();
+            shown.extend(window.iter().flat_map(|moment| moment.fingerprint.to_be_bytes()));
             if self.seen.insert((fingerprint(state.bytes), fingerprint(&shown))) {
                 let (durable, begun) = (state.durable, state.begun);
                 run.judge(state.bytes, window).unwrap_or_else(|why| {
@@ -272,6 +275,32 @@ fn many_operations_in_large_clusters() {
         (Shape { cluster_bits: 16, size: 512 * KIB, ..PLAIN }, Found::Closed),
     ];
     explore_drawn("drawn, large clusters", 5, &kinds, 3800);
+}
+
+/// What a power cut left is written on, and the power goes again.
+#[test]
+fn a_second_power_cut() {
+    let (mut explorer, mut seed) = (Explorer::default(), 11);
+    let kinds = [
+        (PLAIN, Found::Closed),
+        (Shape { order: 6, lazy: true, size: 60 * KIB, ..PLAIN }, Found::Closed),
+        (Shape { below: Some(30 * KIB), ..PLAIN }, Found::PackedSnapshot),
+        (EXTENDED, Found::Closed),
+    ];
+    for (shape, found) in kinds {
+        let first = Run::of(&drawn(shape, found, &mut seed));
+        let mut states = Vec::new();
+        each_state(&first.before, &first.events, &mut seed, |state| {
+            states.push(state.bytes.to_vec());
+        });
+        for state in states.into_iter().step_by(12) {
+            let scenario = drawn(shape, found, &mut seed);
+            let steps = &scenario.steps[..3];
+            let run = Run::on(Subject::found(shape, state), steps);
+            explorer.explore_run(&run, &scenario);
+        }
+    }
+    explorer.done("second cut", 2000);
 }
 
 /// The control: if nothing ever waited for the medium, the same exploration would find damage.

@@ -39,16 +39,12 @@ pub(super) struct Scenario {
 impl Scenario {
     /// The image that is found, closed, and what it shows.
     pub(super) fn subject(&self) -> Subject {
-        let (bytes, model) = match self.found {
-            Found::Unclosed => {
-                let mut subject = Subject::new(self.shape);
-                self.before.iter().for_each(|step| subject.step(*step));
-                let bytes = subject.storage.contents();
-                let left = Arc::new(MemoryStorage::new(bytes.clone()));
-                (bytes, contents(&self.shape.open(left, false).unwrap()).unwrap())
-            }
-            _ => made_by(self.shape, &self.before),
-        };
+        if matches!(self.found, Found::Unclosed) {
+            let mut subject = Subject::new(self.shape);
+            self.before.iter().for_each(|step| subject.step(*step));
+            return Subject::found(self.shape, subject.storage.contents());
+        }
+        let (bytes, model) = made_by(self.shape, &self.before);
         let bytes = match self.found {
             Found::Closed | Found::Unclosed => bytes,
             Found::Packed => packed(bytes),
@@ -92,12 +88,16 @@ pub(super) struct Run {
 impl Run {
     /// Does what the scenario says, on a medium without faults.
     pub(super) fn of(scenario: &Scenario) -> Run {
-        let mut subject = scenario.subject();
+        Run::on(scenario.subject(), &scenario.steps)
+    }
+
+    /// Opens the subject and does this to it.
+    pub(super) fn on(mut subject: Subject, steps: &[Step]) -> Run {
         let before = subject.storage.contents();
         let mut moments = vec![Moment::of(&subject, Some(0))];
         subject.open().unwrap();
         moments.push(Moment::of(&subject, None));
-        for step in &scenario.steps {
+        for step in steps {
             let start = subject.storage.events().len();
             subject.step(*step);
             let events = subject.storage.events();
@@ -106,11 +106,11 @@ impl Run {
             let synced = synced.map_or(0, |last| last + 1).max(start);
             let flushes = matches!(step, Step::Flush | Step::Reopen | Step::Resize(_));
             moments.push(Moment::of(&subject, flushes.then_some(synced)));
-            assert!(subject.contents() == subject.model, "{scenario:?} up to {step:?}");
+            assert!(subject.contents() == subject.model, "{steps:?} up to {step:?}");
         }
         Run {
-            shape: scenario.shape,
-            snapshots: snapshot_disks(&scenario.shape, &before),
+            shape: subject.shape,
+            snapshots: snapshot_disks(&subject.shape, &before),
             header: Header::read(&MemoryStorage::new(before.clone())).unwrap(),
             before,
             events: subject.storage.events(),

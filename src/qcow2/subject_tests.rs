@@ -154,6 +154,13 @@ impl Subject {
         Subject { shape, storage, image: None, model }
     }
 
+    /// One that was left like this, whatever it shows.
+    pub(super) fn found(shape: Shape, bytes: Vec<u8>) -> Subject {
+        let storage = Arc::new(MemoryStorage::new(bytes.clone()));
+        let model = contents(&shape.open(storage, false).unwrap()).unwrap();
+        Subject::over(shape, bytes, model)
+    }
+
     pub(super) fn open(&mut self) -> Result<()> {
         self.image = Some(self.shape.open(self.storage.clone(), true)?);
         Ok(())

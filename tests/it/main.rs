@@ -11,6 +11,8 @@ mod fields;
 mod fixtures;
 mod header;
 mod help;
+#[cfg(target_os = "linux")]
+mod interrupted;
 mod locks;
 mod matrix;
 mod over;

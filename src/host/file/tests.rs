@@ -76,6 +76,32 @@ fn writing_lengthens_and_names_path_and_offset_when_refused() {
     assert_eq!(storage.len().unwrap(), 10);
 }
 
+/// The system takes what fits and says how much that was; the rest is tried, and refused.
+#[test]
+fn a_write_that_was_cut_short_is_an_error() {
+    const MARK: &str = "VMDISK_TEST_FILE_TOO_LARGE";
+    let data: Vec<u8> = (0..64 << 10).map(|n| (n % 251) as u8).collect();
+    if let Some(path) = std::env::var_os(MARK) {
+        let storage = FileStorage::open(Path::new(&path), Access::Write).unwrap();
+        let error = storage.write_at(0, &data).unwrap_err();
+        let written = storage.len().unwrap() as usize;
+        assert!(0 < written && written < data.len(), "{written} bytes were written");
+        assert_eq!((error.path(), error.offset()), (Some(Path::new(&path)), Some(0)), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), data[..written]);
+        return;
+    }
+    // The limit is a process's own: this very test again, in one that has it.
+    let (_dir, storage) = with_file(b"");
+    let name = "host::file::tests::a_write_that_was_cut_short_is_an_error";
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\""]);
+    limited.arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
+    let output = limited.env(MARK, storage.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    assert!(storage.len().unwrap() > 0);
+}
+
 #[test]
 fn room_is_taken_and_given_back() {
     const MIB: u64 = 1 << 20;
