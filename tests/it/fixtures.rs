@@ -201,6 +201,12 @@ pub(crate) const LAYOUTS: &[(&str, Make)] = &[
         env.qemu_img("convert -c -O qcow2 -o compat=0.10,cluster_size=8k s.raw d.qcow2");
         snapshots(env);
     }),
+    ("snapshots of another size", |env| {
+        create(env, "cluster_size=4k", "2M");
+        snapshots(env);
+        env.qemu_img("resize -q -f qcow2 d.qcow2 3M");
+        io(env, &["write -P 6 1900k 700k"]);
+    }),
     ("clusters of 2 MiB, snapshots", |env| {
         create(env, "cluster_size=2M", "9M");
         snapshots(env);

@@ -6,6 +6,8 @@ mod copied;
 mod disk;
 mod features;
 mod flush;
+mod huge;
 mod locks;
+mod raw;
 mod refusals;
 mod threads;
