@@ -154,7 +154,7 @@ const REFUSED: &[Refused] = &[
     Refused {
         what: "an encrypted base",
         make: |env| {
-            encrypted(env, "luks");
+            encrypted(env, "aes");
             std::fs::rename(env.path(IMAGE), env.path("base.qcow2")).expect("a new name");
             env.write("base.raw", vec![5; 1 << 20]);
             env.qemu_img("create -q -f qcow2 -b base.raw -F raw d.qcow2");
@@ -162,7 +162,7 @@ const REFUSED: &[Refused] = &[
         },
         read: UNSUPPORTED,
         write: ErrorKind::UnsupportedFeature,
-        says: "encrypted (LUKS)",
+        says: "encrypted (AES)",
     },
 ];
 
