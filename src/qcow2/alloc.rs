@@ -118,6 +118,8 @@ impl Qcow2 {
         // Blocks that exist are changed in the file.
         live.counts.write(&*self.storage, Rank::Leaf)?;
         live.counts.clear();
+        // Also where this fails half-way: what lies there is not blank any more.
+        live.end = live.end.max(growth.added().end);
         growth.write_added(&*self.storage, &live.refcount_table, |_, _| {})?;
         growth.raise_existing(&*self.storage, &live.refcount_table)?;
         let old = live.refcount_table_ref;
@@ -127,7 +129,6 @@ impl Qcow2 {
         let first = geometry.host_cluster(old.offset);
         live.quarantine(first..first + ClusterCount::new(old.count.into()));
         live.structures.add(growth.added());
-        live.end = live.end.max(growth.added().end);
         Ok(())
     }
 

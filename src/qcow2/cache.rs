@@ -52,7 +52,7 @@ impl SliceCache {
     /// For an image of this geometry, with so many bytes to spend.
     pub(super) fn new(geometry: Geometry, budget: u64) -> Self {
         let slice_len = geometry.cluster_size().min(SLICE_LEN);
-        let capacity = (budget / slice_len.max(1)).max(MIN_SLICES);
+        let capacity = budget.checked_div(slice_len).unwrap_or_default().max(MIN_SLICES);
         SliceCache {
             slice_len,
             capacity: usize::try_from(capacity).unwrap_or(usize::MAX),

@@ -65,7 +65,7 @@ fn beginning(shape: Shape) -> Vec<Step> {
     steps
 }
 
-/// Twelve things to do, each of which meets what the others leave.
+/// Fourteen things to do, each of which meets what the others leave.
 fn operations(shape: Shape) -> Vec<Step> {
     let cluster = 1u64 << shape.cluster_bits;
     let len = |clusters: u64| (clusters * cluster) as usize;
@@ -77,6 +77,8 @@ fn operations(shape: Shape) -> Vec<Step> {
         Step::Write(8 * cluster + 64, 100, 81),
         Step::Zero(2 * cluster, 2 * cluster),
         Step::Zero(4 * cluster + 100, cluster),
+        Step::Pack(1, 5, 82),
+        Step::Pack(7, 3, 83),
         Step::Discard(0, 3 * cluster),
         Step::Discard(0, shape.size),
         Step::Flush,
@@ -102,7 +104,7 @@ fn pairs(shape: Shape, found: Found) -> impl Iterator<Item = Scenario> {
     pairs.map(move |steps| Scenario { shape, before: before.clone(), found, steps })
 }
 
-/// Ten operations drawn from the same twelve, elsewhere on the disk each time.
+/// Ten operations drawn from the same fourteen, elsewhere on the disk each time.
 fn drawn(shape: Shape, found: Found, seed: &mut u64) -> Scenario {
     let snapshot = matches!(found, Found::Snapshot | Found::PackedSnapshot);
     let all = operations(shape);
@@ -113,6 +115,7 @@ fn drawn(shape: Shape, found: Found, seed: &mut u64) -> Scenario {
         let value = next(seed) as u8;
         steps.push(match step {
             Step::Write(at, len, _) => Step::Write(at + shift, len, value),
+            Step::Pack(at, clusters, _) => Step::Pack(at + shift / 512, clusters, value),
             Step::Zero(at, len) => Step::Zero(at + shift, len),
             Step::Discard(at, len) => Step::Discard(at + shift, len / 2),
             Step::Resize(_) if snapshot => Step::Reopen,

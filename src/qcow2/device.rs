@@ -46,7 +46,8 @@ impl BlockDevice for Qcow2 {
         let at = GuestOffset::new(offset);
         let (live, run) = self.run_for(at, usize::try_from(wanted).unwrap_or(usize::MAX))?;
         drop(live);
-        let within = self.header.geometry.within_cluster(at);
+        let geometry = self.header.geometry;
+        let within = geometry.within_cluster(at);
         let mut room = u64::try_from(self.room_in(run, at)).unwrap_or(u64::MAX);
         let data = |host: ClusterRef| {
             let host_offset = host.offset.plus_bytes(within).get();
@@ -58,9 +59,9 @@ impl BlockDevice for Qcow2 {
             Mapping::Compressed(_) => ExtentKind::Compressed,
             Mapping::Data(host) => data(host),
             Mapping::Mixed(host, subclusters) => {
-                let unit = self.subcluster_size().max(1);
-                room = unit.saturating_sub(within.checked_rem(unit).unwrap_or_default());
-                let subcluster = within / unit;
+                let start = geometry.subcluster_start(within);
+                room = geometry.subcluster_size().saturating_sub(within.saturating_sub(start));
+                let subcluster = geometry.subcluster(within);
                 match host.filter(|_| subclusters.has_data(subcluster)) {
                     Some(host) => data(host),
                     None if subclusters.is_zero(subcluster) => ExtentKind::Zero,

@@ -10,7 +10,7 @@ use crate::block::Discard;
 use crate::error::Result;
 
 /// The most zeros that are written at once.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl Qcow2 {
     /// Makes the range read as zeros: whole subclusters by their entries, what is left by writing.
@@ -34,14 +34,14 @@ impl Qcow2 {
     /// is.
     fn zero_in_cluster(&self, offset: GuestOffset, len: u64) -> Result<u64> {
         let geometry = self.header.geometry;
-        let unit = self.subcluster_size().max(1);
+        let unit = geometry.subcluster_size();
         let within = geometry.within_cluster(offset);
         let room = geometry.cluster_size().saturating_sub(within).min(len);
         let end = within.saturating_add(room);
         // The disk's end is as good as a cluster's: nothing is behind it.
         let last = offset.get().saturating_add(room) >= self.header.virtual_size;
         let from = within.checked_next_multiple_of(unit).unwrap_or(end);
-        let to = if last { end } else { end.saturating_sub(end.checked_rem(unit).unwrap_or(0)) };
+        let to = if last { end } else { geometry.subcluster_start(end) };
         if from < to && self.can_say_zero() {
             self.write_zero_bytes(offset, from.saturating_sub(within))?;
             let cluster = geometry.guest_cluster(offset);

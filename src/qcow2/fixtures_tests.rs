@@ -152,14 +152,17 @@ pub(super) fn packed(bytes: Vec<u8>) -> Vec<u8> {
     bench.count_range(at, stream.len() as u64, -1);
     for (_, start, len) in &places {
         let descriptor = L2Entry::compressed(HostOffset::new(at + start), *len, geometry);
-        let Ok(Mapping::Compressed(range)) = descriptor.decode(geometry) else { panic!("packed") };
+        let mapping = descriptor.unwrap().decode(geometry);
+        let Ok(Mapping::Compressed(range)) = mapping else { panic!("packed") };
         bench.count_range(range.offset.get(), range.len, 1);
     }
     // The last sector that a descriptor names is in the file.
     let end = geometry.host_cluster_after(bench.storage.len().unwrap());
     bench.storage.set_len(geometry.host_offset(end).get()).unwrap();
     bench.each_entry(|guest, entry| match places.iter().find(|place| place.0 == guest) {
-        Some((_, start, len)) => L2Entry::compressed(HostOffset::new(at + start), *len, geometry),
+        Some((_, start, len)) => {
+            L2Entry::compressed(HostOffset::new(at + start), *len, geometry).unwrap()
+        }
         None => entry,
     });
     bench.storage.contents()

@@ -85,19 +85,12 @@ impl Qcow2 {
         if live.counts.is_dirty(Rank::Leaf) && (!self.counts_lazily() || live.counts.is_crowded()) {
             live.counts.write(storage, Rank::Leaf)?;
         }
-        // Data and counts, before the entries that refer to them.
+        // Data, counts and new L2 tables as they begin, before the entries that refer to them. An
+        // L1 entry that arrives before what changed in its table since shows what was there before.
         storage.sync()?;
-        let (entries, tables) =
-            (live.tables.is_dirty(Rank::Leaf), live.tables.is_dirty(Rank::Root));
-        if entries {
+        if live.tables.is_dirty(Rank::Leaf) || live.tables.is_dirty(Rank::Root) {
             live.tables.write(storage, Rank::Leaf)?;
-        }
-        if tables {
-            // L2 tables, before the L1 entries that refer to them.
-            storage.sync()?;
             live.tables.write(storage, Rank::Root)?;
-        }
-        if entries || tables {
             storage.sync()?;
         }
         // Nothing on the medium refers to these any more.

@@ -326,6 +326,26 @@ impl Geometry {
         offset.0 & self.cluster_size().wrapping_sub(1)
     }
 
+    /// The size of what has a state of its own, in bytes: a subcluster, or a whole cluster.
+    pub const fn subcluster_size(self) -> u64 {
+        1u64 << self.subcluster_bits()
+    }
+
+    /// The subcluster that lies so many bytes into its cluster; 0 where clusters have none.
+    pub const fn subcluster(self, within: u64) -> u64 {
+        within >> self.subcluster_bits()
+    }
+
+    /// Where that subcluster begins, in bytes from the beginning of the cluster.
+    pub const fn subcluster_start(self, within: u64) -> u64 {
+        within >> self.subcluster_bits() << self.subcluster_bits()
+    }
+
+    const fn subcluster_bits(self) -> u32 {
+        let in_cluster = if self.extended_l2 { SUBCLUSTERS.trailing_zeros() } else { 0 };
+        self.cluster_bits.get().saturating_sub(in_cluster)
+    }
+
     /// The L1 entry that leads to a guest cluster.
     pub const fn l1_index(self, cluster: GuestCluster) -> u64 {
         cluster.0 >> self.l2_bits()

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 
 use super::audit_tests::Audit;
-use super::header::Version;
+use super::header::{CompressionType, Version};
 use super::options::Preallocation;
 use super::subject_tests::{Shape, Step, Subject};
 use crate::block::{CacheConfig, DeviceOptions, Discard, ExtentKind, Extents};
@@ -52,11 +52,13 @@ fn shapes() -> impl Strategy<Value = Shape> {
         prop::sample::select(discards.to_vec()),
         any::<bool>(),
         prop::sample::select(vec![0, 4096, 8 << 20]),
+        any::<bool>(),
     );
     (layout, rest).prop_map(|(layout, rest)| {
         let ((cluster_bits, extended), order, v2, lazy, preallocation) = layout;
-        let (below, size, discard, detect_zeroes, table_bytes) = rest;
+        let (below, size, discard, detect_zeroes, table_bytes, zstd) = rest;
         let v2 = v2 && !extended;
+        let compression = if zstd && !v2 { CompressionType::Zstd } else { CompressionType::Zlib };
         let maps = preallocation == Preallocation::Metadata && below.is_some() && !extended;
         let size = size.next_multiple_of(512);
         Shape {
@@ -64,6 +66,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             order: if v2 { 4 } else { order },
             extended,
             version: if v2 { Version::V2 } else { Version::V3 },
+            compression,
             lazy: lazy && !v2,
             preallocation: if maps { Preallocation::Tables } else { preallocation },
             below: below.map(|below| below.min(size)),
@@ -83,6 +86,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let at = prop_oneof![0u64..150_000, (0u64..290).prop_map(|n| n * 512)];
     let step = prop_oneof![
         5 => (at.clone(), len.clone(), any::<u8>()).prop_map(|(at, len, value)| Step::Write(at, len, value)),
+        4 => (0u64..300, 1u64..8, any::<u8>()).prop_map(|(at, len, value)| Step::Pack(at, len, value)),
         2 => (at.clone(), len.clone()).prop_map(|(at, len)| Step::Zero(at, len as u64)),
         2 => (at, len).prop_map(|(at, len)| Step::Discard(at, len as u64)),
         1 => Just(Step::Flush),

@@ -65,7 +65,7 @@ fn cluster(seed: u8, bytes: usize) -> Vec<u8> {
 }
 
 fn range(image: &Qcow2, n: u64) -> CompressedRange {
-    match mapping(&image, GuestCluster::new(n)) {
+    match mapping(image, GuestCluster::new(n)) {
         Mapping::Compressed(range) => range,
         other => panic!("cluster {n}: {other:?}"),
     }

@@ -22,6 +22,7 @@ pub(super) struct Shape {
     pub(super) order: u32,
     pub(super) extended: bool,
     pub(super) version: Version,
+    pub(super) compression: CompressionType,
     pub(super) lazy: bool,
     pub(super) preallocation: Preallocation,
     /// Bytes of the disk below, if there is one.
@@ -36,6 +37,7 @@ pub(super) const PLAIN: Shape = Shape {
     order: 4,
     extended: false,
     version: Version::V3,
+    compression: CompressionType::Zlib,
     lazy: false,
     preallocation: Preallocation::Off,
     below: None,
@@ -52,6 +54,9 @@ pub(super) const PLAIN: Shape = Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Write(u64, usize, u8),
+    /// So many clusters from this one on, compressed: of one value, of few, and of so many that
+    /// they do not get smaller.
+    Pack(u64, u64, u8),
     Zero(u64, u64),
     Discard(u64, u64),
     Flush,
@@ -74,7 +79,7 @@ impl Shape {
             geometry: self.geometry(),
             virtual_size: virtual_size(self.size),
             backing: self.below.map(|_| backing),
-            compression: CompressionType::Zlib,
+            compression: self.compression,
             lazy_refcounts: self.lazy,
             dirty: false,
             header_form: HeaderForm::Qemu,
@@ -188,6 +193,10 @@ impl Subject {
                 let (at, len) = self.clip(at, len as u64);
                 self.model[range((at, len))].copy_from_slice(&pattern(len, value));
             }
+            Step::Pack(at, clusters, value) => {
+                let (at, data) = self.packed(at, clusters, value);
+                self.model[at as usize..][..data.len()].copy_from_slice(&data);
+            }
             Step::Zero(at, len) => {
                 let range = range(self.clip(at, len));
                 self.model[range].fill(0);
@@ -204,6 +213,10 @@ impl Subject {
             Step::Write(at, len, value) => {
                 let (at, len) = self.clip(at, len as u64);
                 self.image().write_at(at, &pattern(len, value))
+            }
+            Step::Pack(at, clusters, value) => {
+                let (at, data) = self.packed(at, clusters, value);
+                self.image().write_compressed(at, &data)
             }
             Step::Zero(at, len) => {
                 let (at, len) = self.clip(at, len);
@@ -232,6 +245,20 @@ impl Subject {
     fn clip(&self, at: u64, len: u64) -> (u64, u64) {
         let size = self.image().size();
         (at % size, len.min(size - at % size))
+    }
+
+    /// Where the clusters of a [`Step::Pack`] begin, and what they hold.
+    fn packed(&self, at: u64, clusters: u64, value: u8) -> (u64, Vec<u8>) {
+        let (size, unit) = (self.image().size(), 1u64 << self.shape.cluster_bits);
+        let start = at % size.div_ceil(unit) * unit;
+        let end = size.min(start + clusters * unit);
+        let mut noise = u32::from(value);
+        let bytes = (start..end).map(|at| {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let values = [0, 1, 3, 15, 255][(at / unit + u64::from(value)) as usize % 5];
+            (noise >> 24) as u8 & values | value & 1
+        });
+        (start, bytes.collect())
     }
 
     /// What was discarded reads as zeros, as before or as what is below, cluster by cluster; the

@@ -3,7 +3,7 @@
 use super::cache::Rank;
 use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping, Subclusters};
 use super::error::FormatError;
-use super::geometry::{ClusterCount, GuestCluster, GuestOffset, HostOffset, SUBCLUSTERS};
+use super::geometry::{ClusterCount, GuestCluster, GuestOffset, HostOffset};
 use super::live::Live;
 use super::lookup::first_word;
 use super::open::Qcow2;
@@ -138,15 +138,15 @@ impl Qcow2 {
         let geometry = self.header.geometry;
         let within = geometry.within_cluster(offset);
         let end = within.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
-        let unit = self.subcluster_size().max(1);
+        let unit = geometry.subcluster_size();
         let (mut from, mut to) = (within, end);
         if target.whole {
             (from, to) = (0, geometry.cluster_size());
         } else if !(target.is_blank && self.reads_as_zeros(mapping)) {
-            if !target.subclusters.has_data(within / unit) {
-                from = within.saturating_sub(within.checked_rem(unit).unwrap_or_default());
+            if !target.subclusters.has_data(geometry.subcluster(within)) {
+                from = geometry.subcluster_start(within);
             }
-            if !target.subclusters.has_data(end.saturating_sub(1) / unit) {
+            if !target.subclusters.has_data(geometry.subcluster(end.saturating_sub(1))) {
                 to = end.checked_next_multiple_of(unit).unwrap_or(end);
             }
         }
@@ -275,20 +275,15 @@ impl Qcow2 {
         }
     }
 
-    /// The size of what has a state of its own: a subcluster, or a whole cluster.
-    pub(super) fn subcluster_size(&self) -> u64 {
-        let geometry = self.header.geometry;
-        geometry.cluster_size() / if geometry.extended_l2() { SUBCLUSTERS } else { 1 }
-    }
-
     /// The subclusters that the bytes `from..to` of a cluster lie in, as bits; all of them where
     /// clusters have none.
     pub(super) fn subclusters_of(&self, from: u64, to: u64) -> u32 {
-        let unit = self.subcluster_size().max(1);
-        if !self.header.geometry.extended_l2() {
+        let geometry = self.header.geometry;
+        if !geometry.extended_l2() {
             return u32::MAX;
         }
-        let (first, end) = (from / unit, to.div_ceil(unit));
+        let first = geometry.subcluster(from);
+        let end = geometry.subcluster(to.saturating_sub(1)).saturating_add(1);
         let below = |bit: u64| {
             1u64.checked_shl(u32::try_from(bit).unwrap_or(64))
                 .map_or(u64::MAX, |bit| bit.wrapping_sub(1))
