@@ -40,6 +40,7 @@ matrix: ## The whole matrix against qemu-img, not the sample that `test` runs
 
 bench: release ## Against qemu-img and the floor, in one run
 	@integration/test-tools.sh
+	cargo build --release --locked --manifest-path integration/bench/Cargo.toml
 	cargo run --release --locked --manifest-path integration/bench/Cargo.toml -- --vmdisk $(BIN) $(BENCH)
 
 release:

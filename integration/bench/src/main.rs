@@ -1,6 +1,8 @@
 //! Measures vmdisk against qemu-img and against a *floor*: a program that writes the same bytes to
-//! the same places and does nothing else. It informs: its exit status is 0 whatever it finds.
+//! the same places and does nothing else; its library against other libraries, and against reads and
+//! writes of a raw file. It informs: its exit status is 0 whatever it finds.
 
+mod data;
 mod format;
 mod machine;
 mod measure;

@@ -16,6 +16,7 @@ pub(crate) const MANY: u32 = 100_000;
 #[derive(Debug)]
 pub(crate) struct Measured {
     pub(crate) work: Work,
+    pub(crate) runs: usize,
     pub(crate) vmdisk: Times,
     /// The times of each rival, in the work's order.
     pub(crate) rivals: Vec<Times>,
@@ -30,16 +31,22 @@ impl Measured {
     }
 }
 
+/// How often a work is done, of so many runs: long ones half as often.
+fn runs_of(work: &Work, runs: usize) -> usize {
+    if work.is_long { runs.div_ceil(2) } else { runs }
+}
+
 /// Everybody does the work in turn, `runs` times, so that what drifts hits all alike; who begins
 /// changes from round to round, so that nobody always comes after the same one. A first round is
 /// not counted: after it, programs and libraries are in the page cache.
 pub(crate) fn measure(work: Work, runs: usize, folder: &WorkFolder) -> Result<Measured> {
     folder.clear()?;
-    if let Subject::Standing(make) = &work.subject {
-        make.run(folder.path())?;
+    if let Subject::Standing(make) | Subject::Renewed { once: make, .. } = &work.subject {
+        make.iter().try_for_each(|make| make.run(folder.path()).map(drop))?;
     }
     let all: Vec<_> =
         [&work.vmdisk].into_iter().chain(work.rivals.iter().map(|r| &r.invocation)).collect();
+    let runs = runs_of(&work, runs);
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); all.len()];
     for round in 0..=runs {
         for turn in 0..all.len() {
@@ -55,7 +62,7 @@ pub(crate) fn measure(work: Work, runs: usize, folder: &WorkFolder) -> Result<Me
     let times = |samples: Vec<Sample>| Times::new(samples.iter().map(|s| s.elapsed).collect());
     let mut times = samples.into_iter().map(times);
     let vmdisk = times.next().unwrap_or_else(|| Times::new(Vec::new()));
-    Ok(Measured { vmdisk, rivals: times.collect(), work, peak_kib })
+    Ok(Measured { work, runs, vmdisk, rivals: times.collect(), peak_kib })
 }
 
 /// One run, with the subject as it must be and nothing of earlier runs left to be written.
@@ -67,6 +74,7 @@ fn run_once(subject: &Subject, who: &Invocation, folder: &WorkFolder) -> Result<
             folder.clear()?;
             make.run(folder.path())?;
         }
+        Subject::Renewed { anew, .. } => drop(anew.run(folder.path())?),
     }
     settle();
     who.run(folder.path())

@@ -1,7 +1,7 @@
 //! Whole processes: started, waited for, timed; and single requests to one that stays.
 
 use std::fs::{create_dir, read_dir, read_to_string, remove_dir_all, remove_file};
-use std::io::{BufRead, BufReader, Error, Result, Write};
+use std::io::{BufRead, BufReader, Error, Read, Result, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio, id};
 use std::time::{Duration, Instant};
@@ -14,6 +14,8 @@ pub(crate) struct Invocation {
     program: PathBuf,
     arguments: Vec<String>,
     input: Input,
+    /// Whether it prints the nanoseconds that count.
+    tells_time: bool,
 }
 
 /// What comes in by standard input.
@@ -32,7 +34,7 @@ const REQUESTS: u32 = 200;
 /// What one process took, or one request to it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
-    /// From before its start until after its end, or until its answer.
+    /// From before its start until after its end, or until its answer, or what it told.
     pub(crate) elapsed: Duration,
     /// The most memory it had, in KiB.
     pub(crate) peak_kib: u64,
@@ -42,7 +44,12 @@ impl Invocation {
     /// `program` with arguments that hold no blanks, which separate them.
     pub(crate) fn new(program: &Path, arguments: &str) -> Invocation {
         let arguments = arguments.split_whitespace().map(str::to_owned).collect();
-        Invocation { program: program.to_owned(), arguments, input: Input::Nothing }
+        Invocation {
+            program: program.to_owned(),
+            arguments,
+            input: Input::Nothing,
+            tells_time: false,
+        }
     }
 
     /// The same, told one line.
@@ -53,6 +60,11 @@ impl Invocation {
     /// The same, but it is a request to it that is timed.
     pub(crate) fn asked(self, line: &str) -> Invocation {
         Invocation { input: Input::Session(line.to_owned()), ..self }
+    }
+
+    /// The same, but it says itself, in nanoseconds, what counts of its time.
+    pub(crate) fn telling_its_time(self) -> Invocation {
+        Invocation { tells_time: true, ..self }
     }
 
     /// Runs it in `folder`, its output discarded.
@@ -71,16 +83,25 @@ impl Invocation {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).current_dir(folder);
         command.stdin(if line.is_some() { Stdio::piped() } else { Stdio::null() });
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdout(if self.tells_time { Stdio::piped() } else { Stdio::null() });
+        command.stderr(Stdio::null());
         let start = Instant::now();
         let mut child = command.spawn().map_err(|error| self.failed(&error.to_string()))?;
         if let (Some(line), Some(mut input)) = (line, child.stdin.take()) {
             input.write_all(format!("{line}\n").as_bytes())?;
         }
+        let mut told = String::new();
+        if let Some(mut output) = child.stdout.take() {
+            output.read_to_string(&mut told)?;
+        }
         let (status, peak_kib) = sys::wait(&child)?;
-        let elapsed = start.elapsed();
+        let mut elapsed = start.elapsed();
         if !status.success() {
             return Err(self.failed(&status.to_string()));
+        }
+        if self.tells_time {
+            let nanoseconds = told.trim().parse();
+            elapsed = Duration::from_nanos(nanoseconds.map_err(|_| self.failed("tells no time"))?);
         }
         Ok(Sample { elapsed, peak_kib })
     }

@@ -80,8 +80,8 @@ impl Report {
             text.push_str(&format!("{name:<12} {value}\n"));
         }
         text.push_str(&format!(
-            "{:<12} medians of {} runs after one that is not counted, whole processes in turn, \
-             page cache warm, nothing left to be written before a run; `at best` is the \
+            "{:<12} medians of {} runs, of long works half as many, after one that is not counted, \
+             whole processes in turn, page cache warm, nothing left to be written before a run; `at best` is the \
              ratio of the quickest runs, which others disturb least\n",
             "figures", self.runs
         ));
@@ -89,7 +89,7 @@ impl Report {
             text.push('\n');
             text.push_str(&table(&self.comparisons()));
         }
-        if !self.memory.is_empty() {
+        if self.looked_at().next().is_some() {
             text.push('\n');
             text.push_str(&table(&self.peaks()));
         }
@@ -135,15 +135,24 @@ impl Report {
     fn peaks(&self) -> Vec<Vec<String>> {
         let heading = ["peak memory", "MiB", "target", ""];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
-        for (title, kib) in &self.memory {
+        for (title, kib, most) in self.looked_at() {
             rows.push(vec![
-                title.clone(),
-                mebibytes(*kib),
-                format!("<= {} MiB", MEMORY_KIB >> 10),
-                verdict(Some(*kib <= MEMORY_KIB)).to_owned(),
+                title.to_owned(),
+                mebibytes(kib),
+                format!("<= {} MiB", most >> 10),
+                verdict(Some(kib <= most)).to_owned(),
             ]);
         }
         rows
+    }
+
+    /// Titles, peaks of memory and the most that they should be, in KiB.
+    fn looked_at(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        let cases = self.memory.iter().map(|(title, kib)| (title.as_str(), *kib, MEMORY_KIB));
+        let works = self.measured.iter().filter_map(|measured| {
+            Some((measured.work.title, measured.peak_kib, measured.work.memory_kib?))
+        });
+        cases.chain(works)
     }
 
     /// Why the figures should be doubted.
@@ -173,11 +182,10 @@ impl Report {
         let facts: serde_json::Map<String, Value> =
             self.machine.facts.iter().map(|(name, value)| ((*name).into(), json!(value))).collect();
         let peaks: Vec<Value> = self
-            .memory
-            .iter()
-            .map(|(title, kib)| {
-                let met = *kib <= MEMORY_KIB;
-                json!({ "case": title, "peak_kib": kib, "target_kib": MEMORY_KIB, "met": met })
+            .looked_at()
+            .map(|(title, kib, most)| {
+                let met = kib <= most;
+                json!({ "case": title, "peak_kib": kib, "target_kib": most, "met": met })
             })
             .collect();
         json!({
@@ -215,6 +223,7 @@ fn work_json(measured: &Measured) -> Value {
     json!({
         "name": measured.work.name,
         "title": measured.work.title,
+        "runs": measured.runs,
         "vmdisk": times_json(&measured.vmdisk),
         "peak_kib": measured.peak_kib,
         "against": measured.comparisons().map(rival).collect::<Vec<_>>(),

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::data;
 use crate::format::{self, Writes};
 use crate::process::Invocation;
 
 /// The disk that every work is about.
-const DISK: &str = "disk.qcow2";
+pub(crate) const DISK: &str = "disk.qcow2";
 const GIB: u64 = 1 << 30;
 
 /// The programs that take part.
@@ -23,8 +24,10 @@ pub(crate) enum Subject {
     Absent,
     /// What this makes, anew for each run.
     Fresh(Invocation),
-    /// What this makes, once: the work does not change it.
-    Standing(Invocation),
+    /// What these make, once: the work does not change it.
+    Standing(Vec<Invocation>),
+    /// What these make, once, and the disk, which is made anew for each run.
+    Renewed { once: Vec<Invocation>, anew: Invocation },
 }
 
 /// How well vmdisk should do against somebody.
@@ -55,6 +58,10 @@ pub(crate) struct Work {
     pub(crate) subject: Subject,
     pub(crate) vmdisk: Invocation,
     pub(crate) rivals: Vec<Rival>,
+    /// The most memory that vmdisk should have, in KiB.
+    pub(crate) memory_kib: Option<u64>,
+    /// Whether half of the runs must do.
+    pub(crate) is_long: bool,
 }
 
 impl Programs {
@@ -65,8 +72,13 @@ impl Programs {
 
     /// `qemu-img` with these arguments, if it is there.
     fn qemu_img(&self, arguments: &str, times: f64) -> Option<Rival> {
+        self.named("qemu-img", arguments, times)
+    }
+
+    /// The same under a name of its own, where it is called in several ways.
+    pub(crate) fn named(&self, name: &'static str, arguments: &str, times: f64) -> Option<Rival> {
         let invocation = Invocation::new(self.qemu_img.as_ref()?, arguments);
-        Some(Rival { name: "qemu-img", invocation, target: Target::Faster(times) })
+        Some(Rival { name, invocation, target: Target::Faster(times) })
     }
 }
 
@@ -97,6 +109,7 @@ pub(crate) fn all(programs: &Programs) -> Vec<Work> {
     works.extend(changes(programs));
     works.extend(looks(programs));
     works.extend(requests(programs));
+    works.extend(data::all(programs));
     works
 }
 
@@ -115,6 +128,8 @@ fn creations(programs: &Programs) -> Vec<Work> {
             subject: Subject::Absent,
             vmdisk: programs.vmdisk(&format!("create {DISK} --size {gib}G")),
             rivals: qemu_img.into_iter().chain(floor).collect(),
+            memory_kib: None,
+            is_long: false,
         }
     };
     sizes.into_iter().map(create).collect()
@@ -131,6 +146,8 @@ fn changes(programs: &Programs) -> [Work; 2] {
             .into_iter()
             .chain(floor("grow", &format::grow(20 * GIB, 40 * GIB), 2.0))
             .collect(),
+        memory_kib: None,
+        is_long: false,
     };
     let shrink = Work {
         name: "shrink",
@@ -141,6 +158,8 @@ fn changes(programs: &Programs) -> [Work; 2] {
             .qemu_img(&format!("resize --shrink {DISK} 1G"), 100.0)
             .into_iter()
             .collect(),
+        memory_kib: None,
+        is_long: false,
     };
     [grow, shrink]
 }
@@ -155,13 +174,15 @@ fn empty_terabyte(programs: &Programs) -> Invocation {
 }
 
 fn looks(programs: &Programs) -> [Work; 3] {
-    let standing = Subject::Standing(programs.vmdisk(&format!("create {DISK} --size 1T")));
+    let standing = Subject::Standing(vec![programs.vmdisk(&format!("create {DISK} --size 1T"))]);
     let work = |name, title, subject: &Subject, ours: &str, theirs: &str| Work {
         name,
         title,
         subject: subject.clone(),
         vmdisk: programs.vmdisk(ours),
         rivals: programs.qemu_img(theirs, 3.0).into_iter().chain(starts()).collect(),
+        memory_kib: None,
+        is_long: false,
     };
     let info = format!("info {DISK}");
     let ensure = format!("ensure {DISK} --size 1T");
@@ -174,7 +195,7 @@ fn looks(programs: &Programs) -> [Work; 3] {
 
 /// The protocol, against the command line and against itself.
 fn requests(programs: &Programs) -> [Work; 3] {
-    let standing = Subject::Standing(programs.vmdisk(&format!("create {DISK} --size 1T")));
+    let standing = Subject::Standing(vec![programs.vmdisk(&format!("create {DISK} --size 1T"))]);
     let info = request("info", "");
     let ensure = request("ensure", r#","size":"1TiB""#);
     let rpc = || programs.vmdisk("rpc");
@@ -184,6 +205,8 @@ fn requests(programs: &Programs) -> [Work; 3] {
         subject: standing.clone(),
         vmdisk,
         rivals: vec![Rival { name: rival, invocation, target: Target::Within(times) }],
+        memory_kib: None,
+        is_long: false,
     };
     let plain = programs.vmdisk(&format!("info {DISK}"));
     let one = "one-shot rpc";
