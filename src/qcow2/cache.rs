@@ -4,6 +4,7 @@
 //! that. Changed slices stay until they are written, in the order that `flush` decides.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::geometry::{Geometry, HostOffset};
@@ -36,13 +37,34 @@ struct Slot {
     used: AtomicBool,
 }
 
+/// Spreads the offsets of slices over the map, which is asked twice for every request: the usual
+/// hash takes as long as the rest of the way down the tables. An image that was made to have them
+/// collide is read slowly; how slowly, the size of the cache bounds.
+#[derive(Debug, Default)]
+struct OffsetHasher(u64);
+
+impl Hasher for OffsetHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // The upper half of a product depends on all bits; the map looks at the lower one first.
+        self.0 = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// Slices of tables by their host offset.
 #[derive(Debug)]
 pub(super) struct SliceCache {
     slice_len: u64,
     capacity: usize,
     slots: Vec<Slot>,
-    places: HashMap<u64, usize>,
+    places: HashMap<u64, usize, BuildHasherDefault<OffsetHasher>>,
     /// Where the search for a slice to give up goes on.
     hand: usize,
     dirty: usize,
@@ -57,7 +79,7 @@ impl SliceCache {
             slice_len,
             capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
             slots: Vec::new(),
-            places: HashMap::new(),
+            places: HashMap::default(),
             hand: 0,
             dirty: 0,
         }
