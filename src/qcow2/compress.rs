@@ -164,3 +164,114 @@ fn unpack_zstd(stream: &mut FrameDecoder, mut packed: &[u8], mut cluster: &mut [
     }
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LEN: usize = 4096;
+
+    /// Words drawn from a few.
+    fn text() -> Vec<u8> {
+        let words = "disk cluster table header refcount snapshot backing guest host offset";
+        let words: Vec<&str> = words.split(' ').collect();
+        let (mut state, mut text) = (1u64, String::new());
+        while text.len() < LEN {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            text += words[(state >> 33) as usize % words.len()];
+            text += " ";
+        }
+        text.truncate(LEN);
+        text.into_bytes()
+    }
+
+    fn unpack(kind: CompressionType, packed: &[u8]) -> Result<Vec<u8>, FormatError> {
+        let mut unpacker = Unpacker::new(kind);
+        unpacker.packed = packed.to_vec();
+        let mut cluster = vec![0; LEN];
+        unpacker.unpack(&mut cluster).map(|()| cluster)
+    }
+
+    /// [`text`] as libzstd 1.5.7 packs it: at three levels, and streamed, without its size and
+    /// with a checksum.
+    const FRAMES: [&[u8]; 4] = [
+        include_bytes!("../../tests/data/zstd/level1.zst"),
+        include_bytes!("../../tests/data/zstd/level3.zst"),
+        include_bytes!("../../tests/data/zstd/level19.zst"),
+        include_bytes!("../../tests/data/zstd/streamed.zst"),
+    ];
+
+    #[test]
+    fn frames_of_libzstd_are_unpacked() {
+        for frame in FRAMES {
+            assert!(unpack(CompressionType::Zstd, frame).unwrap() == text());
+            // A descriptor names whole sectors: something else follows.
+            let followed = [frame, b"the next cluster's frame"].concat();
+            assert!(unpack(CompressionType::Zstd, &followed).unwrap() == text());
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_is_refused() {
+        for frame in FRAMES {
+            for len in 0..frame.len() - 4 {
+                assert!(unpack(CompressionType::Zstd, &frame[..len]).is_err(), "{len} bytes");
+            }
+        }
+        // A block of one byte repeated: five times, and a window of 3.75 TiB for it; a megabyte,
+        // twice, in no more bytes; and a frame that says it holds 2^60 bytes.
+        let window = b"\x28\xb5\x2f\xfd\x00\xff\x2b\x00\x00A";
+        let large = b"\x28\xb5\x2f\xfd\x00\x58\x02\x00\x08A\x03\x00\x08A";
+        let claim = b"\x28\xb5\x2f\xfd\xe0\0\0\0\0\0\0\0\x10\x2b\x00\x00A";
+        for hostile in [&window[..], large, claim, &[0; 64], b""] {
+            assert!(unpack(CompressionType::Zstd, hostile).is_err(), "{}", hostile.escape_ascii());
+        }
+    }
+
+    proptest! {
+        /// What is packed comes back, and packing again what was unpacked too.
+        #[test]
+        fn clusters_come_back(values in 1u8..=255, seed: u32, zstd: bool) {
+            let kind = if zstd { CompressionType::Zstd } else { CompressionType::Zlib };
+            let mut noise = seed;
+            let cluster: Vec<u8> = (0..LEN)
+                .map(|_| {
+                    noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (noise >> 24) as u8 % values
+                })
+                .collect();
+            let codec = Codec::new(kind, LEN);
+            for _ in 0..2 {
+                let mut packer = codec.packer();
+                if let Some(packed) = packer.pack(&cluster) {
+                    prop_assert!(packed.len() < LEN);
+                    prop_assert!(unpack(kind, packed).unwrap() == cluster);
+                }
+                codec.keep_packer(packer);
+            }
+        }
+
+        /// Whatever a stream says: an answer, and no more than a cluster.
+        #[test]
+        fn noise_is_survived(
+            zstd: bool,
+            frame in 0usize..4,
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let kind = if zstd { CompressionType::Zstd } else { CompressionType::Zlib };
+            let mut packed = FRAMES[frame].to_vec();
+            if !zstd {
+                packed = Packer::new(kind, LEN).pack(&text()).unwrap().to_vec();
+            }
+            for (at, value) in damage {
+                let at = at.index(packed.len());
+                packed[at] = value;
+            }
+            let _ = unpack(kind, &packed);
+        }
+    }
+}
