@@ -3,7 +3,7 @@ BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
 VERBS = create ensure resize info capabilities rpc schema completions man
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: demo test go-test check lint matrix bench install release
+.PHONY: demo test go-test check lint matrix bench fuzz install release
 
 demo: release ## Create a boot2docker disk, grow it, look at it
 	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
@@ -42,6 +42,17 @@ bench: release ## Against qemu-img and the floor, in one run
 	@integration/test-tools.sh
 	cargo build --release --locked --manifest-path integration/bench/Cargo.toml
 	cargo run --release --locked --manifest-path integration/bench/Cargo.toml -- --vmdisk $(BIN) $(BENCH)
+
+fuzz: FUZZ ?= operations
+fuzz: SECONDS ?= 60
+fuzz: export RUSTFLAGS = --cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module \
+  -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+  -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+fuzz: HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+fuzz: ## The engine, with nightly Rust: FUZZ=operations or damage, for SECONDS
+	cd integration/fuzz && cargo +nightly build --release --locked --target $(HOST) --bin $(FUZZ)
+	mkdir -p integration/fuzz/target/$(FUZZ)
+	cd integration/fuzz/target && $(HOST)/release/$(FUZZ) $(FUZZ) -max_total_time=$(SECONDS) -rss_limit_mb=512 -timeout=10
 
 release:
 	cargo build --release --locked

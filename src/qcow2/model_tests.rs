@@ -7,13 +7,14 @@ use proptest::prelude::*;
 use super::audit_tests::Audit;
 use super::header::{CompressionType, Version};
 use super::options::Preallocation;
-use super::subject_tests::{Shape, Step, Subject};
+use super::subject_tests::{Shape, Step, Subject, survive};
 use crate::block::{CacheConfig, DeviceOptions, Discard, ExtentKind, Extents};
 use crate::host::storage::MemoryStorage;
 
 impl Subject {
     fn close_and_audit(&mut self) {
         self.close().unwrap();
+        self.is_sound();
         let audit = Audit::of(&MemoryStorage::new(self.storage.contents()));
         assert_eq!(audit, Audit::default());
     }
@@ -57,19 +58,15 @@ fn shapes() -> impl Strategy<Value = Shape> {
     (layout, rest).prop_map(|(layout, rest)| {
         let ((cluster_bits, extended), order, v2, lazy, preallocation) = layout;
         let (below, size, discard, detect_zeroes, table_bytes, zstd) = rest;
-        let v2 = v2 && !extended;
-        let compression = if zstd && !v2 { CompressionType::Zstd } else { CompressionType::Zlib };
-        let maps = preallocation == Preallocation::Metadata && below.is_some() && !extended;
-        let size = size.next_multiple_of(512);
         Shape {
             cluster_bits,
-            order: if v2 { 4 } else { order },
+            order,
             extended,
             version: if v2 { Version::V2 } else { Version::V3 },
-            compression,
-            lazy: lazy && !v2,
-            preallocation: if maps { Preallocation::Tables } else { preallocation },
-            below: below.map(|below| below.min(size)),
+            compression: if zstd { CompressionType::Zstd } else { CompressionType::Zlib },
+            lazy,
+            preallocation,
+            below,
             size,
             options: DeviceOptions {
                 writable: true,
@@ -78,6 +75,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
                 detect_zeroes,
             },
         }
+        .allowed()
     })
 }
 
@@ -115,4 +113,28 @@ proptest! {
         subject.open().unwrap();
         subject.check();
     }
+
+    #[test]
+    fn a_damaged_image_is_survived(
+        shape in shapes(),
+        damage in prop::collection::vec((damaged_place(), damaged_word()), 1..12),
+        steps in steps(),
+    ) {
+        survive(shape, &damage, &steps);
+    }
+}
+
+/// Mostly in the header and the tables, which come first.
+fn damaged_place() -> impl Strategy<Value = u64> {
+    prop_oneof![0u64..120, (0u64..600).prop_map(|n| n * 8), (0u64..40_000).prop_map(|n| n * 8)]
+}
+
+/// Words that mean something as offset, flag, count or size, and any.
+fn damaged_word() -> impl Strategy<Value = u64> {
+    let flags = prop::sample::select(vec![0, 1, 1 << 63, 3 << 62, 1 << 62]);
+    prop_oneof![
+        (0u64..400, flags).prop_map(|(cluster, flags)| cluster << 9 | flags),
+        (0u64..64).prop_map(|bit| 1 << bit),
+        any::<u64>(),
+    ]
 }

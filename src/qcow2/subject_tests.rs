@@ -1,17 +1,18 @@
-//! An image, what is done to it, and what it should show: what tests of the whole engine share.
+//! An image, what is done to it, and what it should show: what tests of the whole engine share,
+//! and the fuzzer with them, which is why everything is named from the crate's root.
 
 use std::sync::Arc;
 
-use super::create::create;
-use super::geometry::{ClusterBits, Geometry, RefcountOrder};
-use super::header::{BackingName, CompressionType, Header, Version};
-use super::open::{Backing, Parts, Qcow2};
-use super::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
-use super::resize::ResizeOptions;
+use crate::Result;
 use crate::block::{BlockDevice, CacheConfig, DeviceOptions, Discard, MemoryDevice};
-use crate::error::Result;
 use crate::host::recording::RecordingStorage;
 use crate::host::storage::{MemoryStorage, Storage};
+use crate::qcow2::check::scan;
+use crate::qcow2::geometry::{ClusterBits, Geometry, RefcountOrder};
+use crate::qcow2::{
+    Backing, BackingName, CompressionType, CreateOptions, Header, HeaderForm, L1Capacity, Parts,
+    Preallocation, Qcow2, ResizeOptions, Version, create,
+};
 use crate::task::{Cancel, Silent, Task};
 use crate::units::{ByteSize, VirtualSize};
 
@@ -66,6 +67,27 @@ pub(super) enum Step {
 }
 
 impl Shape {
+    /// The nearest that the format allows.
+    pub(super) fn allowed(self) -> Shape {
+        let v2 = self.version == Version::V2 && !self.extended;
+        let unmapped = self.below.is_none() || self.extended;
+        let size = self.size.max(1).next_multiple_of(512);
+        let zlib = v2 || self.compression == CompressionType::Zlib;
+        Shape {
+            order: if v2 { RefcountOrder::DEFAULT.get() } else { self.order },
+            version: if v2 { Version::V2 } else { Version::V3 },
+            compression: if zlib { CompressionType::Zlib } else { CompressionType::Zstd },
+            lazy: self.lazy && !v2,
+            preallocation: match self.preallocation {
+                Preallocation::Metadata if !unmapped => Preallocation::Tables,
+                allowed => allowed,
+            },
+            below: self.below.map(|below| below.min(size)),
+            size,
+            ..self
+        }
+    }
+
     fn geometry(&self) -> Geometry {
         let bits = ClusterBits::new(self.cluster_bits).unwrap();
         let order = RefcountOrder::new(self.order).unwrap();
@@ -127,6 +149,45 @@ pub(super) fn virtual_size(bytes: u64) -> VirtualSize {
     VirtualSize::round_up(ByteSize::from_bytes(bytes)).unwrap()
 }
 
+/// Damages an image, each time with a word at an offset, and then does all that can be done with
+/// it: whatever it answers, it does answer, and what it is asked for bounds its work.
+pub(super) fn survive(shape: Shape, damage: &[(u64, u64)], steps: &[Step]) {
+    let storage = Arc::new(MemoryStorage::default());
+    shape.create_in(&*storage);
+    let len = storage.len().unwrap();
+    for (at, word) in damage {
+        storage.write_at(at % len, &word.to_be_bytes()).unwrap();
+    }
+    let cancel = Cancel::new();
+    let task = Task::new(&Silent, &cancel);
+    if let Ok(header) = Header::read(&*storage) {
+        let _ = scan(&*storage, &header, task);
+    }
+    for writable in [false, true] {
+        let Ok(image) = shape.open(storage.clone(), writable) else { continue };
+        let mut buf = vec![0; 40_000];
+        for step in steps {
+            let (Step::Write(at, ..) | Step::Zero(at, _) | Step::Discard(at, _)) = *step else {
+                continue;
+            };
+            let at = at % image.size().max(1);
+            let len = 40_000.min(image.size() - at);
+            let _ = image.read_at(at, &mut buf[..len as usize]);
+            let _ = image.extent(at, at + len);
+            let _ = match step {
+                Step::Write(..) => image.write_at(at, &buf[..len as usize]),
+                Step::Zero(..) => image.write_zeroes(at, len),
+                _ => image.discard(at, len),
+            };
+        }
+        let _ = image.close();
+    }
+    if let Ok(image) = shape.open(storage.clone(), false) {
+        let size = virtual_size(image.size() / 2 + 70_000);
+        let _ = image.resize(&ResizeOptions { virtual_size: size, preallocation: None }, task);
+    }
+}
+
 /// The whole disk.
 pub(super) fn contents(image: &Qcow2) -> Result<Vec<u8>> {
     let mut found = vec![1; image.size() as usize];
@@ -182,6 +243,15 @@ impl Subject {
     /// Closes the image and leaves it closed.
     pub(super) fn close(&mut self) -> Result<()> {
         self.image.take().map_or(Ok(()), Qcow2::close)
+    }
+
+    /// Nothing about a closed image is wrong or leaked.
+    pub(super) fn is_sound(&self) {
+        let storage = MemoryStorage::new(self.storage.contents());
+        let header = Header::read(&storage).unwrap();
+        let found = scan(&storage, &header, Task::new(&Silent, &Cancel::new())).unwrap();
+        let beyond = found.counted_beyond_file;
+        assert!(found.is_clean() && beyond == 0, "{:?}, {beyond} beyond", found.findings);
     }
 
     /// Does it to the image and the model, and compares nothing but what was discarded.
