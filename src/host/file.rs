@@ -2,6 +2,7 @@
 
 mod info;
 mod input;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,8 @@ use nix::fcntl::OFlag;
 
 pub use info::{FileId, FileInfo, FileKind};
 pub use input::read_small_file;
+
+use stream::Stream;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::lock::{LockState, release};
@@ -39,6 +42,7 @@ pub struct FileStorage {
     access: Access,
     kind: FileKind,
     locks: OnceLock<LockState>,
+    stream: Stream,
 }
 
 /// The path without symbolic links, `.` and `..`: what [`FileStorage::open`] expects.
@@ -84,7 +88,14 @@ impl FileStorage {
         let metadata =
             file.metadata().map_err(|error| Error::io("cannot look at", &path, error))?;
         let kind = FileKind::of_disk(&metadata, &path)?;
-        Ok(FileStorage { file, path, access, kind, locks: OnceLock::new() })
+        Ok(FileStorage {
+            file,
+            path,
+            access,
+            kind,
+            locks: OnceLock::new(),
+            stream: Stream::default(),
+        })
     }
 
     /// The path that it was opened by.
@@ -223,7 +234,11 @@ impl Storage for FileStorage {
         // OK: a usize always fits.
         self.range(offset, data.len() as u64)?;
         let written = self.file.write_all_at(data, offset);
-        written.map_err(|error| self.io("cannot write", error).at_offset(offset))
+        written.map_err(|error| self.io("cannot write", error).at_offset(offset))?;
+        if let Some(full) = self.stream.wrote(offset, data.len() as u64) {
+            sys::begin_writeback(&self.file, full);
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
@@ -12,6 +13,19 @@ use nix::sys::statfs::{BTRFS_SUPER_MAGIC, NFS_SUPER_MAGIC, fstatfs};
 /// Returns when contents and length are on the medium.
 pub(super) fn sync_data(file: &File) -> io::Result<()> {
     file.sync_data()
+}
+
+/// Has the system begin to write the range to the medium, and does not wait for it. What fails is
+/// for the next sync to report.
+#[expect(unsafe_code, reason = "no safe call begins a writeback")]
+pub(super) fn begin_writeback(file: &File, range: Range<u64>) {
+    let (Ok(start), Ok(len)) =
+        (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
+    else {
+        return;
+    };
+    // SAFETY: the descriptor is open, and the call takes numbers alone.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Returns when contents, length, owner and mode are on the medium; of a folder, its names.
