@@ -191,9 +191,8 @@ impl SliceCache {
     }
 
     fn put(&mut self, slot: Slot) {
-        if self.slots.len() >= self.capacity
-            && let Some(victim) = self.victim()
-        {
+        while self.slots.len() >= self.capacity {
+            let Some(victim) = self.victim() else { break };
             self.remove(victim);
         }
         self.places.insert(slot.offset, self.slots.len());
@@ -275,5 +274,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// After more was changed than the budget holds, it is kept to again.
+    #[test]
+    fn a_burst_of_changes_is_given_back() {
+        let storage = MemoryStorage::new(vec![0; 400 * 512]);
+        let mut cache = SliceCache::new(geometry(), 0);
+        for slice in 0..300 {
+            cache.change(&storage, HostOffset::new(slice * 512), Rank::Leaf).unwrap()[0] = 1;
+        }
+        cache.write(&storage, Rank::Leaf).unwrap();
+        cache.load(&storage, HostOffset::new(399 * 512), Rank::Leaf).unwrap();
+        assert_eq!(cache.slots.len(), 16);
     }
 }

@@ -4,7 +4,7 @@ use super::entry::{ClusterRef, Mapping};
 use super::geometry::GuestOffset;
 use super::open::Qcow2;
 use crate::block::{BlockDevice, Extent, ExtentKind, is_zero, require_inside};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 impl BlockDevice for Qcow2 {
     fn size(&self) -> u64 {
@@ -17,7 +17,7 @@ impl BlockDevice for Qcow2 {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        require_inside(self.size(), "write", offset, len(data))?;
+        self.require_writable("write", offset, len(data))?;
         if self.options.detect_zeroes && is_zero(data) {
             return self.zero_mapped(GuestOffset::new(offset), len(data));
         }
@@ -25,12 +25,12 @@ impl BlockDevice for Qcow2 {
     }
 
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
-        require_inside(self.size(), "write of zeros", offset, len)?;
+        self.require_writable("write of zeros", offset, len)?;
         self.zero_mapped(GuestOffset::new(offset), len)
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        require_inside(self.size(), "discard", offset, len)?;
+        self.require_writable("discard", offset, len)?;
         self.discard_mapped(GuestOffset::new(offset), len)
     }
 
@@ -70,6 +70,16 @@ impl BlockDevice for Qcow2 {
             }
         };
         Ok(Extent { offset, len: room.min(wanted), kind })
+    }
+}
+
+impl Qcow2 {
+    fn require_writable(&self, what: &str, offset: u64, len: u64) -> Result<()> {
+        require_inside(self.size(), what, offset, len)?;
+        match self.options.writable {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Permission, "the image was opened to be read")),
+        }
     }
 }
 

@@ -124,8 +124,9 @@ impl Qcow2 {
         while cluster < last {
             let (live, run) = self.run(cluster, last.get().saturating_sub(cluster.get()))?;
             drop(live);
-            let clusters = if run.mapping == Mapping::Unallocated { run.clusters } else { 1 };
-            if run.mapping != Mapping::Unallocated {
+            let nothing = run.mapping == Mapping::Unallocated && !self.discard_hides();
+            let clusters = if nothing { run.clusters } else { 1 };
+            if !nothing {
                 self.changing(|live| self.discard_cluster(live, cluster))?;
             }
             cluster = GuestCluster::new(cluster.get().saturating_add(clusters));
@@ -151,10 +152,17 @@ impl Qcow2 {
                 _ => Ok(()),
             };
         }
-        let hides = v3 && self.header.backing.is_some();
-        let entry = if hides { L2Entry::zero(geometry) } else { L2Entry::UNALLOCATED };
+        let entry =
+            if self.discard_hides() { L2Entry::zero(geometry) } else { L2Entry::UNALLOCATED };
         self.forget_cluster(live, cluster, mapping, entry)?;
         self.punch_data(mapping)
+    }
+
+    /// Whether discarding must say zero, for what is below would show through.
+    fn discard_hides(&self) -> bool {
+        self.header.version == Version::V3
+            && self.header.backing.is_some()
+            && self.options.discard != Discard::KeepAllocated
     }
 
     /// Gives the room of a discarded cluster in the external data file back.

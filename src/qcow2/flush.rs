@@ -46,12 +46,14 @@ impl Qcow2 {
             return Err(Error::new(ErrorKind::Permission, "the image was opened to be read"));
         }
         let geometry = self.header.geometry;
+        live.refcount_table_ref = self.header.refcount_table;
         live.refcount_table = read_refcount_table(&*self.storage, &self.header)?;
         let mut counts = Refcounts::new(&*self.storage, geometry, &live.refcount_table);
         let used = counts.end_of_use(HostCluster::ZERO)?;
         live.end = used.max(geometry.host_cluster_after(self.storage.len()?));
         let l1 = read_l1(&*self.storage, &self.header)?;
-        live.structures = Structures::find(&*self.storage, &self.header, &live.refcount_table, &l1);
+        let (storage, blocks) = (&*self.storage, &live.refcount_table);
+        live.structures = Structures::find(storage, &self.header, blocks, &l1, live.end);
         let raw_data = Autoclear::RAW_EXTERNAL_DATA;
         live.autoclear =
             Autoclear::default().with_if(self.header.autoclear.contains(raw_data), raw_data);
@@ -100,10 +102,13 @@ impl Qcow2 {
                 let offset = geometry.host_offset(run.start).get();
                 let len = geometry.bytes_of(run.end - run.start);
                 let inside = storage.len()?.saturating_sub(offset).min(len);
-                if inside > 0 {
-                    storage.punch_hole(offset, inside)?;
-                }
+                // Room that the file system keeps is no reason to fail: nothing is lost.
+                let _ = storage.punch_hole(offset, inside);
             }
+        }
+        if !self.counts_lazily() {
+            // On its way, so that an end without a close leaves no leaks; a power cut may.
+            live.counts.write(storage, Rank::Leaf)?;
         }
         Ok(())
     }

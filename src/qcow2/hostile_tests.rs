@@ -9,6 +9,7 @@ use super::header::{BackingName, CompressionType, Header, Version};
 use super::open::{Parts, Qcow2};
 use super::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 use super::refblock::RefcountBlock;
+use super::subject_tests::{PLAIN, Shape, Step, Subject};
 use super::table::{read_l1, read_refcount_table};
 use crate::block::{BlockDevice, DeviceOptions};
 use crate::error::{ErrorKind, Result};
@@ -138,4 +139,69 @@ fn a_missing_backing_file_is_not_read_as_zeros() {
     image.write_at(512, &[1; 512]).unwrap();
     image.close().unwrap();
     assert!(storage.contents() != before);
+}
+
+/// An image whose counts are rebuilt into new blocks, and that is written on at once: the table
+/// that the rebuild released is nobody's table any more.
+#[test]
+fn a_rebuilt_image_is_written_on() {
+    for for_hyperkit in [false, true] {
+        let shape = Shape { lazy: true, size: 400 << 10, ..PLAIN };
+        let mut subject = Subject::new(shape);
+        subject.step(Step::Write(0, 20_000, 5));
+        subject.close().unwrap();
+        let header = Header::read(&*subject.storage).unwrap();
+        subject.storage.write_at(79, &[1]).unwrap();
+        if for_hyperkit {
+            subject.storage.write_at(100, &104u32.to_be_bytes()).unwrap();
+        }
+        // No block is left.
+        subject.storage.write_at(header.refcount_table.offset.get(), &[0; 8]).unwrap();
+        subject.open().unwrap();
+        for n in 0..25 {
+            subject.step(Step::Write(n << 14, 1 << 14, n as u8));
+            subject.step(Step::Flush);
+            assert!(subject.contents() == subject.model, "hyperkit {for_hyperkit}, step {n}");
+        }
+        subject.close().unwrap();
+        subject.is_sound();
+        subject.open().unwrap();
+        assert!(subject.contents() == subject.model, "hyperkit {for_hyperkit}");
+    }
+}
+
+/// A bitmap directory that claims more than the file holds costs no more than that.
+#[test]
+fn what_a_structure_claims_is_bounded_by_the_file() {
+    let storage = MemoryStorage::default();
+    PLAIN.create_in(&storage);
+    let before = storage.len().unwrap();
+    let claim = [
+        &0x2385_2875u32.to_be_bytes()[..],
+        &24u32.to_be_bytes(),
+        &1u32.to_be_bytes(),
+        &[0; 4],
+        &(1u64 << 40).to_be_bytes(),
+        &before.next_multiple_of(512).to_be_bytes(),
+        &[0; 8],
+    ];
+    storage.write_at(112, &claim.concat()).unwrap();
+    let storage = Arc::new(storage);
+    let image = open(&storage).unwrap();
+    image.write_at(0, &[1; 512]).unwrap();
+    image.close().unwrap();
+    assert!(storage.len().unwrap() < before + 4096);
+}
+
+/// What changes nothing is refused too where nothing may be changed.
+#[test]
+fn an_image_that_is_only_read_refuses_every_change() {
+    let storage = Arc::new(image(false).0);
+    let header = Header::read(&*storage).unwrap();
+    let image = Qcow2::open(Box::new(storage), header, None).unwrap();
+    let refused = [image.write_at(0, b"x"), image.write_zeroes(0, 512), image.discard(0, 512)];
+    for done in refused {
+        assert_eq!(done.unwrap_err().kind(), ErrorKind::Permission);
+    }
+    image.flush().unwrap();
 }

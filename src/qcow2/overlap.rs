@@ -25,50 +25,47 @@ pub(super) struct Structures {
 }
 
 impl Structures {
-    /// Those that the header and the tables refer to.
+    /// Those that the header and the tables refer to, in a file whose use ends at `end`.
     pub(super) fn find(
         storage: &dyn Storage,
         header: &Header,
         blocks: &[RefcountTableEntry],
         l1: &[L1Entry],
+        end: HostCluster,
     ) -> Structures {
         let geometry = header.geometry;
-        let mut found = Structures::default();
-        let snapshots = SnapshotReader::new(storage, header);
+        let one = ClusterCount::new(1);
+        let mut fixed = vec![HostCluster::ZERO..HostCluster::new(1)];
+        let mut add = |offset: HostOffset, clusters: ClusterCount| {
+            let first = geometry.host_cluster(offset);
+            // What claims more than the file holds is not believed.
+            fixed.push(first.min(end)..(first + clusters).min(end));
+        };
+        let mut snapshots = SnapshotReader::new(storage, header);
         // An entry that makes no sense refers to nothing: whoever needs it reports it.
-        for snapshot in snapshots.map_while(Result::ok) {
-            let clusters = geometry.table_clusters(snapshot.l1.count.into());
-            found.add_at(geometry, snapshot.l1.offset, clusters);
+        for snapshot in snapshots.by_ref().map_while(Result::ok) {
+            add(snapshot.l1.offset, geometry.table_clusters(snapshot.l1.count.into()));
         }
-        if header.snapshots.count > 0 {
-            found.add_at(geometry, header.snapshots.offset, ClusterCount::new(1));
-        }
+        add(header.snapshots.offset, geometry.clusters_for(snapshots.len()));
         if let Some(bitmaps) = header.bitmaps() {
-            let clusters = geometry.clusters_for(bitmaps.size_bytes);
-            found.add_at(geometry, HostOffset::new(bitmaps.offset), clusters);
+            add(HostOffset::new(bitmaps.offset), geometry.clusters_for(bitmaps.size_bytes));
         }
-        found.add(HostCluster::ZERO..HostCluster::new(1));
-        let l1_clusters = geometry.table_clusters(header.l1.count.into());
-        found.add_at(geometry, header.l1.offset, l1_clusters);
-        let table = header.refcount_table;
-        found.add_at(geometry, table.offset, ClusterCount::new(table.count.into()));
+        add(header.l1.offset, geometry.table_clusters(header.l1.count.into()));
+        add(header.refcount_table.offset, ClusterCount::new(header.refcount_table.count.into()));
         for block in blocks.iter().filter_map(|entry| entry.decode(geometry).ok().flatten()) {
-            found.add_at(geometry, block, ClusterCount::new(1));
+            add(block, one);
         }
-        for table in l1.iter().filter_map(|entry| entry.decode(geometry).ok().flatten()) {
-            found.add_table(geometry.host_cluster(table.offset));
-        }
-        found
+        let tables = l1.iter().filter_map(|entry| entry.decode(geometry).ok().flatten());
+        let tables = tables.take(MAX_TABLES).map(|table| {
+            let first = geometry.host_cluster(table.offset);
+            first..first + one
+        });
+        Structures { fixed: Runs::of(fixed), tables: Runs::of(tables.collect()) }
     }
 
     /// Remembers clusters that a structure takes.
     pub(super) fn add(&mut self, run: Range<HostCluster>) {
         self.fixed.add(run);
-    }
-
-    fn add_at(&mut self, geometry: Geometry, offset: HostOffset, clusters: ClusterCount) {
-        let first = geometry.host_cluster(offset);
-        self.fixed.add(first..first + clusters);
     }
 
     /// Remembers an L2 table.
@@ -127,6 +124,19 @@ impl Structures {
 struct Runs(Vec<Range<HostCluster>>);
 
 impl Runs {
+    fn of(mut runs: Vec<Range<HostCluster>>) -> Runs {
+        runs.retain(|run| !run.is_empty());
+        runs.sort_unstable_by_key(|run| run.start);
+        runs.dedup_by(|next, run| {
+            let touches = next.start <= run.end;
+            if touches {
+                run.end = run.end.max(next.end);
+            }
+            touches
+        });
+        Runs(runs)
+    }
+
     fn meets(&self, run: &Range<HostCluster>) -> bool {
         let behind = self.0.partition_point(|other| other.end <= run.start);
         self.0.get(behind).is_some_and(|other| other.start < run.end)
@@ -185,6 +195,8 @@ mod tests {
                     runs.remove(&run);
                     model.retain(|cluster| !(start..start + len).contains(cluster));
                 }
+                let again = Runs::of(runs.0.iter().rev().chain(&runs.0).cloned().collect());
+                prop_assert_eq!(&again.0, &runs.0);
                 for cluster in 0..50 {
                     prop_assert_eq!(runs.holds(HostCluster::new(cluster)), model.contains(&cluster));
                 }

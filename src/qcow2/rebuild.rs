@@ -116,6 +116,7 @@ impl Qcow2 {
             releaser.release_run(start..start + clusters)?;
             releaser.finish()?;
         }
+        self.live = RwLock::new(Live::new(&header, self.options.cache));
         self.header = header;
         Ok(())
     }
@@ -142,7 +143,6 @@ impl Qcow2 {
             let words = encode_words(l1.iter().map(|entry| entry.word()));
             self.storage.write_at(self.header.l1.offset.get(), &words)?;
         }
-        self.live = RwLock::new(Live::new(&self.header, self.options.cache));
         Ok(())
     }
 

@@ -26,11 +26,16 @@ struct Target {
 impl Qcow2 {
     /// Writes guest data at any offset and of any length.
     pub(super) fn write_mapped(&self, mut offset: GuestOffset, mut data: &[u8]) -> Result<()> {
+        let start = offset;
         while !data.is_empty() {
-            let mut written = self.write_in_place(offset, data)?;
-            if written == 0 {
-                written = self.write_anew(offset, data)?;
-            }
+            let written = match self.write_in_place(offset, data) {
+                Ok(0) => self.write_anew(offset, data),
+                written => written,
+            };
+            let written = written.map_err(|error| match offset == start {
+                true => error,
+                false => error.after_changes(),
+            })?;
             offset = offset.plus_bytes(u64::try_from(written).unwrap_or(u64::MAX));
             data = data.get(written..).unwrap_or_default();
         }

@@ -26,15 +26,20 @@ impl Latch {
     }
 
     fn change<T>(&self, change: impl FnOnce(&dyn Storage) -> Result<T>) -> Result<T> {
+        self.require_sound()?;
+        change(&*self.storage).map_err(|error| {
+            self.failed.store(true, Ordering::Release);
+            // Part of it may be there.
+            error.after_changes()
+        })
+    }
+
+    fn require_sound(&self) -> Result<()> {
         if self.failed.load(Ordering::Acquire) {
             let message = "an earlier write failed, so nothing more is written";
             return Err(Error::new(ErrorKind::Io, message));
         }
-        let result = change(&*self.storage);
-        if result.is_err() {
-            self.failed.store(true, Ordering::Release);
-        }
-        result
+        Ok(())
     }
 }
 
@@ -60,7 +65,9 @@ impl Storage for Latch {
     }
 
     fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
-        self.change(|storage| storage.punch_hole(offset, len))
+        // Advice: where it is not taken, everything is as before.
+        self.require_sound()?;
+        self.storage.punch_hole(offset, len)
     }
 
     fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
