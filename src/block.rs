@@ -90,8 +90,8 @@ pub trait BlockDevice: Send + Sync {
     /// As [`write_at`](Self::write_at).
     fn flush(&self) -> Result<()>;
 
-    /// What the run of bytes that begins at `offset` is, and where it ends: at most at `end`, and
-    /// no later than something else begins. (Two runs of a kind may follow on one another.)
+    /// What the run of bytes that begins at `offset` is, and where it ends: at most at `end`, which
+    /// lies behind it and on the disk, and no later than something else begins. (Two runs of a kind may follow on one another.)
     ///
     /// # Errors
     /// See the trait.
@@ -152,12 +152,14 @@ pub struct Extents<'a> {
     at: u64,
     end: u64,
     held: Option<Extent>,
+    /// What comes behind the run that is held.
+    failed: Option<Error>,
 }
 
 impl<'a> Extents<'a> {
     /// Those of the bytes of `device` from `range.start` to `range.end`.
     pub fn of(device: &'a dyn BlockDevice, range: Range<u64>) -> Self {
-        Extents { device, at: range.start, end: range.end, held: None }
+        Extents { device, at: range.start, end: range.end, held: None, failed: None }
     }
 }
 
@@ -176,8 +178,8 @@ impl Iterator for Extents<'_> {
                 Ok(next) => next,
                 Err(error) => {
                     self.at = self.end;
-                    self.held = None;
-                    return Some(Err(error));
+                    self.failed = Some(error);
+                    break;
                 }
             };
             // A run has at least a byte: else this would not end.
@@ -188,7 +190,7 @@ impl Iterator for Extents<'_> {
                 Some(None) => return self.held.replace(next).map(Ok),
             }
         }
-        self.held.take().map(Ok)
+        self.held.take().map(Ok).or_else(|| self.failed.take().map(Err))
     }
 }
 
@@ -201,6 +203,18 @@ pub fn require_inside(size: u64, what: &str, offset: u64, len: u64) -> Result<()
         return Ok(());
     }
     let message = format!("{what} of {len} bytes beyond the end of a disk of {size} bytes");
+    Err(Error::new(ErrorKind::BadRequest, message).at_offset(offset))
+}
+
+/// The length of the run from `offset` to `end`.
+///
+/// # Errors
+/// [`BadRequest`](ErrorKind::BadRequest) for a run that is empty or goes beyond the disk's end.
+pub fn require_run(size: u64, offset: u64, end: u64) -> Result<u64> {
+    if offset < end && end <= size {
+        return Ok(end - offset);
+    }
+    let message = format!("no run from {offset} to {end} on a disk of {size} bytes");
     Err(Error::new(ErrorKind::BadRequest, message).at_offset(offset))
 }
 
@@ -276,8 +290,7 @@ impl BlockDevice for MemoryDevice {
     }
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
-        let len = end.min(self.size()).saturating_sub(offset);
-        require_inside(self.size(), "look", offset, len)?;
+        let len = require_run(self.size(), offset, end)?;
         Ok(Extent { offset, len, kind: ExtentKind::Data { host_offset: offset } })
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::block::{
-    BlockDevice, DeviceOptions, Discard, Extent, ExtentKind, is_zero, require_inside,
+    BlockDevice, DeviceOptions, Discard, Extent, ExtentKind, is_zero, require_inside, require_run,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Allocation, Latch, Storage, read_padded_at, write_zeros};
@@ -125,8 +125,7 @@ impl BlockDevice for Raw {
     }
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
-        let len = end.min(self.size).saturating_sub(offset);
-        require_inside(self.size, "look", offset, len)?;
+        let len = require_run(self.size, offset, end)?;
         Ok(Extent { offset, len, kind: ExtentKind::Data { host_offset: offset } })
     }
 }

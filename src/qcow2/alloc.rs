@@ -149,29 +149,50 @@ impl Qcow2 {
     }
 
     /// Lowers the counts of what was given up, once nothing on the medium refers to it. Returns
-    /// the runs that nobody uses any more.
+    /// the runs that nobody uses any more. Where it fails, what is left goes on waiting.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), at the end, where something had no count to lower.
     pub(super) fn leave_quarantine(&self, live: &mut Live) -> Result<Vec<Range<HostCluster>>> {
         let one = ClusterCount::new(1);
-        let mut free: Vec<Range<HostCluster>> = Vec::new();
-        for run in std::mem::take(&mut live.quarantine) {
+        let (mut free, mut uncounted) = (Vec::<Range<HostCluster>>::new(), None);
+        let mut waiting = std::mem::take(&mut live.quarantine).into_iter();
+        while let Some(run) = waiting.next() {
             let mut cluster = run.start;
             while cluster < run.end {
-                let count = self.count_of(live, cluster)?.unwrap_or_default();
-                let Some(left) = count.checked_sub(1) else {
-                    let offset = self.header.geometry.host_offset(cluster).get();
-                    return Err(Problem::ImpossibleCount { offset, count }.into_error());
-                };
-                self.set_count(live, cluster, left)?;
-                if left == 0 {
-                    live.freed(cluster, self.header.geometry);
-                    match free.last_mut() {
+                match self.lower_count(live, cluster) {
+                    Ok(Some(0)) => match free.last_mut() {
                         Some(last) if last.end == cluster => last.end = cluster + one,
                         _ => free.push(cluster..cluster + one),
+                    },
+                    Ok(Some(_)) => {}
+                    Ok(None) => uncounted = uncounted.or(Some(cluster)),
+                    Err(error) => {
+                        live.quarantine(cluster..run.end);
+                        live.quarantine.extend(waiting);
+                        return Err(error);
                     }
                 }
                 cluster = cluster + one;
             }
         }
-        Ok(free)
+        match uncounted {
+            None => Ok(free),
+            Some(cluster) => {
+                let offset = self.header.geometry.host_offset(cluster).get();
+                Err(Problem::ImpossibleCount { offset, count: 0 }.into_error())
+            }
+        }
+    }
+
+    /// Takes a reference away. Returns how many are left; nothing where there was none.
+    fn lower_count(&self, live: &mut Live, cluster: HostCluster) -> Result<Option<u64>> {
+        let count = self.count_of(live, cluster)?.unwrap_or_default();
+        let Some(left) = count.checked_sub(1) else { return Ok(None) };
+        self.set_count(live, cluster, left)?;
+        if left == 0 {
+            live.freed(cluster, self.header.geometry);
+        }
+        Ok(Some(left))
     }
 }

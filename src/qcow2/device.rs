@@ -3,7 +3,7 @@
 use super::entry::{ClusterRef, Mapping};
 use super::geometry::GuestOffset;
 use super::open::Qcow2;
-use crate::block::{BlockDevice, Extent, ExtentKind, is_zero, require_inside};
+use crate::block::{BlockDevice, Extent, ExtentKind, is_zero, require_inside, require_run};
 use crate::error::{Error, ErrorKind, Result};
 
 impl BlockDevice for Qcow2 {
@@ -35,14 +35,11 @@ impl BlockDevice for Qcow2 {
     }
 
     fn flush(&self) -> Result<()> {
-        let mut live = self.live_mut();
-        if live.ready { self.write_back(&mut live) } else { Ok(()) }
+        self.write_back(&self.order()?)
     }
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
-        let end = end.min(self.size());
-        let wanted = end.saturating_sub(offset);
-        require_inside(self.size(), "look", offset, wanted)?;
+        let wanted = require_run(self.size(), offset, end)?;
         let at = GuestOffset::new(offset);
         let (live, run) = self.run_for(at, usize::try_from(wanted).unwrap_or(usize::MAX))?;
         drop(live);

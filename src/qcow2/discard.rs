@@ -9,6 +9,8 @@ use super::open::Qcow2;
 use crate::block::Discard;
 use crate::error::Result;
 
+/// The most clusters whose entries are changed at once: others wait for less than a millisecond.
+const BATCH: u64 = 512;
 /// The most zeros that are written at once.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -20,14 +22,47 @@ impl Qcow2 {
             let (live, run) = self.run_for(offset, wanted)?;
             drop(live);
             let room = self.room_in(run, offset);
-            let done = match self.reads_as_zeros(run.mapping) {
-                true => u64::try_from(room).unwrap_or(u64::MAX).min(len),
-                false => self.zero_in_cluster(offset, len)?,
+            let whole = self.whole_clusters(offset, len).min(run.clusters);
+            let done = if self.reads_as_zeros(run.mapping) {
+                u64::try_from(room).unwrap_or(u64::MAX).min(len)
+            } else if whole > 0 && self.can_say_zero() {
+                let first = self.header.geometry.guest_cluster(offset);
+                let clusters = self.each_of(first, whole, |live, cluster| {
+                    self.zero_subclusters(live, cluster, u32::MAX)
+                })?;
+                clusters << self.header.geometry.cluster_bits().get()
+            } else {
+                self.zero_in_cluster(offset, len)?
             };
             offset = offset.plus_bytes(done);
             len = len.saturating_sub(done);
         }
         Ok(())
+    }
+
+    /// How many clusters a range begins with, if it begins with one.
+    fn whole_clusters(&self, offset: GuestOffset, len: u64) -> u64 {
+        let geometry = self.header.geometry;
+        match geometry.within_cluster(offset) {
+            0 => len >> geometry.cluster_bits().get(),
+            _ => 0,
+        }
+    }
+
+    /// Changes the clusters of a run, as many as others may be kept waiting for. Returns how many
+    /// those are.
+    fn each_of(
+        &self,
+        first: GuestCluster,
+        clusters: u64,
+        change: impl Fn(&mut Live, GuestCluster) -> Result<()>,
+    ) -> Result<u64> {
+        let clusters = clusters.min(BATCH);
+        self.changing(|live| {
+            let mut all = (0..clusters).map(|n| GuestCluster::new(first.get().saturating_add(n)));
+            all.try_for_each(|cluster| change(live, cluster))
+        })?;
+        Ok(clusters)
     }
 
     /// Makes what of the range lies in its first cluster read as zeros, and returns how much that
@@ -125,10 +160,13 @@ impl Qcow2 {
             let (live, run) = self.run(cluster, last.get().saturating_sub(cluster.get()))?;
             drop(live);
             let nothing = run.mapping == Mapping::Unallocated && !self.discard_hides();
-            let clusters = if nothing { run.clusters } else { 1 };
-            if !nothing {
-                self.changing(|live| self.discard_cluster(live, cluster))?;
-            }
+            let clusters = if nothing {
+                run.clusters
+            } else {
+                self.each_of(cluster, run.clusters, |live, cluster| {
+                    self.discard_cluster(live, cluster)
+                })?
+            };
             cluster = GuestCluster::new(cluster.get().saturating_add(clusters));
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! The order of writes, in one place: what is new reaches the medium before anything refers to
 //! it, and nothing old is released before nothing refers to it any more.
 
-use std::sync::RwLock;
+use std::ops::Range;
+use std::sync::{MutexGuard, RwLock};
 
-use super::cache::Rank;
+use super::cache::{Rank, SliceCache};
 use super::feature::{Autoclear, Compatible, Incompatible};
 use super::geometry::HostCluster;
 use super::header::Header;
@@ -73,54 +74,70 @@ impl Qcow2 {
         self.header.compatible.contains(Compatible::LAZY_REFCOUNTS)
     }
 
-    /// Writes everything that was changed in memory, and returns when it is on the medium.
+    /// Writes everything that was changed in memory, and returns when it is on the medium. `_order`
+    /// keeps all others from changing tables until the end; reading and writing in place go on
+    /// between the steps, while the medium is waited for.
     ///
     /// Guest data was written before its entry was changed in memory, and freed clusters are not
     /// taken again before they leave the quarantine; so at each point between two syncs the medium
     /// holds an image in which some clusters are counted too often at worst, or one that is marked
     /// dirty because its counts are late.
-    pub(super) fn write_back(&self, live: &mut Live) -> Result<()> {
+    pub(super) fn write_back(&self, _order: &MutexGuard<'_, ()>) -> Result<()> {
         let storage = &*self.storage;
+        if !self.live().ready {
+            return Ok(());
+        }
         if let Some(data_file) = &self.data_file {
             data_file.sync()?;
         }
-        if live.counts.is_dirty(Rank::Leaf) && (!self.counts_lazily() || live.counts.is_crowded()) {
-            live.counts.write(storage, Rank::Leaf)?;
-        }
+        self.write_counts_unless(|counts| self.counts_lazily() && !counts.is_crowded())?;
         // Data, counts and new L2 tables as they begin, before the entries that refer to them. An
         // L1 entry that arrives before what changed in its table since shows what was there before.
         storage.sync()?;
-        if live.tables.is_dirty(Rank::Leaf) || live.tables.is_dirty(Rank::Root) {
-            live.tables.write(storage, Rank::Leaf)?;
-            live.tables.write(storage, Rank::Root)?;
+        let mut live = self.live_mut();
+        let changed = live.tables.is_dirty(Rank::Leaf) || live.tables.is_dirty(Rank::Root);
+        live.tables.write(storage, Rank::Leaf)?;
+        live.tables.write(storage, Rank::Root)?;
+        drop(live);
+        if changed {
             storage.sync()?;
         }
         // Nothing on the medium refers to these any more.
-        for run in self.leave_quarantine(live)? {
-            if self.options.discard == Discard::Unmap {
-                let geometry = self.header.geometry;
-                let offset = geometry.host_offset(run.start).get();
-                let len = geometry.bytes_of(run.end - run.start);
-                let inside = storage.len()?.saturating_sub(offset).min(len);
-                // Room that the file system keeps is no reason to fail: nothing is lost.
-                let _ = storage.punch_hole(offset, inside);
-            }
+        let free = self.leave_quarantine(&mut self.live_mut())?;
+        if self.options.discard == Discard::Unmap {
+            free.into_iter().for_each(|run| self.punch(run));
         }
-        if !self.counts_lazily() {
-            // On its way, so that an end without a close leaves no leaks; a power cut may.
-            live.counts.write(storage, Rank::Leaf)?;
+        // On its way, so that an end without a close leaves no leaks; a power cut may.
+        self.write_counts_unless(|_| self.counts_lazily())
+    }
+
+    fn write_counts_unless(&self, late: impl Fn(&SliceCache) -> bool) -> Result<()> {
+        let mut live = self.live_mut();
+        if late(&live.counts) {
+            return Ok(());
         }
-        Ok(())
+        live.counts.write(&*self.storage, Rank::Leaf)
+    }
+
+    /// Gives the room of free clusters back. Room that the file system keeps is no reason to fail:
+    /// nothing is lost.
+    fn punch(&self, run: Range<HostCluster>) {
+        let geometry = self.header.geometry;
+        let (offset, len) =
+            (geometry.host_offset(run.start).get(), geometry.bytes_of(run.end - run.start));
+        if let Ok(end) = self.storage.len() {
+            let _ = self.storage.punch_hole(offset, end.saturating_sub(offset).min(len));
+        }
     }
 
     /// Writes everything, the counts of freed clusters included, and takes the announcement of
     /// late counts back. Afterwards the image is as if it had just been opened.
     pub(super) fn settle(&mut self) -> Result<()> {
+        self.write_back(&self.order()?)?;
         let mut live = self.live_mut();
         if !live.ready {
             return Ok(());
         }
-        self.write_back(&mut live)?;
         live.counts.write(&*self.storage, Rank::Leaf)?;
         self.storage.sync()?;
         let announced = live.incompatible != self.header.incompatible;

@@ -1,15 +1,14 @@
 //! From a guest offset to what its L2 entry says, by way of the tables in memory.
 
-use std::sync::PoisonError;
-use std::sync::{RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 use super::cache::Rank;
 use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping};
-use super::error::FormatError;
+use super::error::{FormatError, Problem};
 use super::geometry::{ClusterCount, ENTRY_SIZE, GuestCluster, GuestOffset, HostOffset};
 use super::live::Live;
 use super::open::Qcow2;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Guest clusters one after the other that are mapped alike.
 #[derive(Debug, Clone, Copy)]
@@ -27,13 +26,24 @@ pub(super) struct Missing(HostOffset, Rank);
 impl Qcow2 {
     /// The image's state, to be looked at.
     pub(super) fn live(&self) -> RwLockReadGuard<'_, Live> {
-        // OK to ignore poison: whoever changes it latches the image when it does not come to an end.
+        // OK to ignore poison: what a change that did not come to its end has left is never written.
         self.live.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The image's state, to be changed.
     pub(super) fn live_mut(&self) -> RwLockWriteGuard<'_, Live> {
         self.live.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to change tables: one has it at a time, from before a change to its end, and a
+    /// flush from its first step to its last.
+    ///
+    /// # Errors
+    /// [`Internal`](ErrorKind::Internal) after a change that did not come to its end.
+    pub(super) fn order(&self) -> Result<MutexGuard<'_, ()>> {
+        self.order.lock().map_err(|_| {
+            Error::new(ErrorKind::Internal, "an earlier change did not come to its end")
+        })
     }
 
     /// The run that begins with `cluster`, up to `most` clusters, and the state that says so: as
@@ -169,7 +179,12 @@ impl Qcow2 {
         if self.data_file.is_some() && entry.is_at_zero() {
             return entry.decode_at_zero(self.header.geometry).map_err(FormatError::into_error);
         }
-        entry.decode(self.header.geometry).map_err(FormatError::into_error)
+        match entry.decode(self.header.geometry).map_err(FormatError::into_error)? {
+            Mapping::Compressed(_) if self.data_file.is_some() => {
+                Err(Problem::CompressedExternally.into_error())
+            }
+            mapping => Ok(mapping),
+        }
     }
 
     /// Where an L1 entry is.

@@ -79,6 +79,8 @@ mod stream;
 #[cfg(test)]
 mod subject_tests;
 mod table;
+#[cfg(test)]
+mod wait_tests;
 mod write;
 
 pub use create::create;

@@ -43,6 +43,8 @@ pub struct Qcow2 {
     pub(super) header: Header,
     pub(super) backing: Option<Backing>,
     pub(super) options: DeviceOptions,
+    /// Held by whoever changes tables; taken before `live`.
+    pub(super) order: Mutex<()>,
     pub(super) live: RwLock<Live>,
     /// How clusters are packed and unpacked.
     pub(super) codec: Codec,
@@ -115,6 +117,7 @@ impl Qcow2 {
             header,
             backing: parts.backing,
             options: *options,
+            order: Mutex::default(),
             live,
             codec,
             unpacked: Mutex::default(),

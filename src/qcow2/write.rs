@@ -70,11 +70,14 @@ impl Qcow2 {
 
     /// Runs `change` on the image's state, once it is ready for that.
     pub(super) fn changing<T>(&self, change: impl FnOnce(&mut Live) -> Result<T>) -> Result<T> {
+        let order = self.order()?;
         let mut live = self.live_mut();
         self.get_ready(&mut live)?;
         let done = change(&mut live)?;
-        if live.is_crowded() {
-            self.write_back(&mut live)?;
+        let crowded = live.is_crowded();
+        drop(live);
+        if crowded {
+            self.write_back(&order)?;
         }
         Ok(done)
     }
