@@ -3,6 +3,7 @@
 use super::entry::{ClusterRef, Mapping};
 use super::geometry::GuestOffset;
 use super::open::Qcow2;
+use super::raw_header::len_of;
 use crate::block::{BlockDevice, Extent, ExtentKind, is_zero, require_inside, require_run};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -12,14 +13,14 @@ impl BlockDevice for Qcow2 {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        require_inside(self.size(), "read", offset, len(buf))?;
+        require_inside(self.size(), "read", offset, len_of(buf))?;
         self.read_mapped(GuestOffset::new(offset), buf)
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.require_writable("write", offset, len(data))?;
+        self.require_writable("write", offset, len_of(data))?;
         if self.options.detect_zeroes && is_zero(data) {
-            return self.zero_mapped(GuestOffset::new(offset), len(data));
+            return self.zero_mapped(GuestOffset::new(offset), len_of(data));
         }
         self.write_mapped(GuestOffset::new(offset), data)
     }
@@ -78,8 +79,4 @@ impl Qcow2 {
             false => Err(Error::new(ErrorKind::Permission, "the image was opened to be read")),
         }
     }
-}
-
-fn len(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }

@@ -16,7 +16,7 @@ use crate::host::storage::{Latch, Storage};
 use crate::task::{Cancel, Silent, Task};
 
 /// What lies below an image: unallocated clusters show it.
-pub type Backing = Box<dyn BlockDevice + Send + Sync>;
+pub type Backing = Box<dyn BlockDevice>;
 
 /// The files of an image that is being opened.
 pub struct Parts {
@@ -39,7 +39,8 @@ pub struct Qcow2 {
     pub(super) storage: Box<dyn Storage>,
     /// The external data file, where the image has one.
     pub(super) data_file: Option<Box<dyn Storage>>,
-    /// The header as it was when the image was opened.
+    /// The header as it was when the image was opened, rebuilt or settled; what changes of it in
+    /// between is in `live`.
     pub(super) header: Header,
     pub(super) backing: Option<Backing>,
     pub(super) options: DeviceOptions,
@@ -147,7 +148,7 @@ impl Qcow2 {
         self.data_file.as_deref().unwrap_or(&*self.storage)
     }
 
-    /// The header as it was when the image was opened.
+    /// The header as it was when the image was opened, once a dirty one was rebuilt.
     pub fn header(&self) -> &Header {
         &self.header
     }

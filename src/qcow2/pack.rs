@@ -7,6 +7,7 @@ use super::entry::L2Entry;
 use super::geometry::{ClusterCount, GuestCluster, GuestOffset, HostCluster, HostOffset};
 use super::live::Live;
 use super::open::Qcow2;
+use super::raw_header::len_of;
 use crate::block::{is_zero, require_inside};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -24,12 +25,12 @@ impl Qcow2 {
     /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) with an external data file, and what
     /// the storage says.
     pub fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
-        require_inside(self.header.virtual_size, "compressed write", offset, len(data))?;
+        require_inside(self.header.virtual_size, "compressed write", offset, len_of(data))?;
         self.may_pack(offset, data)?;
         let mut at = GuestOffset::new(offset);
         for cluster in data.chunks(self.header.geometry.cluster_len()) {
             self.write_packed(at, cluster).map_err(|error| error.at_offset(at.get()))?;
-            at = at.plus_bytes(len(cluster));
+            at = at.plus_bytes(len_of(cluster));
         }
         Ok(())
     }
@@ -43,7 +44,7 @@ impl Qcow2 {
             let message = "an image with an external data file cannot have compressed clusters";
             return Err(Error::new(ErrorKind::UnsupportedFeature, message));
         }
-        let end = GuestOffset::new(offset).plus_bytes(len(data));
+        let end = GuestOffset::new(offset).plus_bytes(len_of(data));
         let whole = geometry.within_cluster(end) == 0 || end.get() == self.header.virtual_size;
         if geometry.within_cluster(GuestOffset::new(offset)) != 0 || !whole {
             let (len, size) = (data.len(), geometry.cluster_size());
@@ -56,7 +57,7 @@ impl Qcow2 {
     /// Writes one cluster, of which the end may be missing.
     fn write_packed(&self, offset: GuestOffset, data: &[u8]) -> Result<()> {
         if is_zero(data) && self.can_say_zero() {
-            return self.zero_mapped(offset, len(data));
+            return self.zero_mapped(offset, len_of(data));
         }
         let geometry = self.header.geometry;
         let mut whole = Cow::from(data);
@@ -81,9 +82,9 @@ impl Qcow2 {
         let geometry = self.header.geometry;
         let mapping = self.mapping_now(live, cluster)?;
         let table = self.own_table(live, cluster)?;
-        let offset = self.room_for_packed(live, len(packed))?;
-        let Some(entry) = L2Entry::compressed(offset, len(packed), geometry) else {
-            let last = offset.plus_bytes(len(packed).saturating_sub(1));
+        let offset = self.room_for_packed(live, len_of(packed))?;
+        let Some(entry) = L2Entry::compressed(offset, len_of(packed), geometry) else {
+            let last = offset.plus_bytes(len_of(packed).saturating_sub(1));
             let end = geometry.host_cluster(last) + ClusterCount::new(1);
             live.packed_end = None;
             live.quarantine(geometry.host_cluster(offset)..end);
@@ -130,8 +131,4 @@ impl Qcow2 {
         let max = self.header.geometry.refcount_order().max_count();
         Ok(self.count_of(live, cluster)?.filter(|count| (1..max).contains(count)))
     }
-}
-
-fn len(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }

@@ -5,7 +5,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::entry::{ClusterRef, CompressedRange, Mapping, Subclusters};
 use super::error::FormatError;
-use super::geometry::{GuestOffset, HostOffset, SUBCLUSTERS};
+use super::geometry::{GuestOffset, HostOffset};
 use super::open::Qcow2;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::read_padded_at;
@@ -65,22 +65,19 @@ impl Qcow2 {
         subclusters: Subclusters,
         mut buf: &mut [u8],
     ) -> Result<()> {
-        let size = self.header.geometry.cluster_size() / SUBCLUSTERS;
+        let geometry = self.header.geometry;
         while !buf.is_empty() {
-            let in_subcluster = within.checked_rem(size).unwrap_or_default();
-            let bit = 1u32.checked_shl(
-                u32::try_from(within.checked_div(size).unwrap_or(u64::MAX)).unwrap_or(u32::MAX),
-            );
-            let bit = bit.unwrap_or_default();
-            let room = size.saturating_sub(in_subcluster);
+            let subcluster = geometry.subcluster(within);
+            let end = geometry.subcluster_start(within).saturating_add(geometry.subcluster_size());
+            let room = end.saturating_sub(within);
             let len = usize::try_from(room).unwrap_or(usize::MAX).min(buf.len());
             let (part, rest) =
                 std::mem::take(&mut buf).split_at_mut_checked(len).unwrap_or_default();
-            match host.filter(|_| subclusters.allocated & bit != 0) {
+            match host.filter(|_| subclusters.has_data(subcluster)) {
                 Some(host) => {
                     read_padded_at(self.data(), host.offset.plus_bytes(within).get(), part)?;
                 }
-                None if subclusters.zero & bit != 0 => part.fill(0),
+                None if subclusters.is_zero(subcluster) => part.fill(0),
                 None => self.read_below(offset, part)?,
             }
             let len = u64::try_from(len).unwrap_or(u64::MAX);
