@@ -213,6 +213,10 @@ impl Storage for FileStorage {
         len.map_err(|error| self.io("cannot find the length of", error))
     }
 
+    fn can_grow(&self) -> bool {
+        self.kind == FileKind::Regular
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         // No file reaches beyond what a signed offset can address. OK: a usize always fits.
         let within = (i64::MAX as u64).saturating_sub(offset).min(buf.len() as u64);

@@ -29,6 +29,12 @@ pub trait Storage: Send + Sync {
         Ok(self.len()? == 0)
     }
 
+    /// Whether it becomes longer by what is written behind its end. A block device does not: it has
+    /// the room that it has, and nobody knows what is in it.
+    fn can_grow(&self) -> bool {
+        true
+    }
+
     /// Reads up to `buf.len()` bytes; fewer only where the file ends.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize>;
 
@@ -56,6 +62,10 @@ pub trait Storage: Send + Sync {
 impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
     fn len(&self) -> Result<u64> {
         (**self).len()
+    }
+
+    fn can_grow(&self) -> bool {
+        (**self).can_grow()
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {

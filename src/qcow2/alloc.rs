@@ -7,15 +7,19 @@ use super::entry::{ClusterRef, CompressedRange};
 use super::error::{FormatError, Problem};
 use super::flush::switch_header;
 use super::geometry::{ClusterCount, HostCluster, HostOffset};
-use super::growth::RefcountGrowth;
+use super::growth::{RefcountGrowth, require_room};
 use super::live::Live;
 use super::open::Qcow2;
 use super::refblock;
 use crate::error::Result;
 
 impl Qcow2 {
-    /// Takes a free cluster; its count is one. What is in it is whatever was there, zeros at or
-    /// behind [`Live::end`] as it was before.
+    /// Takes a free cluster; its count is one. What is in it is whatever was there: zeros at or
+    /// behind [`Live::end`] as it was before, if the storage can grow.
+    ///
+    /// # Errors
+    /// [`NoSpace`](crate::ErrorKind::NoSpace), with nothing changed, where the storage cannot grow
+    /// and has no room.
     pub(super) fn allocate(&self, live: &mut Live) -> Result<HostCluster> {
         loop {
             let first = live.next_free;
@@ -29,17 +33,20 @@ impl Qcow2 {
             let free = refblock::first_free(counts, bits, index);
             let behind = free.unwrap_or_else(|| refblock::len(counts, bits));
             let cluster = first + ClusterCount::new(behind.saturating_sub(index));
+            live.next_free = cluster;
             if free.is_none() {
-                live.next_free = cluster;
                 continue;
             }
-            live.next_free = cluster + ClusterCount::new(1);
+            let next = cluster + ClusterCount::new(1);
             // A count that lies must not cost the image.
             if !live.structures.holds(cluster) {
+                require_room(&*self.storage, self.header.geometry, next)?;
                 self.set_count(live, cluster, 1)?;
-                live.end = live.end.max(live.next_free);
+                live.next_free = next;
+                live.end = live.end.max(next);
                 return Ok(cluster);
             }
+            live.next_free = next;
         }
     }
 
@@ -112,7 +119,9 @@ impl Qcow2 {
         let plan = |last: u64| {
             let needed = (index..=last).collect();
             let (table, start) = (&live.refcount_table, live.end);
-            RefcountGrowth::plan(geometry, table, start, ClusterCount::ZERO, &needed)
+            let growth = RefcountGrowth::plan(geometry, table, start, ClusterCount::ZERO, &needed)?;
+            require_room(&*self.storage, geometry, growth.added().end)?;
+            Ok(growth)
         };
         let growth = plan(index.saturating_add(ahead)).or_else(|_| plan(index))?;
         // Blocks that exist are changed in the file.

@@ -7,6 +7,7 @@ use std::sync::{MutexGuard, RwLock};
 use super::cache::{Rank, SliceCache};
 use super::feature::{Autoclear, Compatible, Incompatible};
 use super::geometry::HostCluster;
+use super::growth::free_end;
 use super::header::Header;
 use super::live::Live;
 use super::open::Qcow2;
@@ -49,12 +50,12 @@ impl Qcow2 {
         let geometry = self.header.geometry;
         live.refcount_table_ref = self.header.refcount_table;
         live.refcount_table = read_refcount_table(&*self.storage, &self.header)?;
-        let mut counts = Refcounts::new(&*self.storage, geometry, &live.refcount_table);
-        let used = counts.end_of_use(HostCluster::ZERO)?;
-        live.end = used.max(geometry.host_cluster_after(self.storage.len()?));
-        let l1 = read_l1(&*self.storage, &self.header)?;
         let (storage, blocks) = (&*self.storage, &live.refcount_table);
-        live.structures = Structures::find(storage, &self.header, blocks, &l1, live.end);
+        let used = Refcounts::new(storage, geometry, blocks).end_of_use(HostCluster::ZERO)?;
+        let l1 = read_l1(storage, &self.header)?;
+        let claims_end = used.max(geometry.host_cluster_after(storage.len()?));
+        live.structures = Structures::find(storage, &self.header, blocks, &l1, claims_end);
+        live.end = free_end(storage, geometry, used.max(live.structures.end()))?;
         let raw_data = Autoclear::RAW_EXTERNAL_DATA;
         live.autoclear =
             Autoclear::default().with_if(self.header.autoclear.contains(raw_data), raw_data);

@@ -1,5 +1,6 @@
-//! Counting clusters that are added at the end of the file: which refcount blocks exist already,
-//! which are new, and whether the refcount table must be written anew for them.
+//! Counting clusters that are added behind all others: where there is room for them, which
+//! refcount blocks exist already, which are new, and whether the refcount table must be written
+//! anew for them.
 //!
 //! A new block is always referred to by a new refcount table, so that one write in the header
 //! makes blocks and table valid together.
@@ -19,7 +20,37 @@ use super::table::encode_words;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Storage, read_exact_at};
 
-/// New clusters at the end of the file, and the refcount structures that count them.
+/// Where clusters may be added to a file whose use ends at `used`: behind its end, where nothing is
+/// at all; where it cannot grow, behind what is used.
+pub(super) fn free_end(
+    storage: &dyn Storage,
+    geometry: Geometry,
+    used: HostCluster,
+) -> Result<HostCluster> {
+    match storage.can_grow() {
+        true => Ok(used.max(geometry.host_cluster_after(storage.len()?))),
+        false => Ok(used),
+    }
+}
+
+/// Refuses to add clusters up to `end` to what cannot grow so far.
+///
+/// # Errors
+/// [`NoSpace`](ErrorKind::NoSpace).
+pub(super) fn require_room(
+    storage: &dyn Storage,
+    geometry: Geometry,
+    end: HostCluster,
+) -> Result<()> {
+    let end = geometry.host_offset(end).get();
+    if storage.can_grow() || end <= storage.len()? {
+        return Ok(());
+    }
+    let message = format!("the image needs {end} bytes, and its block device is smaller");
+    Err(Error::new(ErrorKind::NoSpace, message))
+}
+
+/// New clusters behind everything in use, and the refcount structures that count them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RefcountGrowth {
     geometry: Geometry,

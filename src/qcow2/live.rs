@@ -30,7 +30,8 @@ pub(super) struct Live {
     pub(super) autoclear: Autoclear,
     /// Where the search for a free cluster goes on.
     pub(super) next_free: HostCluster,
-    /// The first cluster behind everything that was ever used: it reads as zeros.
+    /// The first cluster behind everything that is used. In a storage that can grow, nothing was
+    /// ever written from here on: it reads as zeros.
     pub(super) end: HostCluster,
     /// Clusters that lost a reference in the tables in memory. Their counts go down once the
     /// tables are on the medium; until then they are nobody's to take.

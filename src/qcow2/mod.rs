@@ -59,6 +59,8 @@ mod live;
 mod lookup;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod on_device_tests;
 mod open;
 mod options;
 mod overlap;

@@ -81,6 +81,11 @@ impl Structures {
         self.tables.remove(run);
     }
 
+    /// The first cluster behind all of them.
+    pub(super) fn end(&self) -> HostCluster {
+        self.fixed.end().max(self.tables.end())
+    }
+
     /// Whether a structure is in this cluster.
     pub(super) fn holds(&self, cluster: HostCluster) -> bool {
         self.fixed.holds(cluster) || self.tables.holds(cluster)
@@ -135,6 +140,10 @@ impl Runs {
             touches
         });
         Runs(runs)
+    }
+
+    fn end(&self) -> HostCluster {
+        self.0.last().map_or(HostCluster::ZERO, |run| run.end)
     }
 
     fn meets(&self, run: &Range<HostCluster>) -> bool {

@@ -12,8 +12,8 @@ use super::entry::{L1Entry, L2Entry, Mapping, RefcountTableEntry};
 use super::error::FormatError;
 use super::feature::{Autoclear, Incompatible};
 use super::flush::switch_header;
-use super::geometry::{ClusterCount, Geometry, HostOffset};
-use super::growth::RefcountGrowth;
+use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
+use super::growth::{RefcountGrowth, free_end, require_room};
 use super::header::Header;
 use super::live::Live;
 use super::open::Qcow2;
@@ -34,7 +34,8 @@ impl Qcow2 {
     /// # Errors
     /// Before anything is written: [`Corrupt`](ErrorKind::Corrupt) where a reference is wrong, or
     /// two guest clusters of the active disk have the same host cluster; [`Dirty`](ErrorKind::Dirty) where
-    /// a count does not fit the width that the image has for it. Afterwards
+    /// a count does not fit the width that the image has for it; [`NoSpace`](ErrorKind::NoSpace)
+    /// where new blocks do not fit on a block device. Afterwards
     /// ([`changed`](Error::changed) is set) what the storage says.
     pub fn rebuild_refcounts(&mut self, task: Task<'_>) -> Result<()> {
         let report = scan(&*self.storage, &self.header, task)?;
@@ -44,10 +45,12 @@ impl Qcow2 {
         self.refuse_counts(report.ledger())?;
         let table = read_refcount_table(&*self.storage, &self.header)?;
         let geometry = self.header.geometry;
-        let blocks: BTreeSet<u64> =
-            report.ledger().iter().map(|(cluster, _)| geometry.refblock_index(cluster)).collect();
-        let end = geometry.host_cluster_after(self.storage.len()?);
-        let growth = RefcountGrowth::plan(geometry, &table, end, ClusterCount::ZERO, &blocks)?;
+        let clusters = || report.ledger().iter().map(|(cluster, _)| cluster);
+        let blocks: BTreeSet<u64> = clusters().map(|c| geometry.refblock_index(c)).collect();
+        let used = clusters().last().map_or(HostCluster::ZERO, |last| last + ClusterCount::new(1));
+        let start = free_end(&*self.storage, geometry, used)?;
+        let growth = RefcountGrowth::plan(geometry, &table, start, ClusterCount::ZERO, &blocks)?;
+        require_room(&*self.storage, geometry, growth.added().end)?;
         self.write_counts(&table, growth, report.ledger()).map_err(Error::after_changes)
     }
 
@@ -85,7 +88,6 @@ impl Qcow2 {
             }
         })?;
         if !growth.added().is_empty() {
-            storage.set_len(geometry.host_offset(growth.added().end).get())?;
             growth.write_added(storage, table, |index, block| {
                 *block = block_of(ledger, geometry, index);
             })?;

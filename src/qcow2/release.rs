@@ -170,6 +170,7 @@ impl<'a> Releaser<'a> {
         let mut refcounts = Refcounts::new(self.storage, self.geometry, &self.table);
         let end = refcounts.end_of_use(HostCluster::ZERO)?.max(kept_end);
         let end = self.geometry.host_offset(end).get();
-        if end > 0 && end < self.storage.len()? { self.storage.set_len(end) } else { Ok(()) }
+        let shortens = end > 0 && self.storage.can_grow() && end < self.storage.len()?;
+        if shortens { self.storage.set_len(end) } else { Ok(()) }
     }
 }

@@ -131,7 +131,8 @@ impl Qcow2 {
         let end = live.end;
         let host = self.allocate(live)?;
         let offset = geometry.host_offset(host);
-        Ok(Target { offset, subclusters, is_new: true, is_blank: host >= end, whole })
+        let is_blank = host >= end && self.storage.can_grow();
+        Ok(Target { offset, subclusters, is_new: true, is_blank, whole })
     }
 
     /// Writes `data` into its cluster, with what must be copied around it. Returns what of the

@@ -48,6 +48,10 @@ impl Storage for Latch {
         self.storage.len()
     }
 
+    fn can_grow(&self) -> bool {
+        self.storage.can_grow()
+    }
+
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         self.storage.read_at(offset, buf)
     }

@@ -1,0 +1,228 @@
+//! An image on a block device: it ends where it ends, and what nobody wrote holds something.
+
+use std::sync::Arc;
+
+use super::check::scan;
+use super::feature::Incompatible;
+use super::header::{Header, Version};
+use super::resize::ResizeOptions;
+use super::subject_tests::{PLAIN, Shape, contents, virtual_size};
+use crate::block::BlockDevice;
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::storage::{Allocation, MemoryStorage, Storage};
+use crate::task::{Cancel, Silent, Task};
+
+/// A device in memory.
+struct Device {
+    memory: MemoryStorage,
+    len: u64,
+}
+
+impl Device {
+    /// One of this length that somebody else used before, with a file's bytes at its beginning.
+    fn holding(bytes: &[u8], len: u64) -> Arc<Device> {
+        let memory = MemoryStorage::new(vec![0xa5; len as usize]);
+        memory.write_at(0, bytes).unwrap();
+        Arc::new(Device { memory, len })
+    }
+
+    fn require_inside(&self, offset: u64, len: u64) -> Result<()> {
+        match offset + len <= self.len {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::NoSpace, "the device ends")),
+        }
+    }
+}
+
+impl Storage for Device {
+    fn len(&self) -> Result<u64> {
+        Ok(self.len)
+    }
+
+    fn can_grow(&self) -> bool {
+        false
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.memory.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.require_inside(offset, data.len() as u64)?;
+        self.memory.write_at(offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        match len == self.len {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::UnsupportedFeature, "a device has its length")),
+        }
+    }
+
+    fn allocate(&self, offset: u64, len: u64, _: Allocation) -> Result<()> {
+        self.require_inside(offset, len)
+    }
+
+    fn punch_hole(&self, _: u64, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
+        self.write_at(offset, &vec![0; len as usize])
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The bytes of a new image.
+fn created(shape: Shape) -> Vec<u8> {
+    let storage = MemoryStorage::default();
+    shape.create_in(&storage);
+    storage.contents()
+}
+
+/// Nothing about the image is wrong or leaked.
+fn is_sound(device: &Device) {
+    let header = Header::read(device).unwrap();
+    let report = scan(device, &header, Task::new(&Silent, &Cancel::new())).unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
+}
+
+/// Whatever is added (refcount blocks, a larger refcount table, L2 tables, data) goes where the
+/// device has room, and what was in that room before does not show.
+#[test]
+fn counts_grow_into_the_room_that_is_there() {
+    let extended = Shape { cluster_bits: 14, extended: true, size: 3 << 20, ..PLAIN };
+    let cases = [
+        (Shape { size: 400 << 10, ..PLAIN }, 1 << 20),
+        // A refcount table of one cluster counts 2 MiB with 64 bits each.
+        (Shape { order: 6, size: 3 << 20, ..PLAIN }, 8 << 20),
+        (Shape { version: Version::V2, size: 400 << 10, ..PLAIN }, 1 << 20),
+        (extended, 8 << 20),
+    ];
+    for (shape, len) in cases {
+        let device = Device::holding(&created(shape), len);
+        let mut model = vec![0; shape.size as usize];
+        let unit = 1usize << shape.cluster_bits;
+        let image = shape.open(device.clone(), true).unwrap();
+        let mut put = |at: usize, value: u8| {
+            let range = at..(at + 300).min(model.len());
+            model[range.clone()].fill(value);
+            image.write_at(at as u64, &model[range]).unwrap();
+        };
+        (0..shape.size as usize / unit).for_each(|n| put(n * unit + 100, 1));
+        // What was freed is taken again, with what is in it now.
+        image.discard(0, shape.size / 2).unwrap();
+        image.flush().unwrap();
+        let half = shape.size as usize / 2;
+        (0..half / unit).step_by(2).for_each(|n| put(n * unit + 7, 2));
+        for n in (0..half / unit).step_by(2) {
+            model[n * unit..n * unit + 7].fill(0);
+            model[n * unit + 307..(n + 1) * unit].fill(0);
+        }
+        (1..half / unit).step_by(2).for_each(|n| model[n * unit..(n + 1) * unit].fill(0));
+        assert!(contents(&image).unwrap() == model, "{shape:?}");
+        image.close().unwrap();
+        is_sound(&device);
+        let image = shape.open(device.clone(), false).unwrap();
+        assert!(contents(&image).unwrap() == model, "{shape:?}, opened again");
+    }
+}
+
+/// What does not fit is refused before anything is written, and the image goes on: in place, and
+/// with what is given up.
+#[test]
+fn a_device_that_is_full_is_no_failure() {
+    let shape = Shape { order: 6, size: 400 << 10, ..PLAIN };
+    let bytes = created(shape);
+    for clusters in 12..200 {
+        let device = Device::holding(&bytes, clusters << 9);
+        let image = shape.open(device.clone(), true).unwrap();
+        let fill = |from: u64| {
+            let full =
+                (from..800).find_map(|n| Some((n, image.write_at(n << 9, &[7; 512]).err()?)));
+            let (written, error) = full.expect("more data than the device has room for");
+            assert_eq!(error.kind(), ErrorKind::NoSpace, "{clusters}: {error}");
+            written
+        };
+        let (mut written, mut before) = (fill(0), None);
+        // A flush may free the refcount table that was replaced.
+        while before != Some(written) {
+            image.flush().unwrap();
+            before = Some(written);
+            written = fill(written);
+        }
+        let before = device.memory.contents();
+        let error = image.write_at(written << 9, &[9; 512]).unwrap_err();
+        assert!(error.kind() == ErrorKind::NoSpace && !error.changed(), "{clusters}: {error}");
+        assert!(device.memory.contents() == before, "{clusters}: nothing was written");
+        let mut model = vec![0; shape.size as usize];
+        model[..(written as usize) << 9].fill(7);
+        if written > 1 {
+            image.write_at(512, &[8; 512]).unwrap();
+            image.discard(0, 512).unwrap();
+            image.flush().unwrap();
+            image.write_at(100, &[6; 512]).unwrap();
+            model[..1024].fill(8);
+            model[..100].fill(0);
+            model[100..612].fill(6);
+        }
+        assert!(contents(&image).unwrap() == model, "{clusters}");
+        image.close().unwrap();
+        is_sound(&device);
+    }
+}
+
+/// A dirty image that lost its refcount blocks, and the end of what it uses.
+fn without_blocks() -> (Shape, Vec<u8>, Vec<u8>) {
+    let shape = Shape { lazy: true, order: 6, size: 100 << 10, ..PLAIN };
+    let storage = Arc::new(MemoryStorage::new(created(shape)));
+    let image = shape.open(storage.clone(), true).unwrap();
+    image.write_at(0, &[5; 40_000]).unwrap();
+    let disk = contents(&image).unwrap();
+    image.close().unwrap();
+    let header = Header::read(&*storage).unwrap();
+    storage.write_at(79, &[1]).unwrap();
+    storage.write_at(header.refcount_table.offset.get(), &[0; 512]).unwrap();
+    // Data ends inside a cluster, and behind it the device's garbage would begin.
+    storage.set_len(storage.len().unwrap().next_multiple_of(512)).unwrap();
+    (shape, storage.contents(), disk)
+}
+
+#[test]
+fn a_rebuild_finds_room_on_the_device() {
+    let (shape, bytes, disk) = without_blocks();
+    let device = Device::holding(&bytes, 1 << 20);
+    let image = shape.open(device.clone(), true).unwrap();
+    assert!(contents(&image).unwrap() == disk);
+    image.close().unwrap();
+    is_sound(&device);
+    assert!(!Header::read(&*device).unwrap().incompatible.contains(Incompatible::DIRTY));
+}
+
+#[test]
+fn a_rebuild_that_does_not_fit_changes_nothing() {
+    let (shape, bytes, _) = without_blocks();
+    let device = Device::holding(&bytes, bytes.len() as u64);
+    let error = shape.open(device.clone(), true).unwrap_err();
+    assert!(error.kind() == ErrorKind::NoSpace && !error.changed(), "{error}");
+    assert!(device.memory.contents() == bytes);
+}
+
+/// A disk that becomes smaller leaves the device as long as it is.
+#[test]
+fn a_disk_shrinks_on_a_device() {
+    let shape = Shape { size: 400 << 10, ..PLAIN };
+    let device = Device::holding(&created(shape), 1 << 20);
+    let image = shape.open(device.clone(), true).unwrap();
+    image.write_at(0, &[3; 300 << 10]).unwrap();
+    image.close().unwrap();
+    let image = shape.open(device.clone(), false).unwrap();
+    let options = ResizeOptions { virtual_size: virtual_size(64 << 10), preallocation: None };
+    image.resize(&options, Task::new(&Silent, &Cancel::new())).unwrap();
+    is_sound(&device);
+    let image = shape.open(device, false).unwrap();
+    assert!(contents(&image).unwrap() == [3; 64 << 10]);
+}
