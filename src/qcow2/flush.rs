@@ -38,8 +38,11 @@ impl Qcow2 {
         }
     }
 
-    /// Before the first change: takes back what other programs could not know to be stale now,
-    /// announces late counts, and learns where free clusters are.
+    /// Before the first change: learns where the image's structures and free clusters are, takes
+    /// back what other programs could not know to be stale now, and announces late counts.
+    ///
+    /// # Errors
+    /// Before anything is written, [`Corrupt`](ErrorKind::Corrupt) where two structures meet.
     pub(super) fn get_ready(&self, live: &mut Live) -> Result<()> {
         if live.ready {
             return Ok(());
@@ -51,11 +54,11 @@ impl Qcow2 {
         live.refcount_table_ref = self.header.refcount_table;
         live.refcount_table = read_refcount_table(&*self.storage, &self.header)?;
         let (storage, blocks) = (&*self.storage, &live.refcount_table);
-        let used = Refcounts::new(storage, geometry, blocks).end_of_use(HostCluster::ZERO)?;
         let l1 = read_l1(storage, &self.header)?;
-        let claims_end = used.max(geometry.host_cluster_after(storage.len()?));
-        live.structures = Structures::find(storage, &self.header, blocks, &l1, claims_end);
-        live.end = free_end(storage, geometry, used.max(live.structures.end()))?;
+        live.structures = Structures::find(storage, &self.header, blocks, &l1)?;
+        let mut counts = Refcounts::new(storage, geometry, blocks);
+        let used = counts.end_of_use(live.structures.end())?;
+        live.end = free_end(storage, geometry, used)?;
         let raw_data = Autoclear::RAW_EXTERNAL_DATA;
         live.autoclear =
             Autoclear::default().with_if(self.header.autoclear.contains(raw_data), raw_data);

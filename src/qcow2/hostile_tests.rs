@@ -21,7 +21,7 @@ const SIZE: u64 = 128 << 10;
 const COPIED: u64 = 1 << 63;
 
 /// An image with clusters of 512 bytes and every table there, and where its structures are.
-fn image(backing: bool) -> (MemoryStorage, Vec<(&'static str, u64)>) {
+pub(super) fn image(backing: bool) -> (MemoryStorage, Vec<(&'static str, u64)>) {
     let bits = ClusterBits::new(9).unwrap();
     let storage = MemoryStorage::default();
     let name = BackingName { name: b"base".to_vec(), format: Some(b"raw".to_vec()) };
@@ -54,7 +54,7 @@ fn image(backing: bool) -> (MemoryStorage, Vec<(&'static str, u64)>) {
     (storage, structures.map(|(name, offset)| (name, offset.get())).to_vec())
 }
 
-fn open(storage: &Arc<MemoryStorage>) -> Result<Qcow2> {
+pub(super) fn open(storage: &Arc<MemoryStorage>) -> Result<Qcow2> {
     let header = Header::read(&**storage).unwrap();
     let parts = Parts { storage: Box::new(storage.clone()), data_file: None, backing: None };
     let options = DeviceOptions { writable: true, ..DeviceOptions::default() };
@@ -170,27 +170,33 @@ fn a_rebuilt_image_is_written_on() {
     }
 }
 
-/// A bitmap directory that claims more than the file holds costs no more than that.
+/// A bitmap directory that claims more than the file holds costs no more than that, whether the
+/// image vouches for it or not.
 #[test]
 fn what_a_structure_claims_is_bounded_by_the_file() {
-    let storage = MemoryStorage::default();
-    PLAIN.create_in(&storage);
-    let before = storage.len().unwrap();
-    let claim = [
-        &0x2385_2875u32.to_be_bytes()[..],
-        &24u32.to_be_bytes(),
-        &1u32.to_be_bytes(),
-        &[0; 4],
-        &(1u64 << 40).to_be_bytes(),
-        &before.next_multiple_of(512).to_be_bytes(),
-        &[0; 8],
-    ];
-    storage.write_at(112, &claim.concat()).unwrap();
-    let storage = Arc::new(storage);
-    let image = open(&storage).unwrap();
-    image.write_at(0, &[1; 512]).unwrap();
-    image.close().unwrap();
-    assert!(storage.len().unwrap() < before + 4096);
+    for (size, autoclear) in
+        [1u64 << 28, 1 << 40, u64::MAX].into_iter().flat_map(|n| [(n, 0), (n, 1)])
+    {
+        let storage = MemoryStorage::default();
+        PLAIN.create_in(&storage);
+        let before = storage.len().unwrap();
+        let claim = [
+            &0x2385_2875u32.to_be_bytes()[..],
+            &24u32.to_be_bytes(),
+            &1u32.to_be_bytes(),
+            &[0; 4],
+            &size.to_be_bytes(),
+            &before.next_multiple_of(512).to_be_bytes(),
+            &[0; 8],
+        ];
+        storage.write_at(112, &claim.concat()).unwrap();
+        storage.write_at(95, &[autoclear]).unwrap();
+        let storage = Arc::new(storage);
+        let image = open(&storage).unwrap();
+        image.write_at(0, &[1; 512]).unwrap();
+        image.close().unwrap();
+        assert!(storage.len().unwrap() < before + 4096, "{size} bytes");
+    }
 }
 
 /// What changes nothing is refused too where nothing may be changed.

@@ -64,6 +64,8 @@ mod on_device_tests;
 mod open;
 mod options;
 mod overlap;
+#[cfg(test)]
+mod overlap_tests;
 mod pack;
 #[cfg(test)]
 mod pack_tests;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::entry::{L1Entry, RefcountTableEntry};
 use super::error::Problem;
+use super::feature::Autoclear;
 use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use super::header::Header;
 use super::snapshot::SnapshotReader;
@@ -25,42 +26,30 @@ pub(super) struct Structures {
 }
 
 impl Structures {
-    /// Those that the header and the tables refer to, in a file whose use ends at `end`.
+    /// Those that the header and the tables refer to.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) where two meet: a change of the one would change the
+    /// other. Two references to one L2 table are none of them, for that is copied when it changes.
     pub(super) fn find(
         storage: &dyn Storage,
         header: &Header,
         blocks: &[RefcountTableEntry],
         l1: &[L1Entry],
-        end: HostCluster,
-    ) -> Structures {
+    ) -> Result<Structures> {
         let geometry = header.geometry;
-        let one = ClusterCount::new(1);
-        let mut fixed = vec![HostCluster::ZERO..HostCluster::new(1)];
-        let mut add = |offset: HostOffset, clusters: ClusterCount| {
-            let first = geometry.host_cluster(offset);
-            // What claims more than the file holds is not believed.
-            fixed.push(first.min(end)..(first + clusters).min(end));
-        };
-        let mut snapshots = SnapshotReader::new(storage, header);
-        // An entry that makes no sense refers to nothing: whoever needs it reports it.
-        for snapshot in snapshots.by_ref().map_while(Result::ok) {
-            add(snapshot.l1.offset, geometry.table_clusters(snapshot.l1.count.into()));
+        let fixed = Runs::apart(claims(storage, header, blocks)?, geometry)?;
+        let mut structures = Structures { fixed, tables: Runs::default() };
+        let mut tables = Vec::new();
+        for table in l1.iter().filter_map(|entry| entry.decode(geometry).ok().flatten()) {
+            structures.require_table(geometry, table.offset)?;
+            if tables.len() < MAX_TABLES {
+                let first = geometry.host_cluster(table.offset);
+                tables.push(first..first + ClusterCount::new(1));
+            }
         }
-        add(header.snapshots.offset, geometry.clusters_for(snapshots.len()));
-        if let Some(bitmaps) = header.bitmaps() {
-            add(HostOffset::new(bitmaps.offset), geometry.clusters_for(bitmaps.size_bytes));
-        }
-        add(header.l1.offset, geometry.table_clusters(header.l1.count.into()));
-        add(header.refcount_table.offset, ClusterCount::new(header.refcount_table.count.into()));
-        for block in blocks.iter().filter_map(|entry| entry.decode(geometry).ok().flatten()) {
-            add(block, one);
-        }
-        let tables = l1.iter().filter_map(|entry| entry.decode(geometry).ok().flatten());
-        let tables = tables.take(MAX_TABLES).map(|table| {
-            let first = geometry.host_cluster(table.offset);
-            first..first + one
-        });
-        Structures { fixed: Runs::of(fixed), tables: Runs::of(tables.collect()) }
+        structures.tables = Runs::of(tables);
+        Ok(structures)
     }
 
     /// Remembers clusters that a structure takes.
@@ -124,11 +113,68 @@ impl Structures {
     }
 }
 
+/// A structure's name, and a run of clusters that it takes.
+type Claim = (&'static str, Range<HostCluster>);
+
+/// What header and tables say of everything but L2 tables, in no order. What claims more than the
+/// file holds is not believed: that bounds what is remembered.
+fn claims(
+    storage: &dyn Storage,
+    header: &Header,
+    blocks: &[RefcountTableEntry],
+) -> Result<Vec<Claim>> {
+    let geometry = header.geometry;
+    let end = geometry.host_cluster_after(storage.len()?);
+    let mut claims = vec![("header", HostCluster::ZERO..HostCluster::new(1))];
+    let mut add = |owner, offset: HostOffset, clusters: ClusterCount| {
+        let first = geometry.host_cluster(offset);
+        let run = first..(first + clusters).min(end);
+        if !run.is_empty() {
+            claims.push((owner, run));
+        }
+    };
+    let mut snapshots = SnapshotReader::new(storage, header);
+    // An entry that makes no sense refers to nothing: whoever needs it reports it.
+    for snapshot in snapshots.by_ref().map_while(Result::ok) {
+        let clusters = geometry.table_clusters(snapshot.l1.count.into());
+        add("snapshot's L1 table", snapshot.l1.offset, clusters);
+    }
+    let clusters = geometry.clusters_for(snapshots.len());
+    add("snapshot table", header.snapshots.offset, clusters);
+    // Where nothing vouches for bitmaps, their clusters may be in use for something else since.
+    let vouched = header.autoclear.contains(Autoclear::BITMAPS);
+    if let Some(bitmaps) = header.bitmaps().filter(|_| vouched) {
+        let clusters = geometry.clusters_for(bitmaps.size_bytes);
+        add("bitmap directory", HostOffset::new(bitmaps.offset), clusters);
+    }
+    add("L1 table", header.l1.offset, geometry.table_clusters(header.l1.count.into()));
+    let table = header.refcount_table;
+    add("refcount table", table.offset, ClusterCount::new(table.count.into()));
+    for block in blocks.iter().filter_map(|entry| entry.decode(geometry).ok().flatten()) {
+        add("refcount block", block, ClusterCount::new(1));
+    }
+    Ok(claims)
+}
+
 /// Runs of clusters in order, none of which touch.
 #[derive(Debug, Default)]
 struct Runs(Vec<Range<HostCluster>>);
 
 impl Runs {
+    /// Those of all claims, no two of which may meet.
+    fn apart(mut claims: Vec<Claim>, geometry: Geometry) -> Result<Runs> {
+        claims.sort_unstable_by_key(|(_, run)| run.start);
+        for pair in claims.windows(2) {
+            if let [(_, run), (owner, next)] = pair
+                && next.start < run.end
+            {
+                let offset = geometry.host_offset(next.start).get();
+                return Err(Problem::UsedTwice { offset, owner }.into_error());
+            }
+        }
+        Ok(Runs::of(claims.into_iter().map(|(_, run)| run).collect()))
+    }
+
     fn of(mut runs: Vec<Range<HostCluster>>) -> Runs {
         runs.retain(|run| !run.is_empty());
         runs.sort_unstable_by_key(|run| run.start);

@@ -2,6 +2,7 @@
 //! bits, big-endian, the least significant bits of a byte first where several share it.
 
 use super::geometry::Geometry;
+use crate::block::is_zero;
 
 /// One cluster full of reference counts, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +83,9 @@ impl RefcountBlock {
 
     /// The place of the last count that is not zero.
     pub(super) fn last_used(&self) -> Option<u64> {
+        if self.is_zero() {
+            return None;
+        }
         let byte = self.bytes.iter().rposition(|&byte| byte != 0)?;
         let bit = u64::try_from(byte).ok()?.saturating_mul(8);
         // Where several counts share the byte, the last of them may be zero.
@@ -92,7 +96,7 @@ impl RefcountBlock {
 
     /// Whether every count is zero.
     pub(super) fn is_zero(&self) -> bool {
-        self.bytes.iter().all(|&byte| byte == 0)
+        is_zero(&self.bytes)
     }
 }
 

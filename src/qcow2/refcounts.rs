@@ -3,10 +3,14 @@
 
 use super::entry::RefcountTableEntry;
 use super::error::Problem;
-use super::geometry::{Geometry, HostCluster, HostOffset};
+use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use super::refblock::RefcountBlock;
 use crate::error::Result;
 use crate::host::storage::{Storage, read_exact_at};
+
+/// The most bytes of blocks without any count that are read to find the last cluster in use: those
+/// of 2 TiB in clusters of 64 KiB.
+const MAX_IDLE_BYTES: u64 = 64 << 20;
 
 /// The counts of an image. Changes reach the file when another block is needed and on
 /// [`flush`](Self::flush).
@@ -65,15 +69,21 @@ impl<'a> Refcounts<'a> {
         Ok(left)
     }
 
-    /// The first cluster at or beyond `from` that has no used cluster behind it.
+    /// The first cluster at or beyond `from` that has no used cluster behind it; one further on
+    /// where too many blocks count nothing.
     pub(super) fn end_of_use(&mut self, from: HostCluster) -> Result<HostCluster> {
         let blocks = u64::try_from(self.table.len()).unwrap_or(u64::MAX);
+        let mut idle = ClusterCount::ZERO;
         for index in (self.geometry.refblock_index(from)..blocks).rev() {
             let first = self.geometry.first_cluster_of_refblock(index);
             let Some(loaded) = self.load(index)? else { continue };
             if let Some(last) = loaded.block.last_used() {
                 let end = HostCluster::new(first.get().saturating_add(last).saturating_add(1));
                 return Ok(end.max(from));
+            }
+            idle = idle + ClusterCount::new(1);
+            if self.geometry.bytes_of(idle) > MAX_IDLE_BYTES {
+                return Ok(self.geometry.first_cluster_of_refblock(index.saturating_add(1)));
             }
         }
         Ok(from)

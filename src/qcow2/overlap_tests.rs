@@ -1,0 +1,148 @@
+//! Refcount structures that are something else too: what is read from them is whatever it is, but
+//! nothing is written that would change two things at once. And what it costs to find that out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::hostile_tests::{image, open};
+use super::subject_tests::{PLAIN, Shape};
+use crate::block::BlockDevice;
+use crate::error::{ErrorKind, Result};
+use crate::host::storage::{Allocation, MemoryStorage, Storage};
+
+/// Where something is in the images of these tests.
+fn at(structures: &[(&'static str, u64)], name: &str) -> u64 {
+    structures.iter().find(|(what, _)| *what == name).unwrap().1
+}
+
+/// A word at an offset of the file is changed to lead to another structure.
+fn claims(structures: &[(&'static str, u64)]) -> Vec<(&'static str, u64, u64)> {
+    let at = |name| at(structures, name);
+    let table = at("refcount table");
+    vec![
+        ("a block named twice", table + 8, at("refcount block")),
+        ("a block in the L1 table", table + 8, at("L1 table")),
+        ("a block in the refcount table", table + 8, table),
+        ("a block in an L2 table", table + 8, at("L2 table")),
+        ("a block far behind in an L2 table", table + 504, at("L2 table")),
+        ("the only block in the L1 table", table, at("L1 table")),
+        ("the only block in an L2 table", table, at("L2 table")),
+        ("the refcount table in the L1 table", 48, at("L1 table")),
+        ("the refcount table in an L2 table", 48, at("L2 table")),
+        ("an L2 table in a block", at("L1 table") + 16, at("refcount block") | 1 << 63),
+    ]
+}
+
+#[test]
+fn refcount_structures_are_nothing_else() {
+    for (claim, place, word) in claims(&image(false).1) {
+        let storage = image(false).0;
+        storage.write_at(place, &word.to_be_bytes()).unwrap();
+        let before = storage.contents();
+        let storage = Arc::new(storage);
+        let image = open(&storage).unwrap();
+        let mut found = [1; 1024];
+        image.read_at(0, &mut found).unwrap();
+        assert_eq!(found, [0; 1024], "{claim}");
+        for done in [image.write_at(0, b"data"), image.write_compressed(0, &[1; 512])] {
+            let error = done.expect_err(claim);
+            assert!(error.kind() == ErrorKind::Corrupt && !error.changed(), "{claim}: {error}");
+            assert!(error.to_string().contains("used twice"), "{claim}: {error}");
+        }
+        image.read_at(0, &mut found).unwrap();
+        image.close().unwrap();
+        assert!(storage.contents() == before, "{claim}");
+    }
+}
+
+/// A file of holes behind some bytes, which counts what is read.
+struct Holes {
+    memory: MemoryStorage,
+    len: u64,
+    read: AtomicU64,
+}
+
+impl Storage for Holes {
+    fn len(&self) -> Result<u64> {
+        Ok(self.len.max(self.memory.len()?))
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        let found = self.memory.read_at(offset, buf)?;
+        buf[found..].fill(0);
+        Ok(buf.len())
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.memory.write_at(offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.memory.set_len(len)
+    }
+
+    fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Result<()> {
+        self.memory.allocate(offset, len, how)
+    }
+
+    fn punch_hole(&self, _: u64, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
+        self.memory.zero_range(offset, len)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// An image with clusters of 2 MiB whose refcount table has 8 MiB; entry by entry `block` says
+/// where a block is. Its file claims 8 TiB.
+fn with_table(block: impl Fn(u64) -> u64) -> (Shape, Arc<Holes>) {
+    let shape = Shape { cluster_bits: 21, size: 4 << 20, ..PLAIN };
+    let memory = MemoryStorage::default();
+    shape.create_in(&memory);
+    let table = memory.len().unwrap().next_multiple_of(2 << 20);
+    let first = {
+        let mut header = [0; 56];
+        memory.read_at(0, &mut header).unwrap();
+        let old = u64::from_be_bytes(*header[48..].first_chunk().unwrap());
+        let mut entry = [0; 8];
+        memory.read_at(old, &mut entry).unwrap();
+        entry
+    };
+    let words: Vec<u8> = (0..1 << 20).flat_map(|n| block(n).to_be_bytes()).collect();
+    memory.write_at(table, &words).unwrap();
+    memory.write_at(table, &first).unwrap();
+    memory.write_at(48, &table.to_be_bytes()).unwrap();
+    memory.write_at(56, &4u32.to_be_bytes()).unwrap();
+    (shape, Arc::new(Holes { memory, len: 8 << 40, read: AtomicU64::new(0) }))
+}
+
+/// A table that names one block a million times is refused for that, not read as often.
+#[test]
+fn one_block_is_not_read_a_million_times() {
+    let (shape, storage) = with_table(|_| 1 << 40);
+    let image = shape.open(storage.clone(), true).unwrap();
+    let error = image.write_at(0, b"data").unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && !error.changed(), "{error}");
+    let read = storage.read.load(Ordering::Relaxed);
+    assert!(read < 64 << 20, "{read} bytes");
+}
+
+/// A table that names a million blocks in holes of the file is not followed to its beginning.
+#[test]
+fn blocks_that_count_nothing_are_not_all_read() {
+    let (shape, storage) = with_table(|n| (1 << 40) + (((1 << 20) - n) << 21));
+    let image = shape.open(storage.clone(), true).unwrap();
+    image.write_at(0, b"data").unwrap();
+    let mut found = [0; 4];
+    image.read_at(0, &mut found).unwrap();
+    assert_eq!(&found, b"data");
+    let read = storage.read.load(Ordering::Relaxed);
+    assert!(read < 128 << 20, "{read} bytes");
+    image.close().unwrap();
+}
