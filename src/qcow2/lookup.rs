@@ -88,7 +88,8 @@ impl Qcow2 {
     /// What a guest cluster is mapped to, to be changed; its tables are brought into memory.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) also where it is mapped to the image's own structures.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) also where it is mapped to the image's own structures,
+    /// or to nothing that the image uses.
     pub(super) fn mapping_now(&self, live: &mut Live, cluster: GuestCluster) -> Result<Mapping> {
         loop {
             match self.run_in(live, cluster, 1)? {
@@ -101,7 +102,9 @@ impl Qcow2 {
         }
     }
 
-    /// Refuses to change guest data that lies where the image's own structures are.
+    /// Refuses to change guest data that lies where the image's own structures are, or behind
+    /// everything that the image uses: it reads as zeros there, and written it would make the file
+    /// as long as an entry says.
     pub(super) fn require_data(&self, live: &Live, run: Run) -> Result<()> {
         if self.data_file.is_some() {
             return Ok(());
@@ -114,6 +117,11 @@ impl Qcow2 {
                 None => return Ok(()),
             },
         };
+        let end = geometry.host_offset(live.end);
+        if offset.plus_bytes(len) > end {
+            let (what, offset, file_len) = ("guest data", offset.get(), end.get());
+            return Err(Problem::BeyondFile { what, offset, len, file_len }.into_error());
+        }
         live.structures.require_data(geometry, offset, len)
     }
 

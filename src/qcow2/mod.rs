@@ -39,6 +39,8 @@ mod create;
 mod device;
 mod discard;
 mod entry;
+#[cfg(test)]
+mod entry_tests;
 mod error;
 mod extension;
 #[cfg(test)]
