@@ -292,12 +292,17 @@ impl L2Entry {
         self.word & COPIED != 0
     }
 
+    /// Whether it says that the cluster reads as zeros: not in version 2, where the bit is reserved.
+    pub(super) const fn has_zero_flag(self) -> bool {
+        self.word & COMPRESSED == 0 && self.word & ZERO_FLAG != 0
+    }
+
     /// Where it leads, whatever else is wrong with it; means nothing if it is compressed.
     pub(super) const fn offset_bits(self) -> HostOffset {
         HostOffset::new(self.word & OFFSET_MASK)
     }
 
-    /// What the entry says.
+    /// What the entry says, whatever the version of its image.
     pub(super) fn decode(self, geometry: Geometry) -> Result<Mapping, FormatError> {
         if self.word & COMPRESSED != 0 {
             return Ok(Mapping::Compressed(compressed_range(self.word, geometry)));

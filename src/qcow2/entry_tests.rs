@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::header::Header;
+use super::check::scan;
+use super::header::{Header, Version};
 use super::hostile_tests::open;
 use super::options::Preallocation;
 use super::subject_tests::{PLAIN, Shape};
@@ -10,6 +11,7 @@ use super::table::read_l1;
 use crate::block::BlockDevice;
 use crate::error::ErrorKind;
 use crate::host::storage::{MemoryStorage, Storage};
+use crate::task::{Cancel, Silent, Task};
 
 const COPIED: u64 = 1 << 63;
 
@@ -25,6 +27,12 @@ fn image(shape: Shape) -> (Arc<MemoryStorage>, u64) {
     let l1 = read_l1(&*storage, &header).unwrap();
     let table = l1[0].decode(header.geometry).unwrap().unwrap();
     (storage, table.offset.get())
+}
+
+fn word(storage: &MemoryStorage, at: u64) -> u64 {
+    let mut word = [0; 8];
+    storage.read_at(at, &mut word).unwrap();
+    u64::from_be_bytes(word)
 }
 
 /// Everything that would change the first cluster is refused, and nothing is changed; the next
@@ -90,4 +98,25 @@ fn what_is_counted_is_written_behind_the_end() {
     open(&storage).unwrap().read_at(shape.size - (20 << 10), &mut found).unwrap();
     assert!(found.starts_with(&[5; 100]) && found.ends_with(&[4; 512]));
     assert!(found[100..(20 << 10) - 512].iter().all(|&byte| byte == 0));
+}
+
+/// Version 2 has no zero clusters: an entry that says zero is damage, as it is for QEMU.
+#[test]
+fn version_2_has_no_zero_clusters() {
+    let shape = Shape { version: Version::V2, ..PLAIN };
+    for keeps_data in [true, false] {
+        let (storage, entry) = image(shape);
+        let host = if keeps_data { word(&storage, entry) } else { 0 };
+        storage.write_at(entry, &(host | 1).to_be_bytes()).unwrap();
+        let image = open(&storage).unwrap();
+        for error in [image.read_at(0, &mut [0; 8]).unwrap_err(), image.extent(0, 9).unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        }
+        image.read_at(512, &mut [0; 512]).unwrap();
+        drop(image);
+        let header = Header::read(&*storage).unwrap();
+        let found = scan(&*storage, &header, Task::new(&Silent, &Cancel::new())).unwrap();
+        assert!(found.damage().is_some(), "{:?}", found.findings);
+        refuses_changes(&storage, &format!("with data: {keeps_data}"));
+    }
 }

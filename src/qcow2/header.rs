@@ -6,6 +6,7 @@
 use zerocopy::IntoBytes;
 use zerocopy::big_endian::{U32, U64};
 
+use super::entry::{L2Entry, Mapping};
 use super::error::{FormatError, Problem};
 use super::extension::Extension;
 use super::feature::{Autoclear, Compatible, FeatureKind, Incompatible};
@@ -281,6 +282,14 @@ impl Header {
             },
             padding: [0; 7],
         }
+    }
+
+    /// What an L2 entry of the image says.
+    pub(super) fn mapping(&self, entry: L2Entry) -> Result<Mapping, FormatError> {
+        if self.version == Version::V2 && entry.has_zero_flag() {
+            return Err(Problem::ReservedBits { what: "L2", value: entry.word }.into());
+        }
+        entry.decode(self.geometry)
     }
 
     /// Whether guest data lives in a file of its own.

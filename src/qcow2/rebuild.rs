@@ -153,7 +153,7 @@ impl Qcow2 {
         let mut table = L2Table::read_padded(&*self.storage, at, geometry)?;
         let mut corrected = Vec::new();
         for (index, entry) in (0..).zip(table.entries()).filter(|(_, entry)| !entry.is_empty()) {
-            let mapping = entry.decode(geometry).map_err(FormatError::into_error)?;
+            let mapping = self.header.mapping(entry).map_err(FormatError::into_error)?;
             let copied = match (mapping, mapping.host_cluster()) {
                 (Mapping::Compressed(_), _) => false,
                 // Nothing in an external data file is shared, or counted.

@@ -107,7 +107,7 @@ impl Scan<'_> {
 
     fn entry(&mut self, entry: L2Entry, times: u64, guest: Option<GuestOffset>) {
         let to = Reference { what: Structure::Data, host: entry.offset_bits(), guest };
-        match entry.decode(self.geometry) {
+        match self.header.mapping(entry) {
             Ok(Mapping::Compressed(range)) => self.compressed(entry, range, times, guest),
             Ok(mapping) => {
                 let Some(host) = mapping.host_cluster() else { return };

@@ -64,7 +64,7 @@ impl Qcow2 {
 /// What the entry refers to must be counted, and nobody else's.
 fn claim(refcounts: &mut Refcounts<'_>, survey: &mut Survey, entry: L2Entry) -> Result<()> {
     let geometry = survey.header.geometry;
-    match entry.decode(geometry).map_err(FormatError::into_error)? {
+    match survey.header.mapping(entry).map_err(FormatError::into_error)? {
         // Compressed clusters may share host clusters, which are then counted more than once.
         Mapping::Compressed(range) => {
             let last = range.offset.plus_bytes(range.len.saturating_sub(1));

@@ -3,6 +3,7 @@
 
 mod both_ways;
 mod copied;
+mod damaged;
 mod disk;
 mod features;
 mod flush;
