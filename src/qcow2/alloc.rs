@@ -5,12 +5,12 @@ use std::ops::Range;
 use super::cache::Rank;
 use super::entry::{ClusterRef, CompressedRange};
 use super::error::{FormatError, Problem};
-use super::flush::switch_header;
 use super::geometry::{ClusterCount, HostCluster, HostOffset};
 use super::growth::{RefcountGrowth, require_room};
 use super::live::Live;
 use super::open::Qcow2;
 use super::refblock;
+use super::runs;
 use crate::error::Result;
 
 impl Qcow2 {
@@ -124,21 +124,7 @@ impl Qcow2 {
             Ok(growth)
         };
         let growth = plan(index.saturating_add(ahead)).or_else(|_| plan(index))?;
-        // Blocks that exist are changed in the file.
-        live.counts.write(&*self.storage, Rank::Leaf)?;
-        live.counts.clear();
-        // Also where this fails half-way: what lies there is not blank any more.
-        live.end = live.end.max(growth.added().end);
-        growth.write_added(&*self.storage, &live.refcount_table, |_, _| {})?;
-        growth.raise_existing(&*self.storage, &live.refcount_table)?;
-        let old = live.refcount_table_ref;
-        live.refcount_table = growth.table(&live.refcount_table);
-        live.refcount_table_ref = growth.table_ref().unwrap_or(old);
-        switch_header(&*self.storage, &self.header_now(live))?;
-        let first = geometry.host_cluster(old.offset);
-        live.quarantine(first..first + ClusterCount::new(old.count.into()));
-        live.structures.add(growth.added());
-        Ok(())
+        self.switch_counts(live, &growth)
     }
 
     /// A cluster loses a reference.
@@ -163,17 +149,12 @@ impl Qcow2 {
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt), at the end, where something had no count to lower.
     pub(super) fn leave_quarantine(&self, live: &mut Live) -> Result<Vec<Range<HostCluster>>> {
-        let one = ClusterCount::new(1);
-        let (mut free, mut uncounted) = (Vec::<Range<HostCluster>>::new(), None);
+        let (mut free, mut uncounted) = (Vec::new(), None);
         let mut waiting = std::mem::take(&mut live.quarantine).into_iter();
         while let Some(run) = waiting.next() {
-            let mut cluster = run.start;
-            while cluster < run.end {
+            for cluster in runs::clusters(run.clone()) {
                 match self.lower_count(live, cluster) {
-                    Ok(Some(0)) => match free.last_mut() {
-                        Some(last) if last.end == cluster => last.end = cluster + one,
-                        _ => free.push(cluster..cluster + one),
-                    },
+                    Ok(Some(0)) => runs::push(&mut free, cluster..cluster + ClusterCount::new(1)),
                     Ok(Some(_)) => {}
                     Ok(None) => uncounted = uncounted.or(Some(cluster)),
                     Err(error) => {
@@ -182,7 +163,6 @@ impl Qcow2 {
                         return Err(error);
                     }
                 }
-                cluster = cluster + one;
             }
         }
         match uncounted {

@@ -1,18 +1,18 @@
 //! The order of writes, in one place: what is new reaches the medium before anything refers to
 //! it, and nothing old is released before nothing refers to it any more.
 
-use std::ops::Range;
 use std::sync::{MutexGuard, RwLock};
 
 use super::cache::{Rank, SliceCache};
 use super::feature::{Autoclear, Compatible, Incompatible};
-use super::geometry::HostCluster;
-use super::growth::free_end;
+use super::geometry::ClusterCount;
+use super::growth::{RefcountGrowth, free_end};
 use super::header::Header;
 use super::live::Live;
 use super::open::Qcow2;
 use super::overlap::Structures;
 use super::refcounts::Refcounts;
+use super::release::give_back;
 use super::table::{read_l1, read_refcount_table};
 use crate::block::Discard;
 use crate::error::{Error, ErrorKind, Result};
@@ -78,6 +78,27 @@ impl Qcow2 {
         self.header.compatible.contains(Compatible::LAZY_REFCOUNTS)
     }
 
+    /// Adds refcount blocks. What is in memory of those that exist goes first, for their counts
+    /// change in the file; the new ones become true with the table that refers to them, and the
+    /// old table is given up.
+    pub(super) fn switch_counts(&self, live: &mut Live, growth: &RefcountGrowth) -> Result<()> {
+        let (storage, geometry) = (&*self.storage, self.header.geometry);
+        live.counts.write(storage, Rank::Leaf)?;
+        live.counts.clear();
+        // Also where this fails half-way: what lies there is not blank any more.
+        live.end = live.end.max(growth.added().end);
+        growth.write_added(storage, &live.refcount_table, |_, _| {})?;
+        growth.raise_existing(storage, &live.refcount_table)?;
+        let old = live.refcount_table_ref;
+        live.refcount_table = growth.table(&live.refcount_table);
+        live.refcount_table_ref = growth.table_ref().unwrap_or(old);
+        switch_header(storage, &self.header_now(live))?;
+        let first = geometry.host_cluster(old.offset);
+        live.quarantine(first..first + ClusterCount::new(old.count.into()));
+        live.structures.add(growth.added());
+        Ok(())
+    }
+
     /// Writes everything that was changed in memory, and returns when it is on the medium. `_order`
     /// keeps all others from changing tables until the end; reading and writing in place go on
     /// between the steps, while the medium is waited for.
@@ -109,7 +130,10 @@ impl Qcow2 {
         // Nothing on the medium refers to these any more.
         let free = self.leave_quarantine(&mut self.live_mut())?;
         if self.options.discard == Discard::Unmap {
-            free.into_iter().for_each(|run| self.punch(run));
+            for run in free {
+                // Room that the file system keeps is no reason to fail: nothing is lost.
+                let _ = give_back(storage, self.header.geometry, run);
+            }
         }
         // On its way, so that an end without a close leaves no leaks; a power cut may.
         self.write_counts_unless(|_| self.counts_lazily())
@@ -121,17 +145,6 @@ impl Qcow2 {
             return Ok(());
         }
         live.counts.write(&*self.storage, Rank::Leaf)
-    }
-
-    /// Gives the room of free clusters back. Room that the file system keeps is no reason to fail:
-    /// nothing is lost.
-    fn punch(&self, run: Range<HostCluster>) {
-        let geometry = self.header.geometry;
-        let (offset, len) =
-            (geometry.host_offset(run.start).get(), geometry.bytes_of(run.end - run.start));
-        if let Ok(end) = self.storage.len() {
-            let _ = self.storage.punch_hole(offset, end.saturating_sub(offset).min(len));
-        }
     }
 
     /// Writes everything, the counts of freed clusters included, and takes the announcement of

@@ -8,6 +8,7 @@ use super::feature::{Autoclear, Incompatible};
 use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use super::header::{Header, TableRef};
 use super::overlap::Structures;
+use super::runs;
 use crate::block::CacheConfig;
 
 /// The most runs of clusters that wait for their release; they take 64 KiB.
@@ -64,10 +65,7 @@ impl Live {
 
     /// Clusters lose a reference.
     pub(super) fn quarantine(&mut self, run: Range<HostCluster>) {
-        match self.quarantine.last_mut() {
-            Some(last) if last.end == run.start => last.end = run.end,
-            _ => self.quarantine.push(run),
-        }
+        runs::push(&mut self.quarantine, run);
     }
 
     /// Whether so much was changed that it should be written, to make room in memory.

@@ -8,6 +8,7 @@ use super::error::{FormatError, Problem};
 use super::geometry::{ClusterCount, ENTRY_SIZE, GuestCluster, GuestOffset, HostOffset};
 use super::live::Live;
 use super::open::Qcow2;
+use super::table::{first_word, stored_entry};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Guest clusters one after the other that are mapped alike.
@@ -160,7 +161,7 @@ impl Qcow2 {
         let geometry = self.header.geometry;
         // OK to default: an entry has 8 bytes or 16.
         let entry_len = usize::try_from(geometry.l2_entry_size()).unwrap_or(8);
-        let mut entries = stored.chunks_exact(entry_len.max(1)).map(entry);
+        let mut entries = stored.chunks_exact(entry_len.max(1)).map(stored_entry);
         let mapping = self.decode(entries.next().unwrap_or_default())?;
         let mut clusters = 1u64;
         while clusters < most {
@@ -206,15 +207,4 @@ impl Qcow2 {
         let within = geometry.l2_index(cluster).saturating_mul(geometry.l2_entry_size());
         table.offset.plus_bytes(within)
     }
-}
-
-/// The big-endian word that bytes begin with.
-pub(super) fn first_word(bytes: &[u8]) -> Option<u64> {
-    bytes.first_chunk().map(|word| u64::from_be_bytes(*word))
-}
-
-/// The L2 entry that is stored like this, in 8 bytes or 16.
-fn entry(stored: &[u8]) -> L2Entry {
-    let bitmap = stored.get(8..).and_then(first_word).unwrap_or_default();
-    L2Entry { word: first_word(stored).unwrap_or_default(), bitmap }
 }

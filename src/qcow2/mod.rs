@@ -3,15 +3,15 @@
 //! It knows storage and offsets, never a path. The format is specified by QEMU's
 //! `docs/interop/qcow2`; limits that the specification leaves open are QEMU's own.
 //!
-//! - What is on disk: [`geometry`], `header`, `feature`, `extension`, `entry`, `table`, `refblock`,
-//!   `snapshot`.
+//! - What is on disk: [`geometry`], `header`, `feature`, `extension`,
+//!   `entry`, `table`, `refblock`, `snapshot`.
 //! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
 //! - Whether an image is sound: [`check`].
 //! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
 //! - Guest data: `device` is the disk; `lookup` finds, `read`, `write` and `discard` do, `pack`
-//!   (with `compress`) packs; `cache` and `live` are what an open image has in memory, `alloc` and `overlap` know
-//!   which clusters are free and which are never guest data.
+//!   (with `compress`) packs; `cache` and `live` are what an open image has in memory, `alloc` and
+//!   `overlap` know which clusters are free and which are never guest data.
 #![cfg_attr(
     not(test),
     deny(clippy::as_conversions, clippy::arithmetic_side_effects, clippy::indexing_slicing)
@@ -78,6 +78,7 @@ mod refblock;
 mod refcounts;
 mod release;
 mod resize;
+mod runs;
 #[cfg(test)]
 mod scenario_tests;
 mod snapshot;

@@ -8,6 +8,7 @@ use super::error::Problem;
 use super::feature::Autoclear;
 use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use super::header::Header;
+use super::runs::Runs;
 use super::snapshot::SnapshotReader;
 use crate::error::Result;
 use crate::host::storage::Storage;
@@ -38,7 +39,7 @@ impl Structures {
         l1: &[L1Entry],
     ) -> Result<Structures> {
         let geometry = header.geometry;
-        let fixed = Runs::apart(claims(storage, header, blocks)?, geometry)?;
+        let fixed = apart(claims(storage, header, blocks)?, geometry)?;
         let mut structures = Structures { fixed, tables: Runs::default() };
         let mut tables = Vec::new();
         for table in l1.iter().filter_map(|entry| entry.decode(geometry).ok().flatten()) {
@@ -59,7 +60,7 @@ impl Structures {
 
     /// Remembers an L2 table.
     pub(super) fn add_table(&mut self, cluster: HostCluster) {
-        if self.tables.0.len() < MAX_TABLES {
+        if self.tables.len() < MAX_TABLES {
             self.tables.add(cluster..cluster + ClusterCount::new(1));
         }
     }
@@ -156,108 +157,16 @@ fn claims(
     Ok(claims)
 }
 
-/// Runs of clusters in order, none of which touch.
-#[derive(Debug, Default)]
-struct Runs(Vec<Range<HostCluster>>);
-
-impl Runs {
-    /// Those of all claims, no two of which may meet.
-    fn apart(mut claims: Vec<Claim>, geometry: Geometry) -> Result<Runs> {
-        claims.sort_unstable_by_key(|(_, run)| run.start);
-        for pair in claims.windows(2) {
-            if let [(_, run), (owner, next)] = pair
-                && next.start < run.end
-            {
-                let offset = geometry.host_offset(next.start).get();
-                return Err(Problem::UsedTwice { offset, owner }.into_error());
-            }
-        }
-        Ok(Runs::of(claims.into_iter().map(|(_, run)| run).collect()))
-    }
-
-    fn of(mut runs: Vec<Range<HostCluster>>) -> Runs {
-        runs.retain(|run| !run.is_empty());
-        runs.sort_unstable_by_key(|run| run.start);
-        runs.dedup_by(|next, run| {
-            let touches = next.start <= run.end;
-            if touches {
-                run.end = run.end.max(next.end);
-            }
-            touches
-        });
-        Runs(runs)
-    }
-
-    fn end(&self) -> HostCluster {
-        self.0.last().map_or(HostCluster::ZERO, |run| run.end)
-    }
-
-    fn meets(&self, run: &Range<HostCluster>) -> bool {
-        let behind = self.0.partition_point(|other| other.end <= run.start);
-        self.0.get(behind).is_some_and(|other| other.start < run.end)
-    }
-
-    fn holds(&self, cluster: HostCluster) -> bool {
-        self.meets(&(cluster..cluster + ClusterCount::new(1)))
-    }
-
-    fn add(&mut self, mut run: Range<HostCluster>) {
-        if run.is_empty() {
-            return;
-        }
-        let first = self.0.partition_point(|other| other.end < run.start);
-        let end = self.0.partition_point(|other| other.start <= run.end);
-        for other in self.0.get(first..end).unwrap_or_default() {
-            run = run.start.min(other.start)..run.end.max(other.end);
-        }
-        self.0.splice(first..end.max(first), [run]);
-    }
-
-    fn remove(&mut self, gone: &Range<HostCluster>) {
-        let first = self.0.partition_point(|run| run.end <= gone.start);
-        let end = self.0.partition_point(|run| run.start < gone.end);
-        if first >= end || gone.is_empty() {
-            return;
-        }
-        let cut = self.0.get(first..end).unwrap_or_default();
-        let before = cut.first().map(|run| run.start..gone.start);
-        let after = cut.last().map(|run| gone.end..run.end);
-        let left = before.into_iter().chain(after).filter(|run| !run.is_empty());
-        let left: Vec<_> = left.collect();
-        self.0.splice(first..end, left);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        /// Runs hold what was added and not removed, and stay in order and apart.
-        #[test]
-        fn runs_are_sets(steps in prop::collection::vec((any::<bool>(), 0u64..40, 0u64..9), 1..40)) {
-            let (mut runs, mut model) = (Runs::default(), BTreeSet::new());
-            for (adds, start, len) in steps {
-                let run = HostCluster::new(start)..HostCluster::new(start + len);
-                if adds {
-                    runs.add(run);
-                    model.extend(start..start + len);
-                } else {
-                    runs.remove(&run);
-                    model.retain(|cluster| !(start..start + len).contains(cluster));
-                }
-                let again = Runs::of(runs.0.iter().rev().chain(&runs.0).cloned().collect());
-                prop_assert_eq!(&again.0, &runs.0);
-                for cluster in 0..50 {
-                    prop_assert_eq!(runs.holds(HostCluster::new(cluster)), model.contains(&cluster));
-                }
-                prop_assert!(runs.0.iter().all(|run| !run.is_empty()));
-                prop_assert!(runs.0.windows(2).all(|pair| pair[0].end < pair[1].start));
-            }
+/// The clusters of all claims, no two of which may meet.
+fn apart(mut claims: Vec<Claim>, geometry: Geometry) -> Result<Runs> {
+    claims.sort_unstable_by_key(|(_, run)| run.start);
+    for pair in claims.windows(2) {
+        if let [(_, run), (owner, next)] = pair
+            && next.start < run.end
+        {
+            let offset = geometry.host_offset(next.start).get();
+            return Err(Problem::UsedTwice { offset, owner }.into_error());
         }
     }
+    Ok(Runs::of(claims.into_iter().map(|(_, run)| run).collect()))
 }

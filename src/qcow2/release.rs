@@ -8,9 +8,22 @@ use super::error::FormatError;
 use super::geometry::{ClusterCount, Geometry, HostCluster};
 use super::header::Header;
 use super::refcounts::Refcounts;
+use super::runs;
 use super::table::{L2Table, encode_words};
 use crate::error::Result;
 use crate::host::storage::Storage;
+
+/// Gives the room of clusters that nobody uses back, as far as they are inside the file.
+pub(super) fn give_back(
+    storage: &dyn Storage,
+    geometry: Geometry,
+    run: Range<HostCluster>,
+) -> Result<()> {
+    let offset = geometry.host_offset(run.start).get();
+    let len = geometry.bytes_of(run.end - run.start);
+    let inside = storage.len()?.saturating_sub(offset).min(len);
+    if inside > 0 { storage.punch_hole(offset, inside) } else { Ok(()) }
+}
 
 /// Takes references away and gathers what becomes free.
 pub(super) struct Releaser<'a> {
@@ -34,10 +47,7 @@ impl<'a> Releaser<'a> {
 
     /// A run of clusters loses one reference each.
     pub(super) fn release_run(&mut self, run: Range<HostCluster>) -> Result<()> {
-        match self.pending.last_mut() {
-            Some(last) if last.end == run.start => last.end = run.end,
-            _ => self.pending.push(run),
-        }
+        runs::push(&mut self.pending, run);
         if self.pending.len() >= 4096 { self.lower_counts() } else { Ok(()) }
     }
 
@@ -89,31 +99,20 @@ impl<'a> Releaser<'a> {
 
     fn lower_counts(&mut self) -> Result<()> {
         let mut refcounts = Refcounts::new(self.storage, self.geometry, &self.table);
-        let mut free: Vec<Range<HostCluster>> = Vec::new();
-        let one = ClusterCount::new(1);
-        for run in std::mem::take(&mut self.pending) {
-            let mut cluster = run.start;
-            while cluster < run.end {
-                let next = cluster + one;
-                if refcounts.release(cluster)? == 0 {
-                    self.freed = self.freed + one;
-                    match free.last_mut() {
-                        Some(last) if last.end == cluster => last.end = next,
-                        _ => free.push(cluster..next),
-                    }
-                }
-                cluster = next;
+        let mut free = Vec::new();
+        for cluster in std::mem::take(&mut self.pending).into_iter().flat_map(runs::clusters) {
+            if refcounts.release(cluster)? == 0 {
+                runs::push(&mut free, cluster..cluster + ClusterCount::new(1));
             }
         }
         refcounts.flush()?;
-        free.into_iter().try_for_each(|run| self.punch(run))
+        free.into_iter().try_for_each(|run| self.give_back(run))
     }
 
-    fn punch(&self, run: Range<HostCluster>) -> Result<()> {
-        let offset = self.geometry.host_offset(run.start).get();
-        let len = self.geometry.bytes_of(run.end - run.start);
-        let inside = self.storage.len()?.saturating_sub(offset).min(len);
-        if inside > 0 { self.storage.punch_hole(offset, inside) } else { Ok(()) }
+    /// A run that nobody uses any more.
+    fn give_back(&mut self, run: Range<HostCluster>) -> Result<()> {
+        self.freed = self.freed + (run.end - run.start);
+        give_back(self.storage, self.geometry, run)
     }
 
     /// Takes refcount blocks out of use that count nothing but themselves, so that they do not
@@ -159,8 +158,7 @@ impl<'a> Releaser<'a> {
                 self.release_run(run)?;
             } else {
                 // Its count went with it.
-                self.freed = self.freed + one;
-                self.punch(run)?;
+                self.give_back(run)?;
             }
         }
         self.lower_counts()

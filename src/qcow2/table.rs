@@ -73,36 +73,41 @@ impl L2Table {
 
     /// Every entry, in order.
     pub(super) fn entries(&self) -> impl Iterator<Item = L2Entry> {
-        self.bytes.chunks_exact(self.entry_size.max(1)).map(decode)
+        self.bytes.chunks_exact(self.entry_size.max(1)).map(stored_entry)
     }
 
     /// The entry at `index`; unallocated beyond the table.
     pub(super) fn get(&self, index: u64) -> L2Entry {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         let stored = self.bytes.chunks_exact(self.entry_size.max(1)).nth(index);
-        stored.map(decode).unwrap_or_default()
+        stored.map(stored_entry).unwrap_or_default()
     }
 
     /// Replaces the entry at `index`; does nothing beyond the table.
     pub(super) fn set(&mut self, index: u64, entry: L2Entry) {
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         let stored = self.bytes.chunks_exact_mut(self.entry_size.max(1)).nth(index);
-        for (to, from) in stored
-            .into_iter()
-            .flat_map(|stored| stored.chunks_exact_mut(8))
-            .zip([entry.word, entry.bitmap])
-        {
-            to.copy_from_slice(&from.to_be_bytes());
-        }
+        let words = stored.into_iter().flat_map(|stored| stored.chunks_exact_mut(8));
+        words.zip([entry.word, entry.bitmap]).for_each(|(to, from)| put_word(to, from));
     }
 }
 
-fn decode(stored: &[u8]) -> L2Entry {
-    L2Entry { word: word(stored), bitmap: word(stored.get(8..).unwrap_or_default()) }
+/// The L2 entry that is stored like this, in 8 bytes or 16.
+pub(super) fn stored_entry(stored: &[u8]) -> L2Entry {
+    let bitmap = stored.get(8..).and_then(first_word).unwrap_or_default();
+    L2Entry { word: first_word(stored).unwrap_or_default(), bitmap }
 }
 
-fn word(bytes: &[u8]) -> u64 {
-    bytes.first_chunk().map_or(0, |word| u64::from_be_bytes(*word))
+/// The big-endian word that bytes begin with.
+pub(super) fn first_word(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk().map(|word| u64::from_be_bytes(*word))
+}
+
+/// Replaces that word.
+pub(super) fn put_word(stored: &mut [u8], word: u64) {
+    if let Some(place) = stored.first_chunk_mut() {
+        *place = word.to_be_bytes();
+    }
 }
 
 /// Reads `count` words, zeros where the file has ended: a table may end in a cluster that was
@@ -116,6 +121,5 @@ pub(super) fn read_words(
     let len = usize::try_from(count.saturating_mul(ENTRY_SIZE)).unwrap_or_default();
     let mut bytes = vec![0; len];
     read_padded_at(storage, offset.get(), &mut bytes)?;
-    let words = bytes.chunks_exact(8).filter_map(|word| word.first_chunk());
-    Ok(words.map(|word| u64::from_be_bytes(*word)).collect())
+    Ok(bytes.chunks_exact(8).filter_map(first_word).collect())
 }

@@ -5,9 +5,8 @@ use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping, Subclusters};
 use super::error::FormatError;
 use super::geometry::{ClusterCount, GuestCluster, GuestOffset, HostOffset};
 use super::live::Live;
-use super::lookup::first_word;
 use super::open::Qcow2;
-use super::table::L2Table;
+use super::table::{L2Table, first_word, put_word};
 use crate::error::Result;
 
 /// A host cluster to be written.
@@ -298,12 +297,6 @@ impl Qcow2 {
                 .map_or(u64::MAX, |bit| bit.wrapping_sub(1))
         };
         u32::try_from(below(end) & !below(first) & u64::from(u32::MAX)).unwrap_or(u32::MAX)
-    }
-}
-
-fn put_word(stored: &mut [u8], word: u64) {
-    if let Some(place) = stored.first_chunk_mut() {
-        *place = word.to_be_bytes();
     }
 }
 
