@@ -76,6 +76,22 @@ impl Extension {
         Ok(extensions)
     }
 
+    /// Where the end marker ends of the extensions that begin at `start`; behind the last byte that
+    /// is needed to go on where `bytes` end before.
+    pub(super) fn end_of_all(bytes: &[u8], start: usize) -> usize {
+        let mut at = start;
+        loop {
+            let behind = at.saturating_add(PREFIX);
+            let prefix = bytes.get(at..).and_then(|rest| rest.first_chunk());
+            let (id, len) = prefix.map_or((END, 0), |prefix| split_prefix(*prefix));
+            if id == END {
+                return behind;
+            }
+            let len = len.checked_next_multiple_of(8).and_then(|len| usize::try_from(len).ok());
+            at = behind.saturating_add(len.unwrap_or(usize::MAX));
+        }
+    }
+
     fn parse(id: u32, data: &[u8]) -> Result<Extension, FormatError> {
         let malformed = || FormatError::from(Problem::MalformedExtension { id });
         Ok(match id {

@@ -10,6 +10,7 @@ use super::entry::{L2Entry, Mapping};
 use super::error::{FormatError, Problem};
 use super::extension::Extension;
 use super::feature::{Autoclear, Compatible, FeatureKind, Incompatible};
+use super::first_cluster::read_first_cluster;
 use super::geometry::{
     ClusterBits, ENTRY_SIZE, Geometry, HostOffset, MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES,
     RefcountOrder,
@@ -114,7 +115,8 @@ pub struct Header {
 }
 
 impl UncheckedHeader {
-    /// Gives the beginning of the file, up to a cluster of it, its meaning.
+    /// Gives the beginning of the file its meaning: a cluster of it, or what of that the header
+    /// needs.
     pub(super) fn parse(bytes: &[u8]) -> Result<UncheckedHeader, FormatError> {
         let raw = RawHeader::read(bytes)?;
         let bits = raw.cluster_bits.get();
@@ -207,15 +209,7 @@ impl Header {
     /// without the magic, and what the storage says.
     pub fn read(storage: &dyn Storage) -> Result<Header> {
         let file_len = storage.len()?;
-        let mut bytes = vec![0; 4096];
-        let found = storage.read_at(0, &mut bytes)?;
-        bytes.truncate(found);
-        if let Some(cluster) = claimed_cluster_len(&bytes).filter(|&len| len > found) {
-            // Extensions and the backing file name may take all of the first cluster.
-            bytes.resize(cluster, 0);
-            let found = storage.read_at(0, &mut bytes)?;
-            bytes.truncate(found);
-        }
+        let bytes = read_first_cluster(storage)?;
         let header =
             UncheckedHeader::parse(&bytes).and_then(|unchecked| unchecked.verify(file_len));
         header.map_err(FormatError::into_error)
@@ -437,10 +431,4 @@ fn refuse_unknown(bits: Incompatible, extensions: &[Extension]) -> Result<(), Fo
     } else {
         Err(Problem::UnknownIncompatible(names.join(", ")).into())
     }
-}
-
-/// The first cluster's length as the header claims it, when the claim is one that is allowed.
-fn claimed_cluster_len(bytes: &[u8]) -> Option<usize> {
-    let bits = bytes.get(20..)?.first_chunk().map(|b| u32::from_be_bytes(*b))?;
-    Some(index_u64(ClusterBits::new(bits)?.cluster_size()))
 }

@@ -3,7 +3,7 @@
 //! It knows storage and offsets, never a path. The format is specified by QEMU's
 //! `docs/interop/qcow2`; limits that the specification leaves open are QEMU's own.
 //!
-//! - What is on disk: [`geometry`], `header`, `feature`, `extension`,
+//! - What is on disk: [`geometry`], `header` (with `first_cluster`), `feature`, `extension`,
 //!   `entry`, `table`, `refblock`, `snapshot`.
 //! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
 //! - Whether an image is sound: [`check`].
@@ -46,6 +46,7 @@ mod extension;
 #[cfg(test)]
 mod fault_tests;
 mod feature;
+mod first_cluster;
 #[cfg(test)]
 mod fixtures_tests;
 mod flush;
