@@ -90,7 +90,7 @@ kinds! {
     NotADisk = 22 "not_a_disk",
     /// The backing file does not exist.
     BackingMissing = 23 "backing_missing",
-    /// The trust policy does not allow opening the backing file.
+    /// The trust policy does not allow opening a file that an image names.
     BackingRefused = 24 "backing_refused",
     /// The backing chain comes back to itself, or is deeper than the limit.
     BackingCycle = 25 "backing_cycle",

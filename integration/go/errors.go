@@ -57,7 +57,7 @@ const (
 	ErrNotADisk Kind = "not_a_disk"
 	// ErrBackingMissing: the backing file does not exist.
 	ErrBackingMissing Kind = "backing_missing"
-	// ErrBackingRefused: the trust policy does not allow opening the backing file.
+	// ErrBackingRefused: the trust policy does not allow opening a file that an image names.
 	ErrBackingRefused Kind = "backing_refused"
 	// ErrBackingCycle: the backing chain comes back to itself, or is deeper than the limit.
 	ErrBackingCycle Kind = "backing_cycle"

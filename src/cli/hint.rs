@@ -26,8 +26,8 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
              image to the image's folder"
         }
         ErrorKind::BackingRefused => {
-            "if you trust the image, allow the folder of its backing file with --allow FOLDER, or \
-             any file with --trust full; a name that is no file is never followed"
+            "if you trust the image, allow the folder of that file with --allow FOLDER, or any file \
+             with --trust full; a name that is no file is never followed"
         }
         ErrorKind::NoSpace => "free some room on the file system, or choose another folder",
         _ => return None,

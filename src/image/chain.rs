@@ -72,33 +72,29 @@ impl Opening<'_> {
     /// [`BackingCycle`](ErrorKind::BackingCycle) for a chain that comes back to itself or is
     /// deeper than [`MAX_CHAIN_DEPTH`], and as [`Trust::admit`].
     pub fn below(&self, top: &Link, above: &[FileId]) -> Result<Vec<Link>> {
-        let mut seen = above.to_vec();
-        seen.push(top.storage.id()?);
+        let mut seen = Seen(above.to_vec());
+        seen.0.push(top.storage.id()?);
         let mut links: Vec<Link> = Vec::new();
         loop {
             let last = links.last().unwrap_or(top);
-            let Some(next) = self.next(last, &seen)? else { return Ok(links) };
-            if seen.len() >= MAX_CHAIN_DEPTH {
+            let Some(next) = self.next(last, &mut seen)? else { return Ok(links) };
+            if seen.0.len() > MAX_CHAIN_DEPTH {
                 let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
                 return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&top.path));
             }
-            seen.push(next.storage.id()?);
             links.push(next);
         }
     }
 
-    /// The image that `link` names as its backing file. What was `seen` is not opened again: our
-    /// own lock on it would be in the way.
-    fn next(&self, link: &Link, seen: &[FileId]) -> Result<Option<Link>> {
+    /// The image that `link` names as its backing file.
+    fn next(&self, link: &Link, seen: &mut Seen) -> Result<Option<Link>> {
         let Some(backing) = link.header.as_ref().and_then(|header| header.backing.as_ref()) else {
             return Ok(None);
         };
         let path = self.trust.admit(&link.path, Named::BackingFile, &backing.name)?;
-        if seen.contains(&FileId::of(&path)?) {
-            let message = "the backing chain comes back to this file";
-            return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
-        }
+        seen.require_new(&path, Named::BackingFile, &link.path)?;
         let storage = self.open(&path, false)?;
+        seen.add(&storage, Named::BackingFile, &link.path)?;
         let kind = storage.info()?.kind;
         if kind != FileKind::Regular && *self.trust != Trust::Full {
             let message =
@@ -125,33 +121,46 @@ impl Opening<'_> {
     }
 
     /// Puts an image together with what is below it, nearest first, and opens the data files that
-    /// they name. What lies below is only read; the memory for tables is shared out evenly.
+    /// they name. What lies below is only read; the memory for tables is shared out evenly. `above`
+    /// are files that must not come again.
     ///
     /// # Errors
-    /// As [`Trust::admit`] and [`Qcow2::open_with`].
-    pub fn assemble(&self, top: Link, below: Vec<Link>, options: &DeviceOptions) -> Result<Image> {
+    /// [`BackingCycle`](ErrorKind::BackingCycle) for a data file that is an image of the chain, or
+    /// another one's data file; as [`Trust::admit`] and [`Qcow2::open_with`].
+    pub fn assemble(
+        &self,
+        top: Link,
+        below: Vec<Link>,
+        above: &[FileId],
+        options: &DeviceOptions,
+    ) -> Result<Image> {
         let tables = below.iter().chain([&top]).filter(|link| link.header.is_some()).count();
         let share = u64::try_from(tables).unwrap_or(u64::MAX).max(1);
         let cache = CacheConfig { table_bytes: options.cache.table_bytes / share, ..options.cache };
         let reads = DeviceOptions { cache, ..DeviceOptions::default() };
+        let mut seen = Seen(above.to_vec());
+        for link in below.iter().chain([&top]) {
+            seen.0.push(link.storage.id()?);
+        }
         let mut device: Option<Backing> = None;
         for link in below.into_iter().rev() {
-            device = Some(Box::new(self.put_above(device, link, &reads)?));
+            device = Some(Box::new(self.put_above(device, link, &mut seen, &reads)?));
         }
-        self.put_above(device, top, &DeviceOptions { cache, ..*options })
+        self.put_above(device, top, &mut seen, &DeviceOptions { cache, ..*options })
     }
 
     fn put_above(
         &self,
         backing: Option<Backing>,
         link: Link,
+        seen: &mut Seen,
         options: &DeviceOptions,
     ) -> Result<Image> {
         let Some(header) = link.header else {
             return Ok(Image::Raw(Raw::open_with(Box::new(link.storage), options)?));
         };
         let path = link.path;
-        let data_file = self.data_file(&path, &header, options.writable)?;
+        let data_file = self.data_file(&path, &header, seen, options.writable)?;
         let storage = Box::new(link.storage);
         let parts =
             Parts { storage, data_file: data_file.map(|file| Box::new(file) as _), backing };
@@ -160,11 +169,12 @@ impl Opening<'_> {
         image.map(|image| Image::Qcow2(Box::new(image))).map_err(|error| error.at_path(&path))
     }
 
-    /// The file that an image keeps its guest data in, if it is not the image itself.
+    /// The file that an image keeps its guest data in, where that is not the image itself.
     fn data_file(
         &self,
         image: &Path,
         header: &Header,
+        seen: &mut Seen,
         writable: bool,
     ) -> Result<Option<FileStorage>> {
         if !header.has_external_data() {
@@ -174,14 +184,45 @@ impl Opening<'_> {
             let message = "keeps its data in an external data file and does not name it";
             return Err(Error::new(ErrorKind::Corrupt, message).at_path(image));
         };
-        let path = self.trust.admit(image, Named::DataFile, name)?;
+        let what = if writable { Named::DataFileToWrite } else { Named::DataFile };
+        let path = self.trust.admit(image, what, name)?;
+        seen.require_new(&path, what, image)?;
         let file = self.open(&path, writable)?;
+        seen.add(&file, what, image)?;
         if file.info()?.kind != FileKind::Regular && *self.trust != Trust::Full {
             let message =
                 format!("is a block device, and the external data file of {}", image.display());
             return Err(Error::new(ErrorKind::BackingRefused, message).at_path(&path));
         }
         Ok(Some(file))
+    }
+}
+
+/// The files of a chain, none of which comes twice.
+struct Seen(Vec<FileId>);
+
+impl Seen {
+    /// Refuses the file that `path` leads to now. It is not even opened: our own lock on it would
+    /// be in the way, and where there are no locks, guest data would overwrite an image.
+    fn require_new(&self, path: &Path, what: Named, image: &Path) -> Result<()> {
+        self.refuse(FileId::of(path)?, path, what, image)
+    }
+
+    /// Remembers the file that was opened, unless it has taken the place of a new one meanwhile.
+    fn add(&mut self, file: &FileStorage, what: Named, image: &Path) -> Result<()> {
+        let id = file.id()?;
+        self.refuse(id, file.path(), what, image)?;
+        self.0.push(id);
+        Ok(())
+    }
+
+    fn refuse(&self, id: FileId, path: &Path, what: Named, image: &Path) -> Result<()> {
+        if !self.0.contains(&id) {
+            return Ok(());
+        }
+        let message =
+            format!("is the {what} of {}, and in the same chain already", image.display());
+        Err(Error::new(ErrorKind::BackingCycle, message).at_path(path))
     }
 }
 

@@ -15,28 +15,35 @@ pub const MAX_CHAIN_DEPTH: usize = 64;
 /// What an image names another file for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    /// Its backing file.
+    /// Its backing file, which is only read.
     BackingFile,
-    /// Its external data file.
+    /// Its external data file, to be read.
     DataFile,
+    /// Its external data file, to be written: whatever bytes the guest likes, over a file that
+    /// the image alone names.
+    DataFileToWrite,
 }
 
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Named::BackingFile => "backing file",
-            Named::DataFile => "external data file",
+            Named::DataFile | Named::DataFileToWrite => "external data file",
         })
     }
 }
 
 /// Which files an image may make us open. A backing file that the caller names is not subject to
 /// it; what that file names in turn is.
+///
+/// To be read, a file may lie beside the image that names it, unless that is forbidden too. To be
+/// written, it must be a file, or lie under a folder, that the caller names with [`and`](Self::and):
+/// a downloaded image could name the files of its user otherwise, and its guest write them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// Regular files at or under these places, and nothing else.
     Within {
-        /// The folder of the image that names the file.
+        /// The folder of the image that names the file, for files that are only read.
         own_folder: bool,
         /// Further folders, or single files.
         also: Vec<PathBuf>,
@@ -46,7 +53,7 @@ pub enum Trust {
 }
 
 impl Default for Trust {
-    /// The folder of the image that names the file.
+    /// The folder of the image that names the file, for files that are only read.
     fn default() -> Self {
         Trust::Within { own_folder: true, also: Vec::new() }
     }
@@ -58,7 +65,7 @@ impl Trust {
         Trust::Within { own_folder: false, also: Vec::new() }
     }
 
-    /// The same, and this folder or file too.
+    /// The same, and this folder or file too, to be read and written.
     #[must_use]
     pub fn and(self, place: PathBuf) -> Self {
         match self {
@@ -99,15 +106,18 @@ impl Trust {
             }
             error
         })?;
-        let within = match self {
-            Trust::Full => true,
-            Trust::Within { own_folder, also } => {
-                let mut also = also.iter().filter_map(|place| resolve(place).ok());
-                *own_folder && path.starts_with(&folder)
-                    || also.any(|place| path.starts_with(place))
-            }
-        };
-        if within { Ok(path) } else { refuse("lies outside the folders that may be opened") }
+        let Trust::Within { own_folder, also } = self else { return Ok(path) };
+        let mut also = also.iter().filter_map(|place| resolve(place).ok());
+        let beside = *own_folder && path.starts_with(&folder);
+        match beside && what != Named::DataFileToWrite || also.any(|place| path.starts_with(place))
+        {
+            true => Ok(path),
+            false if beside => refuse(
+                "may be read, and not written, as long as the image alone names it: allow the \
+                 file or its folder (Trust::and)",
+            ),
+            false => refuse("lies outside the folders that may be opened"),
+        }
     }
 }
 

@@ -20,7 +20,9 @@ pub struct OpenOptions {
     pub format: Option<Format>,
     /// Whether it is written, and how.
     pub device: DeviceOptions,
-    /// Which files it may make us open: a backing file, an external data file.
+    /// Which files it may make us open: a backing file, an external data file. An image with an
+    /// external data file is opened to be written only where this names that file or its folder:
+    /// `Trust::default().and(folder)`.
     pub trust: Trust,
     /// How long to wait for others that use it, and what to do where there are no locks.
     pub locks: LockPolicy,
@@ -60,7 +62,7 @@ impl Image {
         let writable = options.device.writable;
         let top = opening.named_by_caller(path.as_ref(), options.format, writable)?;
         let below = opening.below(&top, &[])?;
-        opening.assemble(top, below, &options.device)
+        opening.assemble(top, below, &[], &options.device)
     }
 
     /// Writes what is still in memory, and returns when everything is on the medium: the real end

@@ -64,7 +64,7 @@ impl Base {
             return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
         }
         let format = link.format;
-        let image = opening.assemble(link, below, &DeviceOptions::default())?;
+        let image = opening.assemble(link, below, &replaced, &DeviceOptions::default())?;
         let name = stored_name(options, &folder, &given)?;
         Ok(Base { path, format, name, image })
     }

@@ -106,7 +106,7 @@ impl Existing {
         let (opening, options) = (context.opening(), DeviceOptions::default());
         let subclusters = self.header().is_some_and(|header| header.geometry.extended_l2());
         if !grows && !subclusters {
-            return opening.assemble(self.link, Vec::new(), &options);
+            return opening.assemble(self.link, Vec::new(), &[], &options);
         }
         let below = match opening.below(&self.link, &[]) {
             Err(error) if error.kind() == ErrorKind::BackingRefused => {
@@ -117,6 +117,6 @@ impl Existing {
             }
             below => below?,
         };
-        opening.assemble(self.link, below, &options)
+        opening.assemble(self.link, below, &[], &options)
     }
 }

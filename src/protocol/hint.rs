@@ -41,8 +41,8 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
              an image to the image's folder"
         }
         (ErrorKind::BackingRefused, _) => {
-            "if you trust the image, name the folder of its backing file in allow, or set trust to \
-             full; a name that is no file is never followed"
+            "if you trust the image, name the folder of that file in allow, or set trust to full; \
+             a name that is no file is never followed"
         }
         (ErrorKind::NoSpace, _) => "free some room on the file system, or choose another folder",
         _ => return None,

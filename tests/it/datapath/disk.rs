@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use vmdisk::block::{BlockDevice, CacheConfig, Discard, ExtentKind, Extents};
+use vmdisk::image::gate::Trust;
 use vmdisk::image::{Image, OpenOptions};
 
 use crate::draw::Draw;
@@ -11,6 +12,11 @@ use crate::support::{Env, same_bytes};
 
 /// The image under test is always `d.qcow2`.
 pub(super) const IMAGE: &str = "d.qcow2";
+
+/// To be written, together with a data file in the same folder.
+pub(super) fn to_write(env: &Env) -> OpenOptions {
+    OpenOptions { trust: Trust::default().and(env.path("")), ..OpenOptions::to_write() }
+}
 
 /// What an image must show, and where its next changes come from.
 pub(super) struct Disk<'a> {
@@ -110,7 +116,7 @@ impl<'a> Disk<'a> {
 
     /// Options to write with, all of which come to the same.
     pub(super) fn options(&mut self) -> OpenOptions {
-        let mut options = OpenOptions::to_write();
+        let mut options = to_write(self.env);
         options.device.discard =
             self.draw.pick(&[Discard::Unmap, Discard::Free, Discard::KeepAllocated]);
         options.device.detect_zeroes = self.draw.one_in(2);

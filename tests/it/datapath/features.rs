@@ -8,7 +8,7 @@ use crate::fixtures::every_image;
 use crate::header::{RawHeader, be};
 use crate::support::Env;
 
-use super::disk::{Disk, IMAGE, contents};
+use super::disk::{Disk, IMAGE, contents, to_write};
 
 /// Where the header says which features it has.
 const COMPATIBLE: usize = 80;
@@ -103,7 +103,7 @@ fn looking_changes_nothing() {
         let env = Env::new();
         make(&env);
         let before = env.contents();
-        for options in [OpenOptions::to_read(), OpenOptions::to_write()] {
+        for options in [OpenOptions::to_read(), to_write(&env)] {
             let image = Image::open(env.path(IMAGE), &options).expect("an image");
             contents(&image);
             image.write_at(0, &[]).ok();

@@ -8,6 +8,8 @@ use vmdisk::image::{Image, OpenOptions};
 
 use crate::support::Env;
 
+use super::disk::to_write;
+
 /// Opens a file of the folder.
 fn open(env: &Env, name: &str, options: &OpenOptions) -> vmdisk::Result<Image> {
     Image::open(env.path(name), options)
@@ -63,7 +65,7 @@ fn what_we_use_is_left_alone() {
         ("e.qcow2", Some(("data.raw", false))),
         ("plain.raw", None),
     ] {
-        let image = open(&env, name, &OpenOptions::to_write()).expect("an image");
+        let image = open(&env, name, &to_write(&env)).expect("an image");
         image.write_at(0, b"ours").expect("a write");
         we_are_refused(&env, name, false);
         qemu_is_refused(&env, name, false);
