@@ -203,7 +203,7 @@ pub fn require_inside(size: u64, what: &str, offset: u64, len: u64) -> Result<()
         return Ok(());
     }
     let message = format!("{what} of {len} bytes beyond the end of a disk of {size} bytes");
-    Err(Error::new(ErrorKind::BadRequest, message).at_offset(offset))
+    Err(Error::new(ErrorKind::BadRequest, message).at_guest_offset(offset))
 }
 
 /// The length of the run from `offset` to `end`.
@@ -215,7 +215,7 @@ pub fn require_run(size: u64, offset: u64, end: u64) -> Result<u64> {
         return Ok(end - offset);
     }
     let message = format!("no run from {offset} to {end} on a disk of {size} bytes");
-    Err(Error::new(ErrorKind::BadRequest, message).at_offset(offset))
+    Err(Error::new(ErrorKind::BadRequest, message).at_guest_offset(offset))
 }
 
 /// Whether there is nothing but zeros.

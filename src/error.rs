@@ -1,5 +1,6 @@
 //! The one public error: what kind of failure, what was being done to which path and offset, and
-//! the cause.
+//! the cause. An offset is in that file, or on the disk that a guest sees: the two are kept, and
+//! told, apart.
 //!
 //! [`ErrorKind`] is a contract (programs branch on it); the message is for people and may change.
 //! What to do about a failure is not said here: hints are added at the rim.
@@ -127,6 +128,7 @@ struct Inner {
     message: String,
     path: Option<PathBuf>,
     offset: Option<u64>,
+    guest_offset: Option<u64>,
     field: Option<&'static str>,
     holder: Option<Holder>,
     changed: bool,
@@ -142,6 +144,7 @@ impl Error {
             message: message.into(),
             path: None,
             offset: None,
+            guest_offset: None,
             field: None,
             holder: None,
             changed: false,
@@ -163,9 +166,15 @@ impl Error {
         self
     }
 
-    /// Records the byte offset in the file named by [`Error::path`].
+    /// Records the byte offset in the file named by [`Error::path`], unless one is recorded.
     pub fn at_offset(mut self, offset: u64) -> Self {
         self.0.offset.get_or_insert(offset);
+        self
+    }
+
+    /// Records the byte offset on the disk as its guest sees it, unless one is recorded.
+    pub fn at_guest_offset(mut self, offset: u64) -> Self {
+        self.0.guest_offset.get_or_insert(offset);
         self
     }
 
@@ -208,6 +217,11 @@ impl Error {
         self.0.offset
     }
 
+    /// The byte offset on the disk as its guest sees it.
+    pub fn guest_offset(&self) -> Option<u64> {
+        self.0.guest_offset
+    }
+
     /// The field of the request that is to blame, for a request that contradicts itself.
     pub fn field(&self) -> Option<&'static str> {
         self.0.field
@@ -246,8 +260,11 @@ impl fmt::Display for Error {
             write!(f, "{}: ", path.display())?;
         }
         f.write_str(&inner.message)?;
-        if let Some(offset) = inner.offset {
-            write!(f, " at byte {offset}")?;
+        match (inner.offset, inner.guest_offset) {
+            (Some(offset), None) => write!(f, " at byte {offset}")?,
+            (None, Some(guest)) => write!(f, " at guest byte {guest}")?,
+            (Some(offset), Some(guest)) => write!(f, " at byte {offset}, guest byte {guest}")?,
+            (None, None) => {}
         }
         if let Some(Holder { pid, command }) = &inner.holder {
             write!(f, " (held by {command}, pid {pid})")?;
@@ -307,6 +324,11 @@ mod tests {
         assert_eq!(error.errno(), Some(28));
         let text = error.to_string();
         assert!(text.starts_with("/d/x.qcow2: cannot write at byte 512: No space left"), "{text}");
+        let error = error.at_guest_offset(7);
+        assert_eq!((error.offset(), error.guest_offset()), (Some(512), Some(7)));
+        assert!(error.to_string().contains("write at byte 512, guest byte 7: No"), "{error}");
+        let error = Error::new(ErrorKind::Corrupt, "damaged").at_guest_offset(7);
+        assert_eq!((error.offset(), error.to_string()), (None, "damaged at guest byte 7".into()));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Image;
 use super::gate::{MAX_CHAIN_DEPTH, Named, Trust};
+use super::opened::{Disk, Image};
 use super::probe::{Evidence, Format, Magic};
 use crate::block::{CacheConfig, DeviceOptions};
 use crate::error::{Error, ErrorKind, Result};
@@ -142,31 +142,40 @@ impl Opening<'_> {
         for link in below.iter().chain([&top]) {
             seen.0.push(link.storage.id()?);
         }
-        let mut device: Option<Backing> = None;
+        let mut image = None;
         for link in below.into_iter().rev() {
-            device = Some(Box::new(self.put_above(device, link, &mut seen, &reads)?));
+            image = Some(self.put_above(image, link, &mut seen, &reads)?);
         }
-        self.put_above(device, top, &mut seen, &DeviceOptions { cache, ..*options })
+        self.put_above(image, top, &mut seen, &DeviceOptions { cache, ..*options })
     }
 
     fn put_above(
         &self,
-        backing: Option<Backing>,
+        below: Option<Image>,
         link: Link,
         seen: &mut Seen,
         options: &DeviceOptions,
     ) -> Result<Image> {
-        let Some(header) = link.header else {
-            return Ok(Image::Raw(Raw::open_with(Box::new(link.storage), options)?));
+        let Link { path, header, storage, .. } = link;
+        let (mut data_path, mut backing_path) = (None, None);
+        let disk = match header {
+            None => Raw::open_with(Box::new(storage), options).map(Disk::Raw),
+            Some(header) => {
+                let data_file = self.data_file(&path, &header, seen, options.writable)?;
+                data_path = data_file.as_ref().map(|file| file.path().to_owned());
+                backing_path = below.as_ref().map(|image| image.path().to_owned());
+                let parts = Parts {
+                    storage: Box::new(storage),
+                    data_file: data_file.map(|file| Box::new(file) as _),
+                    backing: below.map(|image| Box::new(image) as Backing),
+                };
+                let task = Task::new(&Silent, self.cancel);
+                let image = Qcow2::open_with(parts, header, options, task);
+                image.map(|image| Disk::Qcow2(Box::new(image)))
+            }
         };
-        let path = link.path;
-        let data_file = self.data_file(&path, &header, seen, options.writable)?;
-        let storage = Box::new(link.storage);
-        let parts =
-            Parts { storage, data_file: data_file.map(|file| Box::new(file) as _), backing };
-        let task = Task::new(&Silent, self.cancel);
-        let image = Qcow2::open_with(parts, header, options, task);
-        image.map(|image| Image::Qcow2(Box::new(image))).map_err(|error| error.at_path(&path))
+        let disk = disk.map_err(|error| error.at_path(&path))?;
+        Ok(Image { path, data_path, backing_path, disk })
     }
 
     /// The file that an image keeps its guest data in, where that is not the image itself.

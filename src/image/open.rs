@@ -7,7 +7,7 @@ use super::Image;
 use super::chain::Opening;
 use super::gate::Trust;
 use super::probe::Format;
-use crate::block::{BlockDevice, DeviceOptions};
+use crate::block::DeviceOptions;
 use crate::error::Result;
 use crate::host::LockPolicy;
 use crate::task::Cancel;
@@ -57,24 +57,15 @@ impl Image {
     /// [`BackingMissing`](crate::ErrorKind::BackingMissing),
     /// [`BackingCycle`](crate::ErrorKind::BackingCycle), and what the system says.
     pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Image> {
-        let opening =
-            Opening { trust: &options.trust, locks: Some(&options.locks), cancel: &options.cancel };
-        let writable = options.device.writable;
-        let top = opening.named_by_caller(path.as_ref(), options.format, writable)?;
-        let below = opening.below(&top, &[])?;
-        opening.assemble(top, below, &[], &options.device)
+        let path = path.as_ref();
+        Self::open_chain(path, options).map_err(|error| error.at_path(path))
     }
 
-    /// Writes what is still in memory, and returns when everything is on the medium: the real end
-    /// of an image that was written. An image that is dropped instead is sound, and lacks what was
-    /// written since the last [`flush`](BlockDevice::flush).
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn close(self) -> Result<()> {
-        match self {
-            Image::Qcow2(image) => image.close(),
-            Image::Raw(image) => image.flush(),
-        }
+    fn open_chain(path: &Path, options: &OpenOptions) -> Result<Image> {
+        let opening =
+            Opening { trust: &options.trust, locks: Some(&options.locks), cancel: &options.cancel };
+        let top = opening.named_by_caller(path, options.format, options.device.writable)?;
+        let below = opening.below(&top, &[])?;
+        opening.assemble(top, below, &[], &options.device)
     }
 }

@@ -11,7 +11,7 @@ use super::existing::Existing;
 use super::wire::{self, bytes_hex, lossy, one_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::FileKind;
-use crate::image::Image;
+use crate::image::Disk;
 use crate::qcow2::ResizeOptions;
 use crate::raw::RawAllocation;
 use crate::units::{ByteSize, VirtualSize};
@@ -152,8 +152,8 @@ pub(super) fn resize_open(
         return Err(at_path(Error::new(ErrorKind::UnsupportedFeature, message)));
     }
     let grows = size.bytes() > old;
-    match existing.assemble(grows, context, &mut report.notes).map_err(at_path)? {
-        Image::Qcow2(image) => {
+    match existing.assemble(grows, context, &mut report.notes).map_err(at_path)?.into_disk() {
+        Disk::Qcow2(image) => {
             let preallocation = request.preallocation.map(Into::into);
             let options = ResizeOptions { virtual_size: size, preallocation };
             let done = image.resize(&options, context.task()).map_err(at_path)?;
@@ -162,7 +162,7 @@ pub(super) fn resize_open(
             report.freed_bytes = done.freed_bytes;
             report.refcounts_rebuilt = done.rebuilt;
         }
-        Image::Raw(image) => {
+        Disk::Raw(image) => {
             let how = request.preallocation.and_then(Preallocation::for_raw);
             let how = how.unwrap_or(RawAllocation::Sparse);
             image.resize(size, how, context.task()).map_err(at_path)?;

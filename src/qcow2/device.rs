@@ -42,7 +42,8 @@ impl BlockDevice for Qcow2 {
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
         let wanted = require_run(self.size(), offset, end)?;
         let at = GuestOffset::new(offset);
-        let (live, run) = self.run_for(at, usize::try_from(wanted).unwrap_or(usize::MAX))?;
+        let found = self.run_for(at, usize::try_from(wanted).unwrap_or(usize::MAX));
+        let (live, run) = found.map_err(|error| error.at_guest_offset(offset))?;
         drop(live);
         let geometry = self.header.geometry;
         let within = geometry.within_cluster(at);

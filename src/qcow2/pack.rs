@@ -29,7 +29,7 @@ impl Qcow2 {
         self.may_pack(offset, data)?;
         let mut at = GuestOffset::new(offset);
         for cluster in data.chunks(self.header.geometry.cluster_len()) {
-            self.write_packed(at, cluster).map_err(|error| error.at_offset(at.get()))?;
+            self.write_packed(at, cluster).map_err(|error| error.at_guest_offset(at.get()))?;
             at = at.plus_bytes(len_of(cluster));
         }
         Ok(())
@@ -49,7 +49,7 @@ impl Qcow2 {
         if geometry.within_cluster(GuestOffset::new(offset)) != 0 || !whole {
             let (len, size) = (data.len(), geometry.cluster_size());
             let message = format!("a compressed write of {len} bytes: clusters have {size} bytes");
-            return Err(Error::new(ErrorKind::BadRequest, message).at_offset(offset));
+            return Err(Error::new(ErrorKind::BadRequest, message).at_guest_offset(offset));
         }
         Ok(())
     }

@@ -14,8 +14,9 @@ impl Qcow2 {
     /// Reads what the tables map, also beyond the virtual size.
     pub(super) fn read_mapped(&self, mut offset: GuestOffset, mut buf: &mut [u8]) -> Result<()> {
         while !buf.is_empty() {
+            let here = |error: Error| error.at_guest_offset(offset.get());
             // Held while the data is read: until then nobody frees the clusters.
-            let (live, run) = self.run_for(offset, buf.len())?;
+            let (live, run) = self.run_for(offset, buf.len()).map_err(here)?;
             let room = self.room_in(run, offset).min(buf.len());
             let (part, rest) =
                 std::mem::take(&mut buf).split_at_mut_checked(room).unwrap_or_default();
@@ -26,7 +27,7 @@ impl Qcow2 {
                 }
                 mapping => self.read_as(mapping, offset, part),
             }
-            .map_err(|error| error.at_offset(offset.get()))?;
+            .map_err(here)?;
             offset = offset.plus_bytes(u64::try_from(room).unwrap_or(u64::MAX));
             buf = rest;
         }

@@ -5,6 +5,7 @@ mod both_ways;
 mod copied;
 mod damaged;
 mod disk;
+mod errors;
 mod external;
 mod features;
 mod flush;

@@ -1,0 +1,117 @@
+//! An open image: its disk, and which files it consists of.
+
+use std::path::{Path, PathBuf};
+
+use crate::block::{BlockDevice, Extent};
+use crate::error::{Error, ErrorKind, Result};
+use crate::qcow2::Qcow2;
+use crate::raw::Raw;
+
+/// An open image, with everything below it. Each error says which file it is about: the image, its
+/// data file, or one below.
+#[derive(Debug)]
+pub struct Image {
+    pub(super) path: PathBuf,
+    pub(super) data_path: Option<PathBuf>,
+    pub(super) backing_path: Option<PathBuf>,
+    pub(super) disk: Disk,
+}
+
+/// The disk of an image, by its format.
+#[derive(Debug)]
+pub(crate) enum Disk {
+    Qcow2(Box<Qcow2>),
+    Raw(Raw),
+}
+
+impl Image {
+    /// The path that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where its backing file is, without symbolic links; its name as stored is in the header.
+    pub fn backing_file(&self) -> Option<&Path> {
+        self.backing_path.as_deref()
+    }
+
+    /// Where its external data file is, without symbolic links.
+    pub fn data_file(&self) -> Option<&Path> {
+        self.data_path.as_deref()
+    }
+
+    /// The disk alone: what it says does not name its file.
+    pub(crate) fn into_disk(self) -> Disk {
+        self.disk
+    }
+
+    /// Writes whole clusters, compressed: see [`Qcow2::write_compressed`].
+    ///
+    /// # Errors
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for raw disks; otherwise as there.
+    pub fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.of_file(match &self.disk {
+            Disk::Qcow2(image) => image.write_compressed(offset, data),
+            Disk::Raw(_) => {
+                let message = "a raw disk cannot have compressed clusters";
+                Err(Error::new(ErrorKind::UnsupportedFeature, message))
+            }
+        })
+    }
+
+    /// Writes what is still in memory, and returns when everything is on the medium: the real end
+    /// of an image that was written. An image that is dropped instead is sound, and lacks what was
+    /// written since the last [`flush`](BlockDevice::flush).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn close(self) -> Result<()> {
+        let closed = match self.disk {
+            Disk::Qcow2(image) => image.close(),
+            Disk::Raw(image) => image.flush(),
+        };
+        closed.map_err(|error| error.at_path(&self.path))
+    }
+
+    fn device(&self) -> &dyn BlockDevice {
+        match &self.disk {
+            Disk::Qcow2(image) => &**image,
+            Disk::Raw(image) => image,
+        }
+    }
+
+    /// Where an error does not say which file it is about, it is this one.
+    fn of_file<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| error.at_path(&self.path))
+    }
+}
+
+impl BlockDevice for Image {
+    fn size(&self) -> u64 {
+        self.device().size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.of_file(self.device().read_at(offset, buf))
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.of_file(self.device().write_at(offset, data))
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.of_file(self.device().write_zeroes(offset, len))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.of_file(self.device().discard(offset, len))
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.of_file(self.device().flush())
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        self.of_file(self.device().extent(offset, end))
+    }
+}
