@@ -68,7 +68,9 @@ pub trait BlockDevice: Send + Sync {
     ///
     /// # Errors
     /// See the trait; [`Permission`](crate::ErrorKind::Permission) where the disk was opened to be
-    /// read. After a failure of the medium nothing more is written.
+    /// read. Once a change has failed on the medium, for lack of room too, nothing more is written:
+    /// later changes fail with the kind of that failure and have it as their cause, and only
+    /// opening the image again helps.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
 
     /// Makes the range read as zeros, cheaply where that is possible.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -61,7 +62,7 @@ kinds! {
     Permission = 7 "permission",
     /// Another process uses the disk; trying again later may succeed.
     Locked = 8 "locked",
-    /// The host file system is full.
+    /// The host file system is full, or cannot hold a file of that length.
     NoSpace = 9 "no_space",
     /// A read, write or sync failed for another reason.
     Io = 10 "io",
@@ -119,10 +120,10 @@ pub struct Holder {
 }
 
 /// A failure: its [`ErrorKind`], a message, and where it happened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Inner {
     kind: ErrorKind,
     message: String,
@@ -132,7 +133,7 @@ struct Inner {
     field: Option<&'static str>,
     holder: Option<Holder>,
     changed: bool,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -192,7 +193,7 @@ impl Error {
 
     /// Records the cause.
     pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        self.0.source = Some(Box::new(source));
+        self.0.source = Some(Arc::new(source));
         self
     }
 
@@ -242,9 +243,21 @@ impl Error {
         self.kind() == ErrorKind::Locked
     }
 
-    /// The system's error number, when a system call failed.
+    /// The system's error number, when a system call failed, also an earlier one that is the cause.
     pub fn errno(&self) -> Option<i32> {
-        self.0.source.as_deref()?.downcast_ref::<io::Error>()?.raw_os_error()
+        match self.cause::<io::Error>() {
+            Some(error) => error.raw_os_error(),
+            None => self.cause::<Error>()?.errno(),
+        }
+    }
+
+    /// Whether a file would have become longer than its file system or a limit allows, so that more
+    /// room would not help; the kind is [`ErrorKind::NoSpace`].
+    pub fn is_file_too_large(&self) -> bool {
+        match self.cause::<io::Error>() {
+            Some(error) => error.kind() == io::ErrorKind::FileTooLarge,
+            None => self.cause::<Error>().is_some_and(Error::is_file_too_large),
+        }
     }
 
     /// The typed cause, when it is a `T` (format errors keep theirs here).
@@ -305,7 +318,9 @@ fn classify(error: &io::Error) -> ErrorKind {
             ErrorKind::Permission
         }
         io::ErrorKind::AlreadyExists => ErrorKind::Exists,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            ErrorKind::NoSpace
+        }
         io::ErrorKind::IsADirectory => ErrorKind::NotADisk,
         io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => ErrorKind::BadRequest,
         _ => ErrorKind::Io,
@@ -329,6 +344,24 @@ mod tests {
         assert!(error.to_string().contains("write at byte 512, guest byte 7: No"), "{error}");
         let error = Error::new(ErrorKind::Corrupt, "damaged").at_guest_offset(7);
         assert_eq!((error.offset(), error.to_string()), (None, "damaged at guest byte 7".into()));
+    }
+
+    #[test]
+    fn system_errors_have_kinds_and_numbers() {
+        let path = Path::new("/d");
+        for (errno, kind) in [
+            (nix::libc::EFBIG, ErrorKind::NoSpace),
+            (nix::libc::EDQUOT, ErrorKind::NoSpace),
+            (nix::libc::EROFS, ErrorKind::Permission),
+            (nix::libc::EIO, ErrorKind::Io),
+        ] {
+            let error = Error::io("cannot write", path, io::Error::from_raw_os_error(errno));
+            assert_eq!((error.kind(), error.errno()), (kind, Some(errno)));
+            let later = Error::new(kind, "later").with_source(error.clone());
+            assert_eq!(later.errno(), Some(errno));
+            assert_eq!(later.is_file_too_large(), errno == nix::libc::EFBIG);
+            assert_eq!(later.to_string(), format!("later: {error}"));
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ const (
 	ErrPermission Kind = "permission"
 	// ErrLocked: another process uses the disk; trying again later may succeed.
 	ErrLocked Kind = "locked"
-	// ErrNoSpace: the host file system is full.
+	// ErrNoSpace: the host file system is full, or cannot hold a file of that length.
 	ErrNoSpace Kind = "no_space"
 	// ErrIO: a read, write or sync failed for another reason.
 	ErrIO Kind = "io"

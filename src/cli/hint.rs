@@ -29,6 +29,9 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
             "if you trust the image, allow the folder of that file with --allow FOLDER, or any file \
              with --trust full; a name that is no file is never followed"
         }
+        ErrorKind::NoSpace if error.is_file_too_large() => {
+            "choose a smaller size, or a folder on a file system with larger files"
+        }
         ErrorKind::NoSpace => "free some room on the file system, or choose another folder",
         _ => return None,
     })

@@ -4,7 +4,7 @@ mod latch;
 
 use std::sync::RwLock;
 
-pub use latch::Latch;
+pub use latch::{FirstFailure, Latch};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::Task;

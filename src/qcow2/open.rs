@@ -1,6 +1,5 @@
 //! An open image: its storage, its header, its tables in memory, and what lies below it.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::compress::Codec;
@@ -12,7 +11,7 @@ use super::read::Recent;
 use super::table::read_l1;
 use crate::block::{BlockDevice, DeviceOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::{Latch, Storage};
+use crate::host::storage::{FirstFailure, Latch, Storage};
 use crate::task::{Cancel, Silent, Task};
 
 /// What lies below an image: unallocated clusters show it.
@@ -104,9 +103,9 @@ impl Qcow2 {
         if options.writable && header.incompatible.contains(Incompatible::CORRUPT) {
             return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
         }
-        let failed: Arc<AtomicBool> = Arc::default();
+        let failure: Arc<FirstFailure> = Arc::default();
         let latched = |storage| match options.writable {
-            true => Box::new(Latch::new(storage, failed.clone())),
+            true => Box::new(Latch::new(storage, failure.clone())),
             // What changes an image as a whole clears up behind itself when that fails.
             false => storage,
         };

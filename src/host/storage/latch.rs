@@ -1,45 +1,53 @@
 //! A storage that is not written any more once a write has failed: what reached the medium until
 //! then is safe because of its order, and what would come after it need not be.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::{Allocation, Storage};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+
+/// The first change that failed, of all files that share it: they fail together.
+#[derive(Debug, Default)]
+pub struct FirstFailure(OnceLock<Error>);
+
+impl FirstFailure {
+    /// Refuses to go on behind a failure. The error has its kind, so that whoever waits for room
+    /// or reports a broken medium hears of it from any call, and has it as its cause.
+    fn require_none(&self) -> Result<()> {
+        let Some(first) = self.0.get() else { return Ok(()) };
+        let message = "nothing more is written, since an earlier write failed";
+        Err(Error::new(first.kind(), message).with_source(first.clone()))
+    }
+
+    /// Part of what failed may be there.
+    fn remember(&self, error: Error) -> Error {
+        let error = error.after_changes();
+        self.0.get_or_init(|| error.clone());
+        error
+    }
+}
 
 /// Passes everything on until a change fails.
 pub struct Latch {
     storage: Box<dyn Storage>,
-    failed: Arc<AtomicBool>,
+    first_failure: Arc<FirstFailure>,
 }
 
 impl std::fmt::Debug for Latch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Latch").field("failed", &self.failed).finish_non_exhaustive()
+        f.debug_struct("Latch").field("failed", &self.first_failure).finish_non_exhaustive()
     }
 }
 
 impl Latch {
-    /// Files that share `failed` fail together.
-    pub fn new(storage: Box<dyn Storage>, failed: Arc<AtomicBool>) -> Self {
-        Latch { storage, failed }
+    /// Over this file.
+    pub fn new(storage: Box<dyn Storage>, first_failure: Arc<FirstFailure>) -> Self {
+        Latch { storage, first_failure }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&dyn Storage) -> Result<T>) -> Result<T> {
-        self.require_sound()?;
-        change(&*self.storage).map_err(|error| {
-            self.failed.store(true, Ordering::Release);
-            // Part of it may be there.
-            error.after_changes()
-        })
-    }
-
-    fn require_sound(&self) -> Result<()> {
-        if self.failed.load(Ordering::Acquire) {
-            let message = "an earlier write failed, so nothing more is written";
-            return Err(Error::new(ErrorKind::Io, message));
-        }
-        Ok(())
+    fn change(&self, change: impl FnOnce(&dyn Storage) -> Result<()>) -> Result<()> {
+        self.first_failure.require_none()?;
+        change(&*self.storage).map_err(|error| self.first_failure.remember(error))
     }
 }
 
@@ -70,7 +78,7 @@ impl Storage for Latch {
 
     fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
         // Advice: where it is not taken, everything is as before.
-        self.require_sound()?;
+        self.first_failure.require_none()?;
         self.storage.punch_hole(offset, len)
     }
 
@@ -80,5 +88,39 @@ impl Storage for Latch {
 
     fn sync(&self) -> Result<()> {
         self.change(|storage| storage.sync())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::host::recording::{Failure, Fault, RecordingStorage};
+
+    #[test]
+    fn later_changes_say_what_failed_first() {
+        let shared = Arc::<FirstFailure>::default();
+        let files = [(); 2].map(|()| Arc::new(RecordingStorage::new(vec![1; 512])));
+        let latch =
+            |file: &Arc<RecordingStorage>| Latch::new(Box::new(file.clone()), shared.clone());
+        let latches = files.each_ref().map(latch);
+        let failure = Failure::Change(ErrorKind::NoSpace);
+        files[0].fail(Fault { nth: 1, failure, lasts: false });
+        latches[0].write_at(0, b"x").unwrap();
+        let first = latches[0].write_at(0, b"y").unwrap_err();
+        assert!(first.changed());
+        for latch in &latches {
+            for later in [latch.write_at(0, b"z"), latch.sync(), latch.punch_hole(0, 512)] {
+                let later = later.unwrap_err();
+                assert_eq!((later.kind(), later.changed()), (ErrorKind::NoSpace, false));
+                let message = later.to_string();
+                assert!(
+                    message.ends_with("an earlier write failed: the medium fails"),
+                    "{message}"
+                );
+            }
+            assert_eq!(latch.read_at(0, &mut [0; 4]).unwrap(), 4);
+        }
+        assert_eq!(files[0].events().len(), 1);
     }
 }

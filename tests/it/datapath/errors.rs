@@ -99,9 +99,14 @@ fn writes_that_files_are_too_small_for() {
         let error = image.write_at(at, &[1; 512]).expect_err("a file that is too large");
         assert_eq!(error.path(), Some(&*folder.join(written)), "{error}");
         assert!(error.offset().is_some_and(|at| at >= 1 << 20), "{error}");
+        let (kind, errno, first) = (error.kind(), error.errno(), error.to_string());
+        assert_eq!(kind, ErrorKind::NoSpace, "{error}");
         let later = [image.write_at(at, &[1; 512]), image.flush(), image.close()];
         for error in later.into_iter().filter_map(Result::err) {
             assert_eq!(error.path(), Some(&*folder.join(name)), "{error}");
+            assert_eq!((error.kind(), error.errno()), (kind, errno), "{error}");
+            let message = error.to_string();
+            assert!(message.ends_with(&format!("an earlier write failed: {first}")), "{message}");
         }
     }
 }

@@ -224,9 +224,25 @@ fn permission() {
     }
 }
 
+/// What cannot be read is told so: address 0 of a process, which passes for a file.
+#[test]
+#[cfg(target_os = "linux")]
+fn io() {
+    let env = Env::new();
+    let mut session = Session::new(&env);
+    for method in ["info", "resize"] {
+        let mut params = json!({ "path": "/proc/self/mem", "format": "raw" });
+        if method == "resize" {
+            params["size"] = json!("1M");
+        }
+        failed(&session.ask(method, params), "io", method);
+    }
+    assert_eq!(session.close().1.code, Some(0));
+}
+
 /// A limit on the length of files ends no session: what does not fit fails, and is gone.
 #[test]
-fn io() {
+fn no_space_for_longer_files() {
     let env = Env::new();
     env.report("create d.raw --size 1M");
     let before = env.contents();
@@ -234,14 +250,14 @@ fn io() {
     for name in ["n.raw", "n.qcow2", "d.raw"] {
         let params = json!({ "path": name, "size": "8M", "if_exists": "replace",
             "layout": { "preallocation": "full" } });
-        failed(&session.ask("create", params), "io", name);
+        failed(&session.ask("create", params), "no_space", name);
         assert_eq!(env.contents(), before, "{name}");
     }
     // What an existing disk grew by before that is taken back.
     let disk = || std::fs::read(env.path("d.raw")).expect("the disk");
     let was = disk();
     let params = json!({ "path": "d.raw", "size": "8M", "preallocation": "full" });
-    failed(&session.ask("resize", params), "io", "d.raw");
+    failed(&session.ask("resize", params), "no_space", "d.raw");
     assert!(disk() == was, "changed, it did not say");
     assert_eq!(session.close().1.code, Some(0));
 }
