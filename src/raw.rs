@@ -6,7 +6,9 @@ use crate::block::{
     BlockDevice, DeviceOptions, Discard, Extent, ExtentKind, is_zero, require_inside, require_run,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::{Allocation, Latch, Storage, read_padded_at, write_zeros};
+use crate::host::storage::{
+    Allocation, Latch, Storage, read_padded_at, refuse_read_only, write_zeros,
+};
 use crate::task::Task;
 use crate::units::VirtualSize;
 
@@ -46,8 +48,12 @@ impl Raw {
     /// A disk as large as the file. The caller must hold its lock if it is to be written.
     ///
     /// # Errors
-    /// What the storage says.
+    /// To write, [`Permission`](ErrorKind::Permission) where the storage
+    /// [cannot be](Storage::is_read_only); what the storage says.
     pub fn open_with(storage: Box<dyn Storage>, options: &DeviceOptions) -> Result<Raw> {
+        if options.writable {
+            refuse_read_only(&*storage)?;
+        }
         let size = storage.len()?;
         let storage = match options.writable {
             true => Box::new(Latch::new(storage, Arc::default())),
@@ -70,9 +76,12 @@ impl Raw {
     /// result is on the medium.
     ///
     /// # Errors
-    /// What the storage says; [`changed`](Error::changed) is set.
+    /// [`Permission`](ErrorKind::Permission) for a storage that cannot be written, whatever the disk
+    /// was opened for; what the storage says: [`changed`](Error::changed) tells whether the disk may
+    /// differ.
     pub fn resize(self, size: VirtualSize, how: RawAllocation, task: Task<'_>) -> Result<()> {
         let storage = &*self.storage;
+        refuse_read_only(storage)?;
         let changed = |error: Error| error.after_changes();
         if let Some(added) = size.bytes().checked_sub(self.size).filter(|&added| added > 0) {
             let allocated = allocate(storage, self.size, added, how, task);

@@ -22,7 +22,7 @@ use stream::Stream;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::lock::{LockState, release};
-use crate::host::storage::{Allocation, Storage};
+use crate::host::storage::{Allocation, Storage, refuse_read_only};
 use crate::host::sys;
 
 /// What an open file may be used for.
@@ -154,6 +154,11 @@ impl FileStorage {
         Error::io(doing, &self.path, source)
     }
 
+    /// The system has another error for each of the calls.
+    fn require_writable(&self, offset: u64) -> Result<()> {
+        refuse_read_only(self).map_err(|error| error.at_path(&self.path).at_offset(offset))
+    }
+
     /// The range as the system takes it: signed 64 bits.
     fn range(&self, offset: u64, len: u64) -> Result<(i64, i64)> {
         let end = offset.checked_add(len).filter(|&end| i64::try_from(end).is_ok());
@@ -235,6 +240,7 @@ impl Storage for FileStorage {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.require_writable(offset)?;
         // OK: a usize always fits.
         self.range(offset, data.len() as u64)?;
         let written = self.file.write_all_at(data, offset);
@@ -246,6 +252,7 @@ impl Storage for FileStorage {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
+        refuse_read_only(self).map_err(|error| error.at_path(&self.path))?;
         self.range(0, len)?;
         if self.kind == FileKind::BlockDevice {
             let present = self.len()?;
@@ -259,6 +266,7 @@ impl Storage for FileStorage {
     }
 
     fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Result<()> {
+        self.require_writable(offset)?;
         match how {
             _ if len == 0 => Ok(()),
             Allocation::Zeros => self.write_zeros(offset, len),
@@ -272,6 +280,7 @@ impl Storage for FileStorage {
     fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
         /// No device has larger logical blocks, and devices take whole ones alone.
         const DEVICE_BLOCK: u64 = 4096;
+        self.require_writable(offset)?;
         let (mut start, mut end) = (offset, offset.saturating_add(len));
         if self.kind == FileKind::BlockDevice {
             start = start.checked_next_multiple_of(DEVICE_BLOCK).unwrap_or(u64::MAX);
@@ -287,6 +296,7 @@ impl Storage for FileStorage {
     }
 
     fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
+        self.require_writable(offset)?;
         if len == 0 {
             return Ok(());
         }
@@ -302,6 +312,10 @@ impl Storage for FileStorage {
 
     fn sync(&self) -> Result<()> {
         sys::sync_data(&self.file).map_err(|error| self.io("cannot sync", error))
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.access == Access::Read
     }
 }
 

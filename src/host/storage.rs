@@ -57,6 +57,22 @@ pub trait Storage: Send + Sync {
 
     /// Returns when everything written before is on the medium.
     fn sync(&self) -> Result<()>;
+
+    /// Whether it was opened to be read, so that every change is refused.
+    fn is_read_only(&self) -> bool {
+        false
+    }
+}
+
+/// Refuses to change what was opened to be read, before any of it is changed.
+///
+/// # Errors
+/// [`Permission`](ErrorKind::Permission).
+pub fn refuse_read_only(storage: &dyn Storage) -> Result<()> {
+    if storage.is_read_only() {
+        return Err(Error::new(ErrorKind::Permission, "the file was opened to be read"));
+    }
+    Ok(())
 }
 
 impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
@@ -94,6 +110,10 @@ impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
 
     fn sync(&self) -> Result<()> {
         (**self).sync()
+    }
+
+    fn is_read_only(&self) -> bool {
+        (**self).is_read_only()
     }
 }
 

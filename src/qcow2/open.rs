@@ -11,7 +11,7 @@ use super::read::Recent;
 use super::table::read_l1;
 use crate::block::{BlockDevice, DeviceOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::{FirstFailure, Latch, Storage};
+use crate::host::storage::{FirstFailure, Latch, Storage, refuse_read_only};
 use crate::task::{Cancel, Silent, Task};
 
 /// What lies below an image: unallocated clusters show it.
@@ -80,7 +80,8 @@ impl Qcow2 {
     /// # Errors
     /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for encrypted images;
     /// [`BadRequest`](ErrorKind::BadRequest) where a data file is missing, or given and not used;
-    /// to write, [`Corrupt`](ErrorKind::Corrupt) for an image that is marked so, and as
+    /// to write, [`Permission`](ErrorKind::Permission) where a storage
+    /// [cannot be](Storage::is_read_only), [`Corrupt`](ErrorKind::Corrupt) for an image that is marked so, and as
     /// [`rebuild_refcounts`](Self::rebuild_refcounts).
     pub fn open_with(
         parts: Parts,
@@ -100,8 +101,12 @@ impl Qcow2 {
             };
             return Err(Error::new(ErrorKind::BadRequest, message));
         }
-        if options.writable && header.incompatible.contains(Incompatible::CORRUPT) {
-            return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
+        if options.writable {
+            refuse_read_only(&*parts.storage)?;
+            parts.data_file.as_deref().map_or(Ok(()), refuse_read_only)?;
+            if header.incompatible.contains(Incompatible::CORRUPT) {
+                return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
+            }
         }
         let failure: Arc<FirstFailure> = Arc::default();
         let latched = |storage| match options.writable {

@@ -89,6 +89,10 @@ impl Storage for Latch {
     fn sync(&self) -> Result<()> {
         self.change(|storage| storage.sync())
     }
+
+    fn is_read_only(&self) -> bool {
+        self.storage.is_read_only()
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod survey;
 mod verify;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::storage::refuse_read_only;
 use crate::task::Task;
 use crate::units::VirtualSize;
 
@@ -58,7 +59,8 @@ impl Qcow2 {
     /// A crash leaves the old disk or the new one, and at worst leaked clusters.
     ///
     /// # Errors
-    /// Before anything is written: [`Corrupt`](ErrorKind::Corrupt), [`Dirty`](ErrorKind::Dirty)
+    /// Before anything is written: [`Permission`](ErrorKind::Permission) for a storage that cannot
+    /// be written, whatever the image was opened for, [`Corrupt`](ErrorKind::Corrupt), [`Dirty`](ErrorKind::Dirty)
     /// where the counts cannot be rebuilt, [`HasSnapshots`](ErrorKind::HasSnapshots),
     /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) with bitmaps,
     /// [`BadSize`](ErrorKind::BadSize) beyond the format's limits,
@@ -121,6 +123,7 @@ impl Qcow2 {
     }
 
     fn refuse_resize(&self, options: &ResizeOptions) -> Result<()> {
+        refuse_read_only(&*self.storage)?;
         let header = &self.header;
         if header.incompatible.contains(Incompatible::CORRUPT) {
             return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));

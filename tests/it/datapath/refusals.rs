@@ -1,7 +1,13 @@
 //! Images that are refused when they are opened: by name, and before any byte is changed.
 
-use vmdisk::block::BlockDevice;
+use vmdisk::block::{BlockDevice, DeviceOptions};
+use vmdisk::host::storage::{Allocation, Storage};
+use vmdisk::host::{Access, FileStorage};
 use vmdisk::image::{Image, OpenOptions};
+use vmdisk::qcow2::{Header, Qcow2, ResizeOptions};
+use vmdisk::raw::{Raw, RawAllocation};
+use vmdisk::task::{Cancel, Silent, Task};
+use vmdisk::units::{ByteSize, VirtualSize};
 use vmdisk::{Error, ErrorKind};
 
 use crate::support::{Env, same_bytes};
@@ -220,5 +226,45 @@ fn what_may_not_be_written_is_not_written() {
         same_bytes(&contents(&image), &vec![0; 1 << 20], &name);
         image.close().expect("the end");
         assert_eq!(before, env.contents(), "{name}");
+    }
+}
+
+/// A file that was opened to be read is not changed as a whole either, and not found out about
+/// halfway: nothing of it is written, and the error says so.
+#[test]
+fn what_is_only_read_is_not_resized() {
+    for (what, options) in [("clean", ""), ("dirty", "-o lazy_refcounts=on")] {
+        let env = Env::new();
+        create(&env, options);
+        env.write("d.raw", vec![1; 1 << 20]);
+        if what == "dirty" {
+            env.patch(IMAGE, 79, &[1]);
+        }
+        let before = env.contents();
+        let storage = |name| FileStorage::open(&env.path(name), Access::Read).expect("a file");
+        let (size, cancel) = (ByteSize::from_bytes(3 << 20), Cancel::new());
+        let (size, task) =
+            (VirtualSize::round_up(size).expect("a size"), Task::new(&Silent, &cancel));
+        let open = || {
+            let storage = storage(IMAGE);
+            let header = Header::read(&storage).expect("a header");
+            Qcow2::open(Box::new(storage), header, None).expect("an image")
+        };
+        let raw = || Raw::open(Box::new(storage("d.raw"))).expect("a disk");
+        let options = ResizeOptions { virtual_size: size, preallocation: None };
+        let writable = DeviceOptions { writable: true, ..DeviceOptions::default() };
+        for error in [
+            open().resize(&options, task).map(drop),
+            raw().resize(size, RawAllocation::Reserve, task),
+            Raw::open_with(Box::new(storage("d.raw")), &writable).map(drop),
+            storage(IMAGE).write_at(0, b"x"),
+            storage(IMAGE).set_len(7),
+            storage(IMAGE).allocate(0, 8 << 20, Allocation::Reserve),
+            storage(IMAGE).punch_hole(0, 4096),
+            storage(IMAGE).zero_range(0, 4096),
+        ] {
+            is_refusal(&error.expect_err("a refusal"), ErrorKind::Permission, "to be read", what);
+        }
+        assert_eq!(before, env.contents(), "{what}");
     }
 }
