@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// What becomes of the room of what is discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Discard {
     /// It is freed, and goes back to the host's file system.
     #[default]
@@ -35,7 +36,8 @@ impl Default for CacheConfig {
     }
 }
 
-/// How a disk is used.
+/// How a disk is used. Name the fields that matter and take the others from
+/// `DeviceOptions::default()`: there may be more of them one day.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DeviceOptions {
     /// Whether it will be written. Its file must be locked for that.
@@ -100,10 +102,7 @@ pub trait BlockDevice: Send + Sync {
     fn extent(&self, offset: u64, end: u64) -> Result<Extent>;
 
     /// The runs of a range of the disk, one after the other; neighbours of a kind are one.
-    fn extents(&self, range: Range<u64>) -> Extents<'_>
-    where
-        Self: Sized,
-    {
+    fn extents(&self, range: Range<u64>) -> Extents<'_> {
         Extents::of(self, range)
     }
 }
@@ -150,7 +149,8 @@ impl Extent {
 
 /// The extents of a range, one after the other; neighbours of a kind are one.
 pub struct Extents<'a> {
-    device: &'a dyn BlockDevice,
+    /// [`BlockDevice::extent`] of the disk, of whatever kind that is.
+    extent: Box<dyn Fn(u64, u64) -> Result<Extent> + Send + Sync + 'a>,
     at: u64,
     end: u64,
     held: Option<Extent>,
@@ -160,8 +160,9 @@ pub struct Extents<'a> {
 
 impl<'a> Extents<'a> {
     /// Those of the bytes of `device` from `range.start` to `range.end`.
-    pub fn of(device: &'a dyn BlockDevice, range: Range<u64>) -> Self {
-        Extents { device, at: range.start, end: range.end, held: None, failed: None }
+    pub fn of(device: &'a (impl BlockDevice + ?Sized), range: Range<u64>) -> Self {
+        let extent = Box::new(move |offset, end| device.extent(offset, end));
+        Extents { extent, at: range.start, end: range.end, held: None, failed: None }
     }
 }
 
@@ -176,7 +177,7 @@ impl Iterator for Extents<'_> {
 
     fn next(&mut self) -> Option<Result<Extent>> {
         while self.at < self.end {
-            let next = match self.device.extent(self.at, self.end) {
+            let next = match (self.extent)(self.at, self.end) {
                 Ok(next) => next,
                 Err(error) => {
                     self.at = self.end;

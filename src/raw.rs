@@ -7,7 +7,7 @@ use crate::block::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{
-    Allocation, Latch, Storage, read_padded_at, refuse_read_only, write_zeros,
+    Allocation, FirstFailure, Latch, Storage, read_padded_at, refuse_read_only, write_zeros,
 };
 use crate::task::Task;
 use crate::units::VirtualSize;
@@ -26,6 +26,8 @@ pub enum RawAllocation {
 /// An open raw disk.
 pub struct Raw {
     storage: Box<dyn Storage>,
+    /// The first change of it that failed.
+    failure: Arc<FirstFailure>,
     size: u64,
     options: DeviceOptions,
 }
@@ -55,12 +57,13 @@ impl Raw {
             refuse_read_only(&*storage)?;
         }
         let size = storage.len()?;
+        let failure: Arc<FirstFailure> = Arc::default();
         let storage = match options.writable {
-            true => Box::new(Latch::new(storage, Arc::default())),
+            true => Box::new(Latch::new(storage, failure.clone())),
             // What changes a disk as a whole clears up behind itself when that fails.
             false => storage,
         };
-        Ok(Raw { storage, size, options: *options })
+        Ok(Raw { storage, failure, size, options: *options })
     }
 
     /// What changes the range, if that is allowed.
@@ -72,16 +75,22 @@ impl Raw {
         Ok(&*self.storage)
     }
 
-    /// Makes the file `size` long; what is added reads as zeros and is allocated as told. The
-    /// result is on the medium.
+    /// Makes the disk, and with it the file, `size` long; what is added reads as zeros and is
+    /// allocated as told. The result is on the medium, with everything written before.
     ///
     /// # Errors
     /// [`Permission`](ErrorKind::Permission) for a storage that cannot be written, whatever the disk
-    /// was opened for; what the storage says: [`changed`](Error::changed) tells whether the disk may
-    /// differ.
-    pub fn resize(self, size: VirtualSize, how: RawAllocation, task: Task<'_>) -> Result<()> {
+    /// was opened for; what the storage says. Where the error is [`changed`](Error::changed),
+    /// nothing more is written to the disk, and it must be opened again; else it is as before.
+    pub fn resize(&mut self, size: VirtualSize, how: RawAllocation, task: Task<'_>) -> Result<()> {
+        refuse_read_only(&*self.storage)?;
+        self.failure.suspended(|| self.resize_file(size, how, task))?;
+        self.size = size.bytes();
+        Ok(())
+    }
+
+    fn resize_file(&self, size: VirtualSize, how: RawAllocation, task: Task<'_>) -> Result<()> {
         let storage = &*self.storage;
-        refuse_read_only(storage)?;
         let changed = |error: Error| error.after_changes();
         if let Some(added) = size.bytes().checked_sub(self.size).filter(|&added| added > 0) {
             let allocated = allocate(storage, self.size, added, how, task);

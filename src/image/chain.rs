@@ -175,7 +175,7 @@ impl Opening<'_> {
             }
         };
         let disk = disk.map_err(|error| error.at_path(&path))?;
-        Ok(Image { path, data_path, backing_path, disk })
+        Ok(Image { path, data_path, backing_path, writable: options.writable, disk })
     }
 
     /// The file that an image keeps its guest data in, where that is not the image itself.

@@ -40,6 +40,7 @@ impl fmt::Display for Named {
 /// written, it must be a file, or lie under a folder, that the caller names with [`and`](Self::and):
 /// a downloaded image could name the files of its user otherwise, and its guest write them.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Trust {
     /// Regular files at or under these places, and nothing else.
     Within {

@@ -12,7 +12,17 @@ use crate::error::Result;
 use crate::host::LockPolicy;
 use crate::task::Cancel;
 
-/// How an image is opened.
+/// How an image is opened. Name the fields that matter and take the others from one of the
+/// functions here: there may be more of them one day.
+///
+/// ```
+/// use vmdisk::image::OpenOptions;
+/// use vmdisk::image::gate::Trust;
+///
+/// let trust = Trust::default().and("/var/lib/machines".into());
+/// let options = OpenOptions { trust, ..OpenOptions::to_write() };
+/// # let _ = options;
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     /// Its format; believed from name and content when not given. Give it for a raw disk: its

@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::probe::Format;
 use crate::block::{BlockDevice, Extent};
 use crate::error::{Error, ErrorKind, Result};
-use crate::qcow2::Qcow2;
-use crate::raw::Raw;
+use crate::qcow2::{Header, Qcow2, ResizeOptions};
+use crate::raw::{Raw, RawAllocation};
+use crate::task::Task;
+use crate::units::VirtualSize;
 
 /// An open image, with everything below it. Each error says which file it is about: the image, its
 /// data file, or one below.
@@ -14,6 +17,7 @@ pub struct Image {
     pub(super) path: PathBuf,
     pub(super) data_path: Option<PathBuf>,
     pub(super) backing_path: Option<PathBuf>,
+    pub(super) writable: bool,
     pub(super) disk: Disk,
 }
 
@@ -40,6 +44,33 @@ impl Image {
         self.data_path.as_deref()
     }
 
+    /// Its format.
+    pub fn format(&self) -> Format {
+        match self.disk {
+            Disk::Qcow2(_) => Format::Qcow2,
+            Disk::Raw(_) => Format::Raw,
+        }
+    }
+
+    /// Whether it was opened to be written.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Bytes a cluster; a raw disk has none.
+    pub fn cluster_size(&self) -> Option<u64> {
+        self.header().map(|header| header.geometry.cluster_size())
+    }
+
+    /// The header, unless the disk is raw: as it was when the image was opened, once a dirty one
+    /// was rebuilt, or resized. What the guest writes sets and clears feature bits since.
+    pub fn header(&self) -> Option<&Header> {
+        match &self.disk {
+            Disk::Qcow2(image) => Some(image.header()),
+            Disk::Raw(_) => None,
+        }
+    }
+
     /// The disk alone: what it says does not name its file.
     pub(crate) fn into_disk(self) -> Disk {
         self.disk
@@ -57,6 +88,31 @@ impl Image {
                 Err(Error::new(ErrorKind::UnsupportedFeature, message))
             }
         })
+    }
+
+    /// Makes the disk larger or smaller, rounded up to 512 bytes by [`VirtualSize`]. Added bytes
+    /// read as zeros; what lies behind a smaller disk's end is lost. Everything written before is
+    /// on the medium afterwards. `task` hears of the progress, and can stop it.
+    ///
+    /// A crash leaves the old disk or the new one. After an error that is not
+    /// [`changed`](Error::changed) the image is used on as it was; after one that is, nothing more
+    /// is written to it, and it must be opened again.
+    ///
+    /// # Errors
+    /// [`Permission`](ErrorKind::Permission) for an image that was opened to be read; as
+    /// [`Qcow2::resize_open`] and [`Raw::resize`].
+    pub fn resize(&mut self, size: VirtualSize, task: Task<'_>) -> Result<()> {
+        let resized = match &mut self.disk {
+            _ if !self.writable => {
+                Err(Error::new(ErrorKind::Permission, "the image was opened to be read"))
+            }
+            Disk::Qcow2(image) => {
+                let options = ResizeOptions { virtual_size: size, preallocation: None };
+                image.resize_open(&options, task).map(drop)
+            }
+            Disk::Raw(disk) => disk.resize(size, RawAllocation::Sparse, task),
+        };
+        self.of_file(resized)
     }
 
     /// Writes what is still in memory, and returns when everything is on the medium: the real end

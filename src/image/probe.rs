@@ -11,6 +11,7 @@ use crate::qcow2;
 
 /// The format of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
     /// qcow2, version 2 or 3.
     Qcow2,

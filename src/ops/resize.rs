@@ -162,7 +162,7 @@ pub(super) fn resize_open(
             report.freed_bytes = done.freed_bytes;
             report.refcounts_rebuilt = done.rebuilt;
         }
-        Disk::Raw(image) => {
+        Disk::Raw(mut image) => {
             let how = request.preallocation.and_then(Preallocation::for_raw);
             let how = how.unwrap_or(RawAllocation::Sparse);
             image.resize(size, how, context.task()).map_err(at_path)?;

@@ -81,6 +81,7 @@ pub(super) struct UncheckedHeader {
 
 /// A header that keeps all of the format's rules, with its tables inside the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Header {
     /// The version of the format.
     pub version: Version,

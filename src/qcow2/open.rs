@@ -38,7 +38,9 @@ pub struct Qcow2 {
     pub(super) storage: Box<dyn Storage>,
     /// The external data file, where the image has one.
     pub(super) data_file: Option<Box<dyn Storage>>,
-    /// The header as it was when the image was opened, rebuilt or settled; what changes of it in
+    /// The first change of either that failed.
+    pub(super) failure: Arc<FirstFailure>,
+    /// The header as it was when the image was opened, rebuilt, settled or resized; what changes of it in
     /// between is in `live`.
     pub(super) header: Header,
     pub(super) backing: Option<Backing>,
@@ -119,6 +121,7 @@ impl Qcow2 {
         let mut image = Qcow2 {
             storage: latched(parts.storage),
             data_file: parts.data_file.map(latched),
+            failure,
             header,
             backing: parts.backing,
             options: *options,

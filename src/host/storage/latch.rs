@@ -1,6 +1,7 @@
 //! A storage that is not written any more once a write has failed: what reached the medium until
 //! then is safe because of its order, and what would come after it need not be.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::{Allocation, Storage};
@@ -8,13 +9,30 @@ use crate::error::{Error, Result};
 
 /// The first change that failed, of all files that share it: they fail together.
 #[derive(Debug, Default)]
-pub struct FirstFailure(OnceLock<Error>);
+pub struct FirstFailure {
+    error: OnceLock<Error>,
+    suspended: AtomicBool,
+}
 
 impl FirstFailure {
+    /// Does what clears up behind itself where it fails: until its end, a change that fails keeps
+    /// nothing from being changed, and afterwards only where something could not be cleared up
+    /// (the error is then [`changed`](Error::changed)). Nobody else may change the files meanwhile.
+    ///
+    /// # Errors
+    /// What `run` says, or that there was a failure before.
+    pub fn suspended<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.require_none()?;
+        self.suspended.store(true, Ordering::Relaxed);
+        let done = run();
+        self.suspended.store(false, Ordering::Relaxed);
+        done.map_err(|error| if error.changed() { self.remember(error) } else { error })
+    }
+
     /// Refuses to go on behind a failure. The error has its kind, so that whoever waits for room
     /// or reports a broken medium hears of it from any call, and has it as its cause.
     fn require_none(&self) -> Result<()> {
-        let Some(first) = self.0.get() else { return Ok(()) };
+        let Some(first) = self.error.get() else { return Ok(()) };
         let message = "nothing more is written, since an earlier write failed";
         Err(Error::new(first.kind(), message).with_source(first.clone()))
     }
@@ -22,8 +40,13 @@ impl FirstFailure {
     /// Part of what failed may be there.
     fn remember(&self, error: Error) -> Error {
         let error = error.after_changes();
-        self.0.get_or_init(|| error.clone());
+        self.error.get_or_init(|| error.clone());
         error
+    }
+
+    /// A change failed.
+    fn failed(&self, error: Error) -> Error {
+        if self.suspended.load(Ordering::Relaxed) { error } else { self.remember(error) }
     }
 }
 
@@ -47,7 +70,7 @@ impl Latch {
 
     fn change(&self, change: impl FnOnce(&dyn Storage) -> Result<()>) -> Result<()> {
         self.first_failure.require_none()?;
-        change(&*self.storage).map_err(|error| self.first_failure.remember(error))
+        change(&*self.storage).map_err(|error| self.first_failure.failed(error))
     }
 }
 

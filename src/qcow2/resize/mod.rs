@@ -5,7 +5,11 @@ mod apply;
 mod fill;
 mod plan;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod verify;
+
+use std::sync::RwLock;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::refuse_read_only;
@@ -16,7 +20,8 @@ use self::plan::Plan;
 use self::survey::Survey;
 use super::feature::Incompatible;
 use super::geometry::{GuestOffset, HostCluster};
-use super::header::Version;
+use super::header::{Header, Version};
+use super::live::Live;
 use super::open::Qcow2;
 use super::options::Preallocation;
 use super::snapshot;
@@ -41,6 +46,7 @@ struct Growth {
 
 /// What a resize did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Resized {
     /// What was laid out for the added clusters; `None` when the disk shrank.
     pub preallocation: Option<Preallocation>,
@@ -51,22 +57,33 @@ pub struct Resized {
 }
 
 impl Qcow2 {
+    /// As [`resize_open`](Self::resize_open), for an image that is not used afterwards.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resize(mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
+        self.resize_open(options, task)
+    }
+
     /// Makes the disk larger or smaller, down to the byte. Added bytes read as zeros whatever is
     /// below; clusters behind a smaller disk's end are released. The reference counts of a dirty
-    /// image are rebuilt first. The caller must hold the image's lock. The open image is consumed:
-    /// its tables change.
+    /// image are rebuilt first. The caller must hold the image's lock. Everything written before is
+    /// on the medium afterwards.
     ///
-    /// A crash leaves the old disk or the new one, and at worst leaked clusters.
+    /// A crash leaves the old disk or the new one, and at worst leaked clusters. So does a failure:
+    /// where its error is not [`changed`](Error::changed), the image is used on as it was, else
+    /// nothing more is written to it, and it must be opened again.
     ///
     /// # Errors
     /// Before anything is written: [`Permission`](ErrorKind::Permission) for a storage that cannot
-    /// be written, whatever the image was opened for, [`Corrupt`](ErrorKind::Corrupt), [`Dirty`](ErrorKind::Dirty)
-    /// where the counts cannot be rebuilt, [`HasSnapshots`](ErrorKind::HasSnapshots),
+    /// be written, whatever the image was opened for, [`Corrupt`](ErrorKind::Corrupt),
+    /// [`Dirty`](ErrorKind::Dirty) where the counts cannot be rebuilt,
+    /// [`HasSnapshots`](ErrorKind::HasSnapshots),
     /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) with bitmaps,
     /// [`BadSize`](ErrorKind::BadSize) beyond the format's limits,
     /// [`BackingRefused`](ErrorKind::BackingRefused) where the backing file's bytes are needed and
     /// it was not opened. Afterwards ([`changed`](Error::changed) is set) what the storage says.
-    pub fn resize(mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
+    pub fn resize_open(&mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
         self.refuse_resize(options)?;
         self.settle().map_err(Error::after_changes)?;
         let rebuilt = self.header.incompatible.contains(Incompatible::DIRTY);
@@ -75,15 +92,20 @@ impl Qcow2 {
             self.plan(options, None)?;
             self.rebuild_refcounts(task)?;
         }
-        let resized = self.resize_clean(options, task);
+        let resized = self.failure.suspended(|| self.resize_clean(options, task));
         let resized = if rebuilt { resized.map_err(Error::after_changes) } else { resized };
-        resized.map(|resized| Resized { rebuilt, ..resized })
+        let (header, resized) = resized?;
+        self.live = RwLock::new(Live::new(&header, self.options.cache));
+        self.header = header;
+        Ok(Resized { rebuilt, ..resized })
     }
 
-    fn resize_clean(&self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
+    /// Returns the header after the switch, too.
+    fn resize_clean(&self, options: &ResizeOptions, task: Task<'_>) -> Result<(Header, Resized)> {
         let (plan, preallocation) = self.plan(options, Some(task))?;
+        let header = plan.header.clone();
         let freed_bytes = self.apply(plan, preallocation, task)?;
-        Ok(Resized { preallocation, freed_bytes, rebuilt: false })
+        Ok((header, Resized { preallocation, freed_bytes, rebuilt: false }))
     }
 
     /// Plans the resize, and how what is added is laid out; nothing when the disk shrinks. With a

@@ -13,4 +13,5 @@ mod huge;
 mod locks;
 mod raw;
 mod refusals;
+mod resized;
 mod threads;

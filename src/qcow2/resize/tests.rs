@@ -1,0 +1,103 @@
+//! An image that is resized while it is open is used on, whatever the medium does.
+
+use crate::block::BlockDevice;
+use crate::error::{Error, ErrorKind};
+use crate::host::recording::{Failure, Fault};
+use crate::qcow2::subject_tests::{PLAIN, Shape, Step, Subject, contents, virtual_size};
+use crate::qcow2::{ResizeOptions, Resized};
+use crate::task::{Cancel, Silent, Task};
+
+const SIZES: [u64; 4] = [3 << 20, 512, 200 << 10, 30 << 10];
+
+fn shapes() -> [Shape; 4] {
+    let overlay = Shape { below: Some(30 << 10), ..PLAIN };
+    let lazy = Shape { lazy: true, order: 3, ..PLAIN };
+    let extended = Shape { cluster_bits: 14, extended: true, below: Some(30 << 10), ..PLAIN };
+    [PLAIN, overlay, lazy, extended]
+}
+
+/// Images with something in memory that was not flushed.
+fn subjects() -> impl Iterator<Item = Subject> {
+    shapes().into_iter().map(|shape| {
+        let mut subject = Subject::new(shape);
+        subject.step(Step::Write(100, 20_000, 1));
+        subject.step(Step::Flush);
+        subject.step(Step::Discard(0, 2 << shape.cluster_bits));
+        subject.step(Step::Write(25_000, 9_000, 2));
+        subject
+    })
+}
+
+fn resize(subject: &mut Subject, size: u64) -> Result<Resized, Error> {
+    let options = ResizeOptions { virtual_size: virtual_size(size), preallocation: None };
+    let image = subject.image.as_mut().expect("an open image");
+    image.resize_open(&options, Task::new(&Silent, &Cancel::new()))
+}
+
+/// The disk has its new size at once, what it had and zeros behind that, and can be written as
+/// before; nothing of it is wrong when it is closed.
+#[test]
+fn an_open_image_is_used_on_with_its_new_size() {
+    for mut subject in subjects() {
+        for size in SIZES {
+            resize(&mut subject, size).unwrap();
+            subject.model.resize(size as usize, 0);
+            assert_eq!(subject.image().size(), size);
+            assert!(subject.contents() == subject.model, "{:?} of {size}", subject.shape);
+            subject.step(Step::Write(size - 300, 300, 7));
+            subject.step(Step::Write(size / 2, 3_000, 8));
+            subject.step(Step::Zero(size / 3, 700));
+            assert!(subject.image().write_at(size - 1, &[1; 2]).is_err());
+            assert!(subject.contents() == subject.model, "{:?} of {size}", subject.shape);
+        }
+        subject.step(Step::Reopen);
+        assert!(subject.contents() == subject.model, "{:?}", subject.shape);
+        subject.close().unwrap();
+        subject.is_sound();
+    }
+}
+
+/// Wherever the medium fails once, the disk has its old size or its new one. Where the error
+/// promises that nothing was changed, it is used on; else it is not written any more, says why,
+/// and is sound when it is opened again.
+#[test]
+fn an_image_that_could_not_be_resized_is_as_it_was() {
+    let (mut promised, mut latched) = (0, 0);
+    for size in SIZES {
+        for number in 0..shapes().len() {
+            let flushed = || {
+                let mut subject = subjects().nth(number).expect("a shape");
+                subject.step(Step::Flush);
+                let (done, _) = subject.storage.operations();
+                (subject, done)
+            };
+            let (mut whole, before) = flushed();
+            resize(&mut whole, size).unwrap();
+            for nth in 0..whole.storage.operations().0 - before {
+                let (mut subject, done) = flushed();
+                let failure = Failure::Change(ErrorKind::NoSpace);
+                subject.storage.fail(Fault { nth: done + nth, failure, lasts: false });
+                let Err(error) = resize(&mut subject, size) else { continue };
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+                if error.changed() {
+                    latched += 1;
+                    let later = subject.image().write_at(0, b"x").unwrap_err();
+                    assert_eq!(later.kind(), ErrorKind::NoSpace, "{later}");
+                    assert!(later.to_string().contains("the medium fails"), "{later}");
+                    drop(subject.image.take());
+                    subject.open().unwrap();
+                    let now = subject.image().size();
+                    assert!(now == size || now == subject.model.len() as u64, "{now}");
+                    subject.model.resize(now as usize, 0);
+                } else {
+                    promised += 1;
+                }
+                assert!(contents(subject.image()).unwrap() == subject.model, "{nth} of {size}");
+                subject.step(Step::Write(10, 400, 9));
+                subject.step(Step::Reopen);
+                assert!(subject.contents() == subject.model, "{nth} of {size}");
+            }
+        }
+    }
+    assert!(promised >= 8 && latched >= 100, "{promised} {latched}");
+}
