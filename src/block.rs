@@ -117,7 +117,7 @@ pub enum ExtentKind {
     },
     /// The image's own data, compressed.
     Compressed,
-    /// Zeros, as the image says.
+    /// Zeros, as the image says, or the file system of a raw disk, which has a hole there.
     Zero,
     /// Nothing of the image's own: what is below, else zeros.
     Unallocated,

@@ -143,8 +143,13 @@ impl BlockDevice for Raw {
     }
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
-        let len = require_run(self.size, offset, end)?;
-        Ok(Extent { offset, len, kind: ExtentKind::Data { host_offset: offset } })
+        require_run(self.size, offset, end)?;
+        let run = self.storage.run(offset, end)?;
+        let kind = match run.is_hole {
+            true => ExtentKind::Zero,
+            false => ExtentKind::Data { host_offset: offset },
+        };
+        Ok(Extent { offset, len: run.end.saturating_sub(offset), kind })
     }
 }
 

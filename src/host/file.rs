@@ -1,5 +1,6 @@
 //! [`FileStorage`]: a regular file or a block device as [`Storage`], opened with suspicion.
 
+mod holes;
 mod info;
 mod input;
 mod stream;
@@ -22,7 +23,7 @@ use stream::Stream;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::lock::{LockState, release};
-use crate::host::storage::{Allocation, Storage, refuse_read_only};
+use crate::host::storage::{Allocation, Run, Storage, refuse_read_only};
 use crate::host::sys;
 
 /// What an open file may be used for.
@@ -312,6 +313,14 @@ impl Storage for FileStorage {
 
     fn sync(&self) -> Result<()> {
         sys::sync_data(&self.file).map_err(|error| self.io("cannot sync", error))
+    }
+
+    fn run(&self, offset: u64, end: u64) -> Result<Run> {
+        let run = match self.kind {
+            FileKind::Regular => holes::run(&self.file, offset, end),
+            FileKind::BlockDevice => Ok(Run { is_hole: false, end }),
+        };
+        run.map_err(|error| self.io("cannot look for holes in", error.into()).at_offset(offset))
     }
 
     fn is_read_only(&self) -> bool {

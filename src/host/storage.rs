@@ -18,6 +18,15 @@ pub enum Allocation {
     Zeros,
 }
 
+/// Bytes of a file that are alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Whether they are a hole, which reads as zeros; else they are data, or nobody can tell.
+    pub is_hole: bool,
+    /// Where they end.
+    pub end: u64,
+}
+
 /// A file as the format engines see it: positional, synchronous, shared between threads. Offsets
 /// and lengths are host bytes. Errors carry the file's path.
 pub trait Storage: Send + Sync {
@@ -57,6 +66,13 @@ pub trait Storage: Send + Sync {
 
     /// Returns when everything written before is on the medium.
     fn sync(&self) -> Result<()>;
+
+    /// What the bytes from `offset` on are, and where that ends: behind `offset`, and at `end` at
+    /// the latest.
+    fn run(&self, offset: u64, end: u64) -> Result<Run> {
+        let _ = offset;
+        Ok(Run { is_hole: false, end })
+    }
 
     /// Whether it was opened to be read, so that every change is refused.
     fn is_read_only(&self) -> bool {
@@ -110,6 +126,10 @@ impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
 
     fn sync(&self) -> Result<()> {
         (**self).sync()
+    }
+
+    fn run(&self, offset: u64, end: u64) -> Result<Run> {
+        (**self).run(offset, end)
     }
 
     fn is_read_only(&self) -> bool {

@@ -4,6 +4,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use vmdisk::block::{BlockDevice, DeviceOptions, Discard, ExtentKind};
+use vmdisk::host::storage::{Allocation, Storage};
+use vmdisk::host::{Access, FileStorage};
 use vmdisk::image::{Image, OpenOptions};
 
 use crate::support::Env;
@@ -88,6 +90,71 @@ fn zeros_take_no_room() {
         env.is_clean("d.qcow2");
         assert!(env.guest_bytes("d.qcow2", MIB, 2 << 20).iter().all(|&byte| byte == 0));
         assert!(env.guest_bytes("d.qcow2", 3 * MIB, 1 << 20).iter().all(|&byte| byte == 7));
+    }
+}
+
+/// The runs of a raw disk: where they begin, how long they are, and whether they are zeros that
+/// take no room.
+fn ours(image: &Image) -> Vec<(u64, u64, bool)> {
+    let extents = image.extents(0..image.size()).map(|extent| extent.expect("an extent"));
+    let runs = extents.map(|extent| {
+        let is_data = extent.kind == ExtentKind::Data { host_offset: extent.offset };
+        assert!(is_data || extent.kind == ExtentKind::Zero, "{extent:?}");
+        (extent.offset, extent.len, !is_data)
+    });
+    runs.collect()
+}
+
+/// The same as QEMU tells it. All of a raw disk is its own.
+fn theirs(env: &Env, disk: &str) -> Vec<(u64, u64, bool)> {
+    let map = env.run("qemu-img", ["map", "-f", "raw", "--output=json", disk]).exits(0).json();
+    let runs = map.as_array().expect("a list").iter().map(|run| {
+        let flag = |name: &str| run[name].as_bool().expect("a flag");
+        let number = |name: &str| run[name].as_u64().expect("a number");
+        assert!(flag("present") && flag("zero") != flag("data"), "{run}");
+        assert_eq!(number("offset"), number("start"), "{run}");
+        (number("start"), number("length"), flag("zero"))
+    });
+    runs.collect()
+}
+
+/// Holes of a raw disk are zeros, and so is room that is reserved and was never written; zeros that
+/// were written are data. It is all as QEMU has it, whoever made the holes.
+#[test]
+fn holes_of_raw_disks_are_told_as_qemu_tells_them() {
+    let env = Env::new();
+    for (n, size) in [16 * MIB, 16 * MIB + 512, 5120, 1 << 43].into_iter().enumerate() {
+        let name = format!("d{n}.raw");
+        env.qemu_img(&format!("create -q -f raw {name} {size}"));
+        let image = open(&env, &name, &OpenOptions::to_read());
+        assert_eq!(ours(&image), theirs(&env, &name), "{name}: empty");
+        drop(image);
+        let image = open(&env, &name, &options(Discard::Unmap, false));
+        let at = [MIB, 4 * MIB, 8 * MIB].map(|at| at.min(size));
+        image.write_at(size / 2, &[7; 512]).expect("a write");
+        image.write_at(at[0], &vec![0; (size - at[0]).min(MIB) as usize]).expect("a write");
+        image.write_at(size - 100, &[7; 100]).expect("a write");
+        let runs = ours(&image);
+        image.close().expect("on the medium");
+        assert_eq!(runs, theirs(&env, &name), "{name}: written");
+        if size < 16 * MIB {
+            continue;
+        }
+        let storage = FileStorage::open(&env.path(&name), Access::Write).expect("the disk");
+        storage.allocate(at[1], 2 * MIB, Allocation::Reserve).expect("room");
+        storage.write_at(at[1] + MIB, &[7; 4096]).expect("a write");
+        drop(storage);
+        let image = open(&env, &name, &options(Discard::Unmap, false));
+        image.write_zeroes(at[1] + MIB + 65_536, 65_536).expect("zeros");
+        image.discard(at[0] + 65_536, 65_536).expect("a discard");
+        let runs = ours(&image);
+        image.close().expect("on the medium");
+        assert_eq!(runs, theirs(&env, &name), "{name}: with holes");
+        let zeros: u64 = runs.iter().filter(|run| run.2).map(|run| run.1).sum();
+        assert!(zeros > size - 2 * MIB && runs.len() >= 7, "{name}: {runs:?}");
+        env.qemu_io("raw", &name, &format!("discard {} 256k", at[0] + 524_288));
+        let image = open(&env, &name, &OpenOptions::to_read());
+        assert_eq!(ours(&image), theirs(&env, &name), "{name}: discarded by QEMU");
     }
 }
 

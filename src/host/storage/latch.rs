@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::{Allocation, Storage};
+use super::{Allocation, Run, Storage};
 use crate::error::{Error, Result};
 
 /// The first change that failed, of all files that share it: they fail together.
@@ -111,6 +111,10 @@ impl Storage for Latch {
 
     fn sync(&self) -> Result<()> {
         self.change(|storage| storage.sync())
+    }
+
+    fn run(&self, offset: u64, end: u64) -> Result<Run> {
+        self.storage.run(offset, end)
     }
 
     fn is_read_only(&self) -> bool {
