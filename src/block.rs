@@ -53,9 +53,13 @@ pub struct DeviceOptions {
 /// A disk as its guest sees it. Offsets and lengths are in bytes; any are allowed that lie inside
 /// the disk. What is written may be read at once; it is on the medium after [`flush`](Self::flush).
 ///
+/// Any number of threads may use a disk at once, for everything. Of two that change the same bytes
+/// at the same time, either may be the last, byte for byte.
+///
 /// Where a method is called with a range beyond the disk's end, the error is
 /// [`BadRequest`](crate::ErrorKind::BadRequest); otherwise errors are what the storage below says,
-/// and [`Corrupt`](crate::ErrorKind::Corrupt) for an image that contradicts its format.
+/// and [`Corrupt`](crate::ErrorKind::Corrupt) for an image that contradicts its format. Where on the
+/// disk it was is the error's [`guest_offset`](Error::guest_offset).
 pub trait BlockDevice: Send + Sync {
     /// The size of the disk.
     fn size(&self) -> u64;

@@ -25,7 +25,8 @@
 //! ```
 //!
 //! The disks themselves are in [`image`]: opened by their path, locked, read and written as their
-//! guest sees them by any number of threads, whatever the format.
+//! guest sees them by any number of threads, whatever the format. What else there is to know of an
+//! open disk is told at [`image::Image`].
 //!
 //! ```
 //! use vmdisk::block::BlockDevice;

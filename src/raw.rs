@@ -79,8 +79,8 @@ impl Raw {
     /// allocated as told. The result is on the medium, with everything written before.
     ///
     /// # Errors
-    /// [`Permission`](ErrorKind::Permission) for a storage that cannot be written, whatever the disk
-    /// was opened for; what the storage says. Where the error is [`changed`](Error::changed),
+    /// [`Permission`](ErrorKind::Permission) for a storage that cannot be written, whatever the
+    /// disk was opened for; what the storage says. Where the error is [`changed`](Error::changed),
     /// nothing more is written to the disk, and it must be opened again; else it is as before.
     pub fn resize(&mut self, size: VirtualSize, how: RawAllocation, task: Task<'_>) -> Result<()> {
         refuse_read_only(&*self.storage)?;

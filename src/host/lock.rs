@@ -245,8 +245,12 @@ pub(super) fn release(storage: &FileStorage, state: LockState) {
 /// that the system still lists is another's.
 fn held(storage: &FileStorage, mode: LockMode, obstacle: Obstacle) -> Error {
     let purpose = if mode == LockMode::Writer { "writing" } else { "reading" };
+    let holder = storage.id().ok().and_then(|id| holder::find(id, obstacle));
     let by = match obstacle {
-        Obstacle::Byte(OWN) => "another run of this program changes it",
+        _ if holder.as_ref().is_some_and(|holder| holder.pid == std::process::id()) => {
+            "this process has it open already"
+        }
+        Obstacle::Byte(OWN) => "it is open to be changed, in another process or in this one",
         Obstacle::Byte(byte) => match (byte >= KEEPS, byte % 100) {
             (false, READ) => "somebody reads it",
             (false, WRITE) => "somebody may write to it",
@@ -259,7 +263,6 @@ fn held(storage: &FileStorage, mode: LockMode, obstacle: Obstacle) -> Error {
         Obstacle::Flock => "somebody has a flock on it",
     };
     let message = format!("cannot lock for {purpose}: {by}");
-    let holder = storage.id().ok().and_then(|id| holder::find(id, obstacle));
     Error::new(ErrorKind::Locked, message).at_path(storage.path()).with_holder(holder)
 }
 

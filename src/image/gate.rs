@@ -37,8 +37,9 @@ impl fmt::Display for Named {
 /// it; what that file names in turn is.
 ///
 /// To be read, a file may lie beside the image that names it, unless that is forbidden too. To be
-/// written, it must be a file, or lie under a folder, that the caller names with [`and`](Self::and):
-/// a downloaded image could name the files of its user otherwise, and its guest write them.
+/// written, it must be a file that the caller names with [`and`](Self::and), or lie under a folder
+/// that is named so: a downloaded image could name any file of its user otherwise, and its guest
+/// would write over it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Trust {

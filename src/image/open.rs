@@ -55,15 +55,17 @@ impl OpenOptions {
 
 impl Image {
     /// Opens and locks the image at `path`, with everything below it: to be read, other readers
-    /// may have it open; to be written, nobody else may. Nothing is changed before the first
-    /// write, except in an image that was left dirty: its reference counts are made true first.
+    /// may have it open; to be written, nobody else may, in this process either. Nothing is changed
+    /// before the first write, except in an image that was left dirty: its reference counts are
+    /// made true first.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound), [`Locked`](crate::ErrorKind::Locked),
     /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch),
     /// [`UnsupportedFeature`](crate::ErrorKind::UnsupportedFeature) for encrypted images and
     /// unknown incompatible features, [`Corrupt`](crate::ErrorKind::Corrupt),
-    /// [`BackingRefused`](crate::ErrorKind::BackingRefused),
+    /// [`BackingRefused`](crate::ErrorKind::BackingRefused) for a file that
+    /// [`trust`](OpenOptions::trust) does not allow: see [`Trust`],
     /// [`BackingMissing`](crate::ErrorKind::BackingMissing),
     /// [`BackingCycle`](crate::ErrorKind::BackingCycle), and what the system says.
     pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Image> {

@@ -10,8 +10,22 @@ use crate::raw::{Raw, RawAllocation};
 use crate::task::Task;
 use crate::units::VirtualSize;
 
-/// An open image, with everything below it. Each error says which file it is about: the image, its
-/// data file, or one below.
+/// An open image, with everything below it: a disk, whatever its format ([`BlockDevice`]).
+///
+/// - **It ends with [`close`](Self::close).** An image that is dropped instead is sound and lacks
+///   what was written since the last [`flush`](BlockDevice::flush). If it counts references late
+///   (`lazy_refcounts`), it stays marked dirty, and its counts are rebuilt when it is opened to be
+///   written the next time.
+/// - **A change that failed is the last**, for lack of room too: see
+///   [`write_at`](BlockDevice::write_at). Reading goes on. A hypervisor that stops its guest until
+///   there is room again has to open the image again as well, and to repeat what was not flushed.
+/// - **Errors say which file they are about**: the image, its data file, or one below.
+/// - **Relative names in an image** are looked for in the folder of the path that it was opened by,
+///   which may be that of a symbolic link; those in an image below, in the folder where that file
+///   really is (where QEMU stays in that of the link).
+/// - **Bitmaps become invalid with the first change**, as the format has it for programs that do
+///   not keep them up to date. They stay in the file: QEMU calls them inconsistent, a check takes
+///   their room for leaked, and incremental backups that build on them have to begin anew.
 #[derive(Debug)]
 pub struct Image {
     pub(super) path: PathBuf,
@@ -116,8 +130,7 @@ impl Image {
     }
 
     /// Writes what is still in memory, and returns when everything is on the medium: the real end
-    /// of an image that was written. An image that is dropped instead is sound, and lacks what was
-    /// written since the last [`flush`](BlockDevice::flush).
+    /// of an image that was written.
     ///
     /// # Errors
     /// What the system says.

@@ -40,8 +40,8 @@ pub struct Qcow2 {
     pub(super) data_file: Option<Box<dyn Storage>>,
     /// The first change of either that failed.
     pub(super) failure: Arc<FirstFailure>,
-    /// The header as it was when the image was opened, rebuilt, settled or resized; what changes of it in
-    /// between is in `live`.
+    /// The header as it was when the image was opened, rebuilt, settled or resized; what changes of
+    /// it in between is in `live`.
     pub(super) header: Header,
     pub(super) backing: Option<Backing>,
     pub(super) options: DeviceOptions,
@@ -83,8 +83,8 @@ impl Qcow2 {
     /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for encrypted images;
     /// [`BadRequest`](ErrorKind::BadRequest) where a data file is missing, or given and not used;
     /// to write, [`Permission`](ErrorKind::Permission) where a storage
-    /// [cannot be](Storage::is_read_only), [`Corrupt`](ErrorKind::Corrupt) for an image that is marked so, and as
-    /// [`rebuild_refcounts`](Self::rebuild_refcounts).
+    /// [cannot be](Storage::is_read_only), [`Corrupt`](ErrorKind::Corrupt) for an image that is
+    /// marked so, and as [`rebuild_refcounts`](Self::rebuild_refcounts).
     pub fn open_with(
         parts: Parts,
         header: Header,

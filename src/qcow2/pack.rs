@@ -48,7 +48,10 @@ impl Qcow2 {
         let whole = geometry.within_cluster(end) == 0 || end.get() == self.header.virtual_size;
         if geometry.within_cluster(GuestOffset::new(offset)) != 0 || !whole {
             let (len, size) = (data.len(), geometry.cluster_size());
-            let message = format!("a compressed write of {len} bytes: clusters have {size} bytes");
+            let message = format!(
+                "a compressed write must begin and end at multiples of the cluster size, {size} \
+                 bytes, or end with the disk: found {len} bytes"
+            );
             return Err(Error::new(ErrorKind::BadRequest, message).at_guest_offset(offset));
         }
         Ok(())

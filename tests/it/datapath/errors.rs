@@ -83,6 +83,25 @@ fn damage_is_in_the_file_that_has_it() {
     is_about(&error, ErrorKind::UnsupportedFeature, &env.path("d.raw"), None);
 }
 
+/// What is packed comes in whole clusters; what does not is refused with both figures.
+#[test]
+fn parts_of_clusters_are_not_packed() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 d.qcow2 100k");
+    let image = open(&env, "d.qcow2");
+    for (at, len) in [(512, CLUSTER), (0, 600), (CLUSTER, 512), (CLUSTER + 512, 512)] {
+        let error = image.write_compressed(at, &vec![1; len as usize]).expect_err("a part");
+        is_about(&error, ErrorKind::BadRequest, &env.path("d.qcow2"), Some(at));
+        let message = error.to_string();
+        for says in ["multiples of the cluster size, 65536 bytes", &format!("found {len} bytes")] {
+            assert!(message.contains(says), "{message}");
+        }
+    }
+    // The end of the disk is the end of a cluster.
+    image.write_compressed(CLUSTER, &[1; 36 << 10]).expect("the last cluster");
+    image.close().expect("the end");
+}
+
 /// Tells the test below that files must stay small, and where to work.
 const FOLDER: &str = "VMDISK_TEST_SMALL_FILES_IN";
 

@@ -76,6 +76,29 @@ fn a_data_file_below_is_read() {
     assert_eq!(fs::read(env.path("data.raw")).expect("the data file"), before);
 }
 
+/// A relative name in an image leads from the folder of the path that was opened, be it a link's;
+/// in an image below, from where that file really is.
+#[test]
+fn relative_names_lead_from_the_path_that_was_opened() {
+    let env = Env::new();
+    for folder in ["a", "real", "deep"] {
+        fs::create_dir(env.path(folder)).expect("a folder");
+    }
+    env.write("deep/base.raw", vec![7; 64 << 10]);
+    env.qemu_img("create -q -f qcow2 -u -F raw -b base.raw deep/mid.qcow2 64k");
+    env.qemu_img("create -q -f qcow2 -u -F qcow2 -b mid.qcow2 real/top.qcow2 64k");
+    symlink("../real/top.qcow2", env.path("a/link.qcow2")).expect("a link");
+    symlink("../deep/mid.qcow2", env.path("a/mid.qcow2")).expect("a link");
+    let image = Image::open(env.path("a/link.qcow2"), &options(false, Trust::Full)).expect("it");
+    let mid = env.path("deep/mid.qcow2").canonicalize().expect("a file");
+    assert_eq!(image.backing_file(), Some(&*mid));
+    let mut found = [0; 512];
+    image.read_at(0, &mut found).expect("a read");
+    assert_eq!(found, [7; 512]);
+    let error = Image::open(env.path("real/top.qcow2"), &OpenOptions::to_read());
+    assert_eq!(error.expect_err("no such file").kind(), ErrorKind::BackingMissing);
+}
+
 /// Opens the image as `Image::open` does, with or without locks.
 fn open(env: &Env, image: &str, locked: bool, writable: bool) -> Result<Image> {
     let options = options(writable, Trust::Full);

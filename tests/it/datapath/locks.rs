@@ -105,6 +105,29 @@ fn what_qemu_uses_is_left_alone() {
     }
 }
 
+/// Whoever opens an image a second time himself is told so: there is no other program to look for.
+#[test]
+#[cfg(target_os = "linux")]
+fn twice_in_one_process_is_said() {
+    let env = chain();
+    for name in ["d.qcow2", "plain.raw"] {
+        for (first, second) in [
+            (OpenOptions::to_write(), OpenOptions::to_write()),
+            (OpenOptions::to_write(), OpenOptions::to_read()),
+            (OpenOptions::to_read(), OpenOptions::to_write()),
+        ] {
+            let held = open(&env, name, &first).expect("an image");
+            let error = open(&env, name, &second).expect_err("a lock");
+            assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+            let message = error.to_string();
+            assert!(message.contains("this process has it open already"), "{message}");
+            let holder = error.holder().expect("a holder");
+            assert_eq!(holder.pid, std::process::id(), "{error}");
+            drop(held);
+        }
+    }
+}
+
 /// One that waits for a lock as long as it is told to gets it once it is free.
 #[test]
 fn waiting_helps() {
