@@ -13,7 +13,7 @@ use super::open::Qcow2;
 use super::overlap::Structures;
 use super::refcounts::Refcounts;
 use super::release::give_back;
-use super::table::{read_l1, read_refcount_table};
+use super::table::read_refcount_table;
 use crate::block::Discard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
@@ -54,8 +54,7 @@ impl Qcow2 {
         live.refcount_table_ref = self.header.refcount_table;
         live.refcount_table = read_refcount_table(&*self.storage, &self.header)?;
         let (storage, blocks) = (&*self.storage, &live.refcount_table);
-        let l1 = read_l1(storage, &self.header)?;
-        live.structures = Structures::find(storage, &self.header, blocks, &l1)?;
+        live.structures = Structures::find(storage, &self.header, blocks)?;
         let mut counts = Refcounts::new(storage, geometry, blocks);
         let used = counts.end_of_use(live.structures.end())?;
         live.end = free_end(storage, geometry, used)?;

@@ -3,13 +3,14 @@
 
 use std::ops::Range;
 
-use super::entry::{L1Entry, RefcountTableEntry};
+use super::entry::RefcountTableEntry;
 use super::error::Problem;
 use super::feature::Autoclear;
 use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use super::header::Header;
 use super::runs::Runs;
 use super::snapshot::SnapshotReader;
+use super::table::each_l1_entry;
 use crate::error::Result;
 use crate::host::storage::Storage;
 
@@ -36,19 +37,20 @@ impl Structures {
         storage: &dyn Storage,
         header: &Header,
         blocks: &[RefcountTableEntry],
-        l1: &[L1Entry],
     ) -> Result<Structures> {
         let geometry = header.geometry;
         let fixed = apart(claims(storage, header, blocks)?, geometry)?;
         let mut structures = Structures { fixed, tables: Runs::default() };
         let mut tables = Vec::new();
-        for table in l1.iter().filter_map(|entry| entry.decode(geometry).ok().flatten()) {
+        each_l1_entry(storage, header, |entry| {
+            let Ok(Some(table)) = entry.decode(geometry) else { return Ok(()) };
             structures.require_table(geometry, table.offset)?;
             if tables.len() < MAX_TABLES {
                 let first = geometry.host_cluster(table.offset);
                 tables.push(first..first + ClusterCount::new(1));
             }
-        }
+            Ok(())
+        })?;
         structures.tables = Runs::of(tables);
         Ok(structures)
     }

@@ -12,6 +12,24 @@ pub(super) fn read_l1(storage: &dyn Storage, header: &Header) -> Result<Vec<L1En
     Ok(words.into_iter().map(L1Entry::from_word).collect())
 }
 
+/// Shows every entry of the active L1 table to `visit`, with little of it in memory at a time.
+pub(super) fn each_l1_entry(
+    storage: &dyn Storage,
+    header: &Header,
+    mut visit: impl FnMut(L1Entry) -> Result<()>,
+) -> Result<()> {
+    const PIECE: u64 = 8192;
+    let (mut at, mut left) = (header.l1.offset, u64::from(header.l1.count));
+    while left > 0 {
+        let count = left.min(PIECE);
+        let words = read_words(storage, at, count)?;
+        words.into_iter().try_for_each(|word| visit(L1Entry::from_word(word)))?;
+        at = at.plus_bytes(count.saturating_mul(ENTRY_SIZE));
+        left = left.saturating_sub(count);
+    }
+    Ok(())
+}
+
 /// Reads the refcount table. Its length was checked with the header.
 pub(super) fn read_refcount_table(
     storage: &dyn Storage,
