@@ -284,6 +284,9 @@ impl Header {
         if self.version == Version::V2 && entry.has_zero_flag() {
             return Err(Problem::ReservedBits { what: "L2", value: entry.word }.into());
         }
+        if self.has_external_data() && entry.is_at_zero() {
+            return entry.decode_at_zero(self.geometry);
+        }
         entry.decode(self.geometry)
     }
 

@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 
 use super::create::create;
+use super::entry::{ClusterRef, L2Entry, Mapping, Subclusters};
 use super::error::{FormatError, Problem};
 use super::extension::Extension;
 use super::feature::Incompatible;
-use super::geometry::{ClusterBits, Geometry, RefcountOrder};
+use super::geometry::{ClusterBits, Geometry, HostOffset, RefcountOrder};
 use super::header::{BackingName, CompressionType, Header, Version};
 use super::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 use crate::error::{ErrorKind, Result};
@@ -207,6 +208,24 @@ fn any_options() -> impl Strategy<Value = CreateOptions> {
             ..options()
         },
     )
+}
+
+/// In an external data file, data may be at offset 0: then the flag alone says that it is there.
+#[test]
+fn the_first_cluster_of_a_data_file_is_like_any() {
+    let sole = ClusterRef::sole(HostOffset::ZERO);
+    for extended in [false, true] {
+        let geometry = Geometry::new(ClusterBits::DEFAULT, RefcountOrder::DEFAULT, extended);
+        let mut header = read(image(&CreateOptions { geometry: geometry.unwrap(), ..options() }));
+        let header = header.as_mut().unwrap();
+        let data = L2Entry::data(sole, header.geometry);
+        let inside = header.mapping(data).ok();
+        assert_eq!(inside, (!extended).then_some(Mapping::Unallocated));
+        header.incompatible = header.incompatible.with_if(true, Incompatible::EXTERNAL_DATA);
+        assert_eq!(header.mapping(data).unwrap(), Mapping::Data(sole));
+        let zero = L2Entry::of(Some(sole), Subclusters::ZERO, header.geometry);
+        assert_eq!(header.mapping(zero).unwrap(), Mapping::Zero(Some(sole)));
+    }
 }
 
 proptest! {

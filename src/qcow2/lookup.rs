@@ -185,9 +185,6 @@ impl Qcow2 {
 
     /// What an L2 entry of this image says.
     fn decode(&self, entry: L2Entry) -> Result<Mapping> {
-        if self.data_file.is_some() && entry.is_at_zero() {
-            return entry.decode_at_zero(self.header.geometry).map_err(FormatError::into_error);
-        }
         match self.header.mapping(entry).map_err(FormatError::into_error)? {
             Mapping::Compressed(_) if self.data_file.is_some() => {
                 Err(Problem::CompressedExternally.into_error())
