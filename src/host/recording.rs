@@ -1,7 +1,7 @@
 //! A file in memory that remembers everything that was done to it, so that tests can rebuild what
-//! a power cut would have left, and that fails where it is told to.
+//! a power cut would have left, and that fails where it is told to. Several may share a history.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::storage::{Allocation, MemoryStorage, Storage};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +17,15 @@ pub enum Event {
     Punch(u64, u64),
     /// Everything before is on the medium.
     Sync,
+}
+
+/// One thing that was done to one of several files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The file's place among those that were made [together](RecordingStorage::together).
+    pub file: usize,
+    /// What was done.
+    pub event: Event,
 }
 
 impl Event {
@@ -61,12 +70,13 @@ pub struct Fault {
 #[derive(Debug, Default)]
 pub struct RecordingStorage {
     memory: MemoryStorage,
-    history: Mutex<History>,
+    file: usize,
+    history: Arc<Mutex<History>>,
 }
 
 #[derive(Debug, Default)]
 struct History {
-    events: Vec<Event>,
+    records: Vec<Record>,
     /// Changes that were asked for, whatever became of them.
     changes: usize,
     reads: usize,
@@ -76,7 +86,18 @@ struct History {
 impl RecordingStorage {
     /// A file with these contents and no history.
     pub fn new(contents: Vec<u8>) -> Self {
-        RecordingStorage { memory: MemoryStorage::new(contents), history: Mutex::default() }
+        RecordingStorage { memory: MemoryStorage::new(contents), ..RecordingStorage::default() }
+    }
+
+    /// Files with these contents and one history, which is empty: what is done to any of them has
+    /// its place in it, and counts where they are told to fail.
+    pub fn together(contents: Vec<Vec<u8>>) -> Vec<Self> {
+        let history = Arc::default();
+        let file = |(file, contents)| {
+            let memory = MemoryStorage::new(contents);
+            RecordingStorage { memory, file, history: Arc::clone(&history) }
+        };
+        contents.into_iter().enumerate().map(file).collect()
     }
 
     /// From its `nth` change on (counted from 0, syncs included) the medium fails.
@@ -95,9 +116,21 @@ impl RecordingStorage {
         (history.changes, history.reads)
     }
 
-    /// What was done so far.
+    /// What was done to this file so far.
     pub fn events(&self) -> Vec<Event> {
-        self.history().events.clone()
+        let history = self.history();
+        let mine = history.records.iter().filter(|record| record.file == self.file);
+        mine.map(|record| record.event.clone()).collect()
+    }
+
+    /// What was done so far to all files that share the history.
+    pub fn records(&self) -> Vec<Record> {
+        self.history().records.clone()
+    }
+
+    /// How much that is.
+    pub fn done(&self) -> usize {
+        self.history().records.len()
     }
 
     /// The contents now.
@@ -117,13 +150,13 @@ impl RecordingStorage {
         let fault = history.fault.filter(|fault| fault.failure != Failure::Read);
         let Some(fault) = fault.filter(|fault| fault.strikes(number)) else {
             event.apply(&self.memory)?;
-            history.events.push(event);
+            history.records.push(Record { file: self.file, event });
             return Ok(());
         };
         let Failure::Change(kind) = fault.failure else {
             if let Some(head) = first_sectors(&event) {
                 head.apply(&self.memory)?;
-                history.events.push(head);
+                history.records.push(Record { file: self.file, event: head });
             }
             return Err(Error::new(ErrorKind::NoSpace, "the medium is full"));
         };

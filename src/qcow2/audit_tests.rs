@@ -53,6 +53,10 @@ impl Audit {
             flags.push(table);
             let entries = L2Table::read(storage, table.offset, geometry).unwrap();
             for entry in entries.entries() {
+                if header.has_external_data() {
+                    // Nothing of what it maps is in this file.
+                    continue;
+                }
                 let mapping = entry.decode(geometry).unwrap();
                 if let Mapping::Compressed(range) = mapping {
                     let first = geometry.host_cluster(range.offset);

@@ -5,7 +5,8 @@ use std::process::Command;
 use super::crash_states_tests::each_state;
 use super::header::Version;
 use super::scenario_tests::{Found, Run, Scenario};
-use super::subject_tests::{PLAIN, Shape, Step};
+use super::shape_tests::{PLAIN, Shape};
+use super::subject_tests::Step;
 
 /// So many states of each image are shown to `qemu-img`.
 const SAMPLE: usize = 12;
@@ -34,7 +35,7 @@ fn qemu_img_finds_leaks_at_worst() {
         ];
         let run = Run::of(&Scenario { shape, before, found, steps });
         let mut states = Vec::new();
-        each_state(&run.before, &run.events, &mut 3, |state| states.push(state.bytes.to_vec()));
+        each_state(&run.before, &run.events, &mut 3, |state| states.push(state.files[0].clone()));
         for state in states.iter().step_by((states.len() / SAMPLE).max(1)) {
             std::fs::write(&path, state).unwrap();
             let mut check = Command::new("qemu-img");

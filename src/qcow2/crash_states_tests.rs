@@ -1,22 +1,28 @@
-//! What a power cut can leave of a file, from the record of what was done to it: everything up to
-//! a sync, and of what came after it, until the next one, any part.
+//! What a power cut can leave of the files of an image, from the record of what was done to them:
+//! of each file everything up to its last sync, and of what came after that any part. A sync of
+//! one file says nothing about another.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use crate::host::recording::Event;
+use super::shape_tests::in_memory;
+use crate::host::recording::{Event, Record};
 use crate::host::storage::{MemoryStorage, Storage};
 
-/// Up to so many writes between two syncs, every combination of them is tried.
+/// Up to so many writes that no sync has confirmed, every combination of them is tried.
 const EXHAUSTIVE: usize = 8;
 /// So many combinations are drawn where there are more.
 const DRAWN: usize = 96;
 const SECTOR: usize = 512;
 
-/// What is left of one stretch between two syncs.
-pub(super) struct Remains {
-    pub(super) events: Vec<Event>,
-    /// How many of the stretch's events had begun at least.
-    pub(super) begun: usize,
+/// What no sync has confirmed, and its number in the record.
+type Pending = (usize, Record);
+
+/// What is left of all that is pending.
+struct Remains {
+    records: Vec<Record>,
+    /// So many of the record's events had begun at least.
+    begun: usize,
 }
 
 /// Numbers that are the same in every run.
@@ -35,55 +41,61 @@ pub(super) fn fingerprint(bytes: &[u8]) -> u64 {
     rest.iter().fold(hash, |hash, &byte| mix(hash, byte.into()))
 }
 
-/// What can be left of `events`, of which none is a sync. `reach` is the length that the file has
-/// when they begin: a write behind it may leave the length alone.
-pub(super) fn remains(events: &[Event], reach: u64, seed: &mut u64) -> Vec<Remains> {
-    let mut all = subsets(events, seed);
-    let mut len = reach;
-    for (n, event) in events.iter().enumerate() {
-        let others = |after: bool| {
-            let others = events.iter().enumerate().filter(move |(k, _)| *k < n || after && *k > n);
-            others.map(|(_, event)| event.clone())
+pub(super) fn fingerprint_of(files: &[Vec<u8>]) -> u64 {
+    files.iter().fold(0u64, |hash, bytes| hash.rotate_left(7) ^ fingerprint(bytes))
+}
+
+/// What can be left of `pending`. `lens` are the lengths that the files have without it: a write
+/// behind the end may leave the length alone.
+fn remains(pending: &[Pending], mut lens: Vec<u64>, seed: &mut u64) -> Vec<Remains> {
+    let mut all = subsets(pending, seed);
+    let end = pending.last().map_or(0, |(number, _)| number + 1);
+    for (n, (number, record)) in pending.iter().enumerate() {
+        let of = |pending: &[Pending]| -> Vec<Record> {
+            pending.iter().map(|(_, record)| record.clone()).collect()
         };
         let mut leave = |part: Vec<Event>| {
-            let before: Vec<_> = others(false).chain(part.iter().cloned()).collect();
-            all.push(Remains { events: before, begun: n + 1 });
-            let around = others(false).chain(part).chain(events[n + 1..].iter().cloned());
-            all.push(Remains { events: around.collect(), begun: events.len() });
+            let part = part.into_iter().map(|event| Record { file: record.file, event });
+            let mut records = of(&pending[..n]);
+            records.extend(part);
+            all.push(Remains { records: records.clone(), begun: number + 1 });
+            records.extend(of(&pending[n + 1..]));
+            all.push(Remains { records, begun: end });
         };
-        match event {
+        let len = &mut lens[record.file];
+        match &record.event {
             Event::Write(offset, data) => {
                 torn(*offset, data, seed).into_iter().for_each(&mut leave);
                 let end = offset + data.len() as u64;
-                if end > len {
+                if end > *len {
                     leave(vec![Event::SetLen(end)]);
-                    len = end;
+                    *len = end;
                 }
             }
-            Event::SetLen(to) => len = *to,
+            Event::SetLen(to) => *len = *to,
             Event::Punch(..) | Event::Sync => {}
         }
     }
     all
 }
 
-/// Which events reached the medium: any, where they are few; else each prefix, each one alone,
+/// Which of it reached the medium: any, where there is little; else each prefix, each one alone,
 /// each one missing and some at random.
-fn subsets(events: &[Event], seed: &mut u64) -> Vec<Remains> {
+fn subsets(pending: &[Pending], seed: &mut u64) -> Vec<Remains> {
     let pick = |keep: &dyn Fn(usize) -> bool| {
-        let kept = events.iter().enumerate().filter(|(n, _)| keep(*n));
-        let begun = kept.clone().last().map_or(0, |(n, _)| n + 1);
-        Remains { events: kept.map(|(_, event)| event.clone()).collect(), begun }
+        let kept = pending.iter().enumerate().filter(|(n, _)| keep(*n)).map(|(_, kept)| kept);
+        let begun = kept.clone().last().map_or(0, |(number, _)| number + 1);
+        Remains { records: kept.map(|(_, record)| record.clone()).collect(), begun }
     };
-    if events.len() <= EXHAUSTIVE {
-        return (0..1usize << events.len()).map(|bits| pick(&|n| bits >> n & 1 == 1)).collect();
+    if pending.len() <= EXHAUSTIVE {
+        return (0..1usize << pending.len()).map(|bits| pick(&|n| bits >> n & 1 == 1)).collect();
     }
     let mut all = Vec::new();
-    for n in 0..=events.len() {
+    for n in 0..=pending.len() {
         all.extend([pick(&|k| k < n), pick(&|k| k == n), pick(&|k| k != n)]);
     }
     for _ in 0..DRAWN {
-        let bits: Vec<bool> = events.iter().map(|_| next(seed) % 2 == 1).collect();
+        let bits: Vec<bool> = pending.iter().map(|_| next(seed) % 2 == 1).collect();
         all.push(pick(&|n| bits[n]));
     }
     all
@@ -109,65 +121,81 @@ fn torn(offset: u64, data: &[u8], seed: &mut u64) -> Vec<Vec<Event>> {
     states
 }
 
-/// One state of the file, and when it came to be.
+/// One state of the files, and when it came to be.
 pub(super) struct CrashState<'a> {
-    pub(super) bytes: &'a [u8],
-    /// So many events of the record are on the medium.
+    pub(super) files: &'a [Vec<u8>],
+    /// So many events of the record are on the medium, as far as the syncs say.
     pub(super) durable: usize,
     /// So many had begun when the power went, at least.
     pub(super) begun: usize,
 }
 
-/// Shows every state of a file that `events` can leave of `before` to `visit`.
+/// Shows every state of the files that `records` can leave of `before` to `visit`.
 pub(super) fn each_state(
-    before: &[u8],
-    events: &[Event],
+    before: &[Vec<u8>],
+    records: &[Record],
     seed: &mut u64,
     mut visit: impl FnMut(&CrashState<'_>),
 ) {
-    let durable = MemoryStorage::new(before.to_vec());
+    let (medium, whole) = (in_memory(before), in_memory(before));
+    let mut pending: Vec<Pending> = Vec::new();
     let mut start = 0;
-    for epoch in events.split_inclusive(|event| *event == Event::Sync) {
-        let base = durable.contents();
-        let writes = in_sectors(epoch.strip_suffix(&[Event::Sync]).unwrap_or(epoch), &durable);
+    let epochs = records.split_inclusive(|record| record.event == Event::Sync);
+    // The last is behind everything.
+    for epoch in epochs.chain([&[][..]]) {
+        let synced = epoch.last().filter(|record| record.event == Event::Sync);
+        let writes = &epoch[..epoch.len() - usize::from(synced.is_some())];
+        pending.extend((start..).zip(writes.iter().map(|record| in_sectors(record, &whole))));
+        let base: Vec<Vec<u8>> = medium.iter().map(|file| file.contents()).collect();
+        let lens = base.iter().map(|bytes| bytes.len() as u64).collect();
         let mut seen = HashSet::new();
-        for remains in remains(&writes, base.len() as u64, seed) {
-            let state = MemoryStorage::new(base.clone());
-            remains.events.iter().for_each(|event| event.apply(&state).unwrap());
-            let bytes = state.contents();
-            let begun = start + remains.begun;
-            if seen.insert((fingerprint(&bytes), begun)) {
-                visit(&CrashState { bytes: &bytes, durable: start, begun });
+        for remains in remains(&pending, lens, seed) {
+            let files = after(&base, &remains.records);
+            let begun = remains.begun.max(start);
+            if seen.insert((fingerprint_of(&files), begun)) {
+                visit(&CrashState { files: &files, durable: start, begun });
             }
         }
         start += epoch.len();
+        let is_synced = |(_, record): &mut Pending| synced.is_some_and(|s| s.file == record.file);
+        for (_, record) in pending.extract_if(.., is_synced) {
+            record.event.apply(&*medium[record.file]).unwrap();
+        }
     }
 }
 
-/// The same, done to `storage`, in the whole sectors that a medium knows: a sector that is written
+/// The same, done to `files`, in the whole sectors that a medium knows: a sector that is written
 /// in pieces has, with a later piece, the earlier ones too.
-fn in_sectors(events: &[Event], storage: &MemoryStorage) -> Vec<Event> {
-    let whole = |event: &Event| {
-        event.apply(storage).unwrap();
-        let Event::Write(offset, data) = event else { return event.clone() };
-        let start = offset - offset % SECTOR as u64;
-        let end = (offset + data.len() as u64).next_multiple_of(SECTOR as u64);
-        let mut sectors = vec![0; (end - start) as usize];
-        let len = storage.read_at(start, &mut sectors).unwrap();
-        sectors.truncate(len);
-        Event::Write(start, sectors)
-    };
-    events.iter().map(whole).collect()
+fn in_sectors(record: &Record, files: &[Arc<MemoryStorage>]) -> Record {
+    let storage = &*files[record.file];
+    record.event.apply(storage).unwrap();
+    let Event::Write(offset, data) = &record.event else { return record.clone() };
+    let start = offset - offset % SECTOR as u64;
+    let end = (offset + data.len() as u64).next_multiple_of(SECTOR as u64);
+    let mut sectors = vec![0; (end - start) as usize];
+    let len = storage.read_at(start, &mut sectors).unwrap();
+    sectors.truncate(len);
+    Record { event: Event::Write(start, sectors), ..*record }
 }
 
-/// The record as it would be if nothing had ever waited for the medium.
-pub(super) fn without_syncs(events: &[Event]) -> Vec<Event> {
-    events.iter().filter(|event| **event != Event::Sync).cloned().collect()
+/// The record as it would be if a file's syncs did nothing; which ones, `lies` says by their
+/// numbers in the record.
+pub(super) fn with_idle_syncs(records: &[Record], lies: impl Fn(usize) -> bool) -> Vec<Record> {
+    let mut records = records.to_vec();
+    for (n, record) in records.iter_mut().enumerate() {
+        if record.event == Event::Sync && lies(n) {
+            // That of a file which nobody writes to.
+            record.file = usize::MAX;
+        }
+    }
+    records
 }
 
-/// What `events` make of `before` when nothing goes wrong.
-pub(super) fn replayed(before: &[u8], events: &[Event]) -> Vec<u8> {
-    let storage = MemoryStorage::new(before.to_vec());
-    events.iter().for_each(|event| event.apply(&storage).unwrap());
-    storage.contents()
+/// The files that `records` make of `before` when nothing goes wrong.
+pub(super) fn after(before: &[Vec<u8>], records: &[Record]) -> Vec<Vec<u8>> {
+    let files = in_memory(before);
+    for record in records.iter().filter(|record| record.event != Event::Sync) {
+        record.event.apply(&*files[record.file]).unwrap();
+    }
+    files.iter().map(|file| file.contents()).collect()
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::audit_tests::Audit;
-use super::crash_states_tests::{each_state, replayed, without_syncs};
+use super::crash_states_tests::{after, each_state, with_idle_syncs};
 use super::create::create;
 use super::geometry::{ClusterBits, Geometry, RefcountOrder};
 use super::header::{BackingName, CompressionType, Header, Version};
@@ -15,7 +15,7 @@ use super::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 use super::resize::{ResizeOptions, Resized};
 use crate::block::BlockDevice;
 use crate::error::Result;
-use crate::host::recording::{Event, RecordingStorage};
+use crate::host::recording::{Record, RecordingStorage};
 use crate::host::storage::{MemoryStorage, Storage};
 use crate::raw::Raw;
 use crate::task::{Cancel, Silent, Task};
@@ -219,11 +219,11 @@ impl Case {
     }
 
     /// What the resize does to the file, and what it leaves.
-    fn record(&self) -> (Vec<u8>, Vec<Event>, Vec<u8>) {
+    fn record(&self) -> ([Vec<u8>; 1], Vec<Record>, [Vec<u8>; 1]) {
         let before = self.image();
         let recorder = Arc::new(RecordingStorage::new(before.clone()));
         self.resize(recorder.clone()).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        (before, recorder.events(), recorder.contents())
+        ([before], recorder.records(), [recorder.contents()])
     }
 
     /// The disk is the old one or the new one, and nothing worse than leaks.
@@ -261,15 +261,15 @@ impl Case {
 fn a_power_cut_leaves_the_old_disk_or_the_new_one() {
     let (mut states, mut seed) = (0, 1);
     for case in CASES {
-        let (before, events, after) = case.record();
-        let audit = case.judge(&after);
+        let (before, events, end) = case.record();
+        let audit = case.judge(&end[0]);
         assert_eq!((audit.leaks, audit.is_harmless()), (0, true), "{}: {audit:?}", case.name);
         each_state(&before, &events, &mut seed, |state| {
-            case.judge(state.bytes);
-            case.retry(state.bytes);
+            case.judge(&state.files[0]);
+            case.retry(&state.files[0]);
             states += 1;
         });
-        assert!(replayed(&before, &events) == after, "{}: the record is complete", case.name);
+        assert!(after(&before, &events) == end, "{}: the record is complete", case.name);
     }
     println!("{states} crash states");
     assert!(states >= 690, "{states} states are too few");
@@ -281,8 +281,8 @@ fn without_its_barriers_a_resize_would_be_caught() {
     let case = CASES.iter().find(|case| case.name.starts_with("metadata, new")).unwrap();
     let (before, events, _) = case.record();
     let mut caught = false;
-    each_state(&before, &without_syncs(&events), &mut 1, |state| {
-        caught = caught || std::panic::catch_unwind(|| case.judge(state.bytes)).is_err();
+    each_state(&before, &with_idle_syncs(&events, |_| true), &mut 1, |state| {
+        caught = caught || std::panic::catch_unwind(|| case.judge(&state.files[0])).is_err();
     });
     assert!(caught);
 }
@@ -292,7 +292,7 @@ fn without_its_barriers_a_resize_would_be_caught() {
 #[test]
 fn a_failing_medium_is_reported_and_harmless() {
     for case in CASES {
-        let (before, events, _) = case.record();
+        let ([before], events, _) = case.record();
         for nth in 0..events.len() {
             let storage = Arc::new(RecordingStorage::new(before.clone()));
             storage.fail_from(nth);

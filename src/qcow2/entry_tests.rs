@@ -6,7 +6,7 @@ use super::check::scan;
 use super::header::{Header, Version};
 use super::hostile_tests::open;
 use super::options::Preallocation;
-use super::subject_tests::{PLAIN, Shape};
+use super::shape_tests::{PLAIN, Shape};
 use super::table::read_l1;
 use crate::block::BlockDevice;
 use crate::error::ErrorKind;

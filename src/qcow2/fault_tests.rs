@@ -3,7 +3,8 @@
 
 use super::header::Version;
 use super::scenario_tests::{Found, Run, Scenario, require_one_of};
-use super::subject_tests::{PLAIN, Shape, Step, Subject, contents};
+use super::shape_tests::{PLAIN, Shape, contents};
+use super::subject_tests::{Step, Subject};
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind};
 use crate::host::recording::{Event, Failure, Fault};
@@ -38,18 +39,17 @@ fn scenarios() -> impl Iterator<Item = Scenario> {
             Step::Flush,
             Step::Write(12 * cluster + 100, 2 * cluster as usize, 5),
         ];
-        let snapshot = matches!(found, Found::Snapshot | Found::PackedSnapshot);
-        let resize = |size| if snapshot { Step::Reopen } else { Step::Resize(size) };
+        let resize = |step| if found.takes(shape, step) { step } else { Step::Reopen };
         let steps = vec![
             Step::Write(cluster / 2 + 50, 2 * cluster as usize, 7),
             Step::Zero(4 * cluster + 100, 5 * cluster),
             Step::Flush,
             Step::Discard(0, 3 * cluster),
             Step::Write(10 * cluster, shape.size as usize / 2, 9),
-            resize(shape.size * 2),
+            resize(Step::Resize(shape.size * 2)),
             Step::Write(cluster + 10, cluster as usize, 8),
             Step::Discard(0, 5 * cluster),
-            resize(shape.size / 2 + 512),
+            resize(Step::Resize(shape.size / 2 + 512)),
             Step::Write(3 * cluster, 400, 6),
             Step::Reopen,
         ];
@@ -79,7 +79,7 @@ fn until_it_fails(subject: &mut Subject, scenario: &Scenario) -> Option<(Error, 
 /// again; it can be read, and what it shows is what was written or what was there before.
 fn check_latched(subject: &Subject, run: &Run) {
     let Some(image) = &subject.image else { return };
-    let events = subject.storage.events().len();
+    let events = subject.files[0].done();
     let disk = contents(image).unwrap();
     require_one_of(&disk, run.window(events, events + 1)).unwrap();
     for at in [0, image.size() / 2, image.size() - 512] {
@@ -87,7 +87,7 @@ fn check_latched(subject: &Subject, run: &Run) {
         assert!(matches!(error.kind(), ErrorKind::Io | ErrorKind::NoSpace), "{error}");
     }
     let flushed = image.flush();
-    assert_eq!(subject.storage.events().len(), events, "nothing is written: {flushed:?}");
+    assert_eq!(subject.files[0].done(), events, "nothing is written: {flushed:?}");
     assert!(contents(image).unwrap() == disk, "what was refused does not show");
 }
 
@@ -102,21 +102,20 @@ fn a_change_that_fails_is_the_last() {
             {
                 let mut subject = subject(&scenario, &run);
                 let fault = Fault { nth, failure, lasts };
-                subject.storage.fail(fault);
+                subject.files[0].fail(fault);
                 let failed = until_it_fails(&mut subject, &scenario);
-                let advice = matches!(run.events[nth], Event::Punch(..)) && !lasts;
+                let advice = matches!(run.events[nth].event, Event::Punch(..)) && !lasts;
                 if advice && failed.is_none() {
                     // Room that is not given back is no failure.
                     let end = run.moments.len() - 1;
-                    run.judge(&subject.storage.contents(), &run.moments[end..])
+                    run.judge(&subject.bytes(), &run.moments[end..])
                         .unwrap_or_else(|why| panic!("{scenario:?} {fault:?}: {why}"));
                     continue;
                 }
                 let (error, _) = failed.unwrap_or_else(|| panic!("{scenario:?} {fault:?}"));
                 assert_eq!(error.kind(), kind, "{scenario:?} {fault:?}: {error}");
                 check_latched(&subject, &run);
-                let window = run.window(nth, nth + 1);
-                run.judge(&subject.storage.contents(), window)
+                run.judge(&subject.bytes(), run.window(nth, nth + 1))
                     .unwrap_or_else(|why| panic!("{scenario:?} {fault:?}: {why}"));
                 faults += 1;
             }
@@ -135,13 +134,13 @@ fn a_read_that_fails_can_be_tried_again() {
         let run = Run::of(&scenario);
         let mut whole = subject(&scenario, &run);
         assert!(until_it_fails(&mut whole, &scenario).is_none());
-        let (_, reads) = whole.storage.operations();
+        let (_, reads) = whole.files[0].operations();
         for nth in 0..reads {
             let mut subject = subject(&scenario, &run);
-            subject.storage.fail(Fault { nth, failure: Failure::Read, lasts: false });
+            subject.files[0].fail(Fault { nth, failure: Failure::Read, lasts: false });
             let end = with_one_retry(&mut subject, &scenario, &run);
             let window = &run.moments[end];
-            run.judge(&subject.storage.contents(), window)
+            run.judge(&subject.bytes(), window)
                 .unwrap_or_else(|why| panic!("{scenario:?} read {nth}: {why}"));
             check_unreadable(nth, &scenario, &run);
             faults += 2;
@@ -154,12 +153,12 @@ fn a_read_that_fails_can_be_tried_again() {
 /// A medium that is not read any more after so many reads: what is on it is sound.
 fn check_unreadable(nth: usize, scenario: &Scenario, run: &Run) {
     let mut subject = subject(scenario, run);
-    subject.storage.fail(Fault { nth, failure: Failure::Read, lasts: true });
+    subject.files[0].fail(Fault { nth, failure: Failure::Read, lasts: true });
     let (error, failed) = until_it_fails(&mut subject, scenario).unwrap();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     let closed = subject.close();
     let window = &run.moments[run.last_flush_before(failed)..=failed];
-    run.judge(&subject.storage.contents(), window)
+    run.judge(&subject.bytes(), window)
         .unwrap_or_else(|why| panic!("{scenario:?} from read {nth} on, {closed:?}: {why}"));
 }
 

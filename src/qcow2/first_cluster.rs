@@ -63,7 +63,7 @@ mod tests {
     use crate::host::recording::{Failure, Fault, RecordingStorage};
     use crate::host::storage::MemoryStorage;
     use crate::qcow2::header::UncheckedHeader;
-    use crate::qcow2::subject_tests::{PLAIN, Shape};
+    use crate::qcow2::shape_tests::{PLAIN, Shape};
 
     /// A new image with large clusters and no extensions.
     fn image(bits: u32) -> Vec<u8> {

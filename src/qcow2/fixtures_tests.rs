@@ -1,15 +1,19 @@
 //! Images that the engine does not make itself: with an internal snapshot, with packed clusters,
-//! and with a file so long that counting what is added needs a larger refcount table.
+//! with an external data file, and with a file so long that counting what is added needs a larger
+//! refcount table.
 
 use flate2::{Compress, Compression, FlushCompress};
 
 use super::check::scan;
 use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping};
+use super::extension::Extension;
+use super::feature::{Autoclear, Incompatible};
 use super::geometry::{ClusterCount, HostCluster, HostOffset};
 use super::header::Header;
 use super::refblock::RefcountBlock;
+use super::shape_tests::{PLAIN, Shape, contents, in_memory};
 use super::snapshot::read_snapshots;
-use super::subject_tests::{PLAIN, Shape, Step, Subject, contents};
+use super::subject_tests::{Step, Subject};
 use super::table::{L2Table, encode_words, read_l1, read_refcount_table};
 use crate::host::storage::{MemoryStorage, Storage, read_exact_at, read_padded_at};
 use crate::task::{Cancel, Silent, Task};
@@ -176,6 +180,22 @@ fn deflate(data: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Has an image that holds no data yet keep it in a file of its own, which may be the disk itself:
+/// then every entry refers to its data.
+pub(super) fn with_data_file(bytes: Vec<u8>, raw: bool) -> Vec<u8> {
+    let bench = Bench::over(bytes);
+    let mut header = bench.header.clone();
+    header.incompatible = header.incompatible.with_if(true, Incompatible::EXTERNAL_DATA);
+    header.autoclear = header.autoclear.with_if(raw, Autoclear::RAW_EXTERNAL_DATA);
+    header.extensions.push(Extension::ExternalData(b"data".to_vec()));
+    bench.storage.write_at(0, &header.encode().unwrap()).unwrap();
+    bench.each_entry(|guest, entry| match raw && guest < header.virtual_size {
+        true => L2Entry::data(ClusterRef::sole(HostOffset::new(guest)), header.geometry),
+        false => entry,
+    });
+    bench.storage.contents()
+}
+
 /// A file that goes on, with nothing in it, to `len`.
 pub(super) fn lengthened(bytes: Vec<u8>, len: u64) -> Vec<u8> {
     let bench = Bench::over(bytes);
@@ -184,24 +204,24 @@ pub(super) fn lengthened(bytes: Vec<u8>, len: u64) -> Vec<u8> {
 }
 
 /// What each snapshot's disk reads as.
-pub(super) fn snapshot_disks(shape: &Shape, bytes: &[u8]) -> Vec<Vec<u8>> {
-    let storage = Arc::new(MemoryStorage::new(bytes.to_vec()));
-    let header = Header::read(&*storage).unwrap();
-    let snapshots = read_snapshots(&*storage, &header).unwrap();
+pub(super) fn snapshot_disks(shape: &Shape, files: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let files = in_memory(files);
+    let header = Header::read(&*files[0]).unwrap();
+    let snapshots = read_snapshots(&*files[0], &header).unwrap();
     let disk = |snapshot: super::snapshot::Snapshot| {
         let virtual_size = snapshot.disk_size_bytes.unwrap();
         let header = Header { l1: snapshot.l1, virtual_size, ..header.clone() };
-        contents(&shape.open_as(storage.clone(), header, false).unwrap()).unwrap()
+        contents(&shape.open_as(&files, header, false).unwrap()).unwrap()
     };
     snapshots.into_iter().map(disk).collect()
 }
 
-/// An image that is closed, after these steps; and what it shows.
-pub(super) fn made_by(shape: Shape, steps: &[Step]) -> (Vec<u8>, Vec<u8>) {
+/// The files of an image that is closed, after these steps; and what it shows.
+pub(super) fn made_by(shape: Shape, steps: &[Step]) -> (Vec<Vec<u8>>, Vec<u8>) {
     let mut subject = Subject::new(shape);
     steps.iter().for_each(|step| subject.step(*step));
     subject.close().unwrap();
-    (subject.storage.contents(), subject.model)
+    (subject.bytes(), subject.model)
 }
 
 #[test]
@@ -209,7 +229,8 @@ fn what_is_made_by_hand_is_sound() {
     let steps = [Step::Write(100, 9000, 3), Step::Write(20_000, 5000, 9), Step::Zero(512, 600)];
     for cluster_bits in [9, 12, 16] {
         let shape = Shape { cluster_bits, size: 200 << 10, ..PLAIN };
-        let (bytes, model) = made_by(shape, &steps);
+        let (files, model) = made_by(shape, &steps);
+        let bytes = files[0].clone();
         let packed = packed(bytes.clone());
         let images = [
             (lengthened(bytes.clone(), 1 << 20), 0),
@@ -218,12 +239,15 @@ fn what_is_made_by_hand_is_sound() {
             (with_snapshot(packed), 1),
         ];
         for (bytes, snapshots) in images {
-            assert_eq!(snapshot_disks(&shape, &bytes), vec![model.clone(); snapshots]);
-            let storage = Arc::new(MemoryStorage::new(bytes));
-            let header = Header::read(&*storage).unwrap();
-            let report = scan(&*storage, &header, Task::new(&Silent, &Cancel::new())).unwrap();
+            assert_eq!(
+                snapshot_disks(&shape, std::slice::from_ref(&bytes)),
+                vec![model.clone(); snapshots]
+            );
+            let files = in_memory(&[bytes]);
+            let header = Header::read(&*files[0]).unwrap();
+            let report = scan(&*files[0], &header, Task::new(&Silent, &Cancel::new())).unwrap();
             assert!(report.is_clean() && report.notices == 0, "{:?}", report.findings);
-            assert!(contents(&shape.open(storage, false).unwrap()).unwrap() == model);
+            assert!(contents(&shape.open(&files, false).unwrap()).unwrap() == model);
         }
     }
 }

@@ -9,7 +9,8 @@ use super::header::{BackingName, CompressionType, Header, Version};
 use super::open::{Parts, Qcow2};
 use super::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 use super::refblock::RefcountBlock;
-use super::subject_tests::{PLAIN, Shape, Step, Subject};
+use super::shape_tests::{PLAIN, Shape};
+use super::subject_tests::{Step, Subject};
 use super::table::{read_l1, read_refcount_table};
 use crate::block::{BlockDevice, DeviceOptions};
 use crate::error::{ErrorKind, Result};
@@ -150,13 +151,13 @@ fn a_rebuilt_image_is_written_on() {
         let mut subject = Subject::new(shape);
         subject.step(Step::Write(0, 20_000, 5));
         subject.close().unwrap();
-        let header = Header::read(&*subject.storage).unwrap();
-        subject.storage.write_at(79, &[1]).unwrap();
+        let header = Header::read(&*subject.files[0]).unwrap();
+        subject.files[0].write_at(79, &[1]).unwrap();
         if for_hyperkit {
-            subject.storage.write_at(100, &104u32.to_be_bytes()).unwrap();
+            subject.files[0].write_at(100, &104u32.to_be_bytes()).unwrap();
         }
         // No block is left.
-        subject.storage.write_at(header.refcount_table.offset.get(), &[0; 8]).unwrap();
+        subject.files[0].write_at(header.refcount_table.offset.get(), &[0; 8]).unwrap();
         subject.open().unwrap();
         for n in 0..25 {
             subject.step(Step::Write(n << 14, 1 << 14, n as u8));

@@ -82,10 +82,14 @@ mod resize;
 mod runs;
 #[cfg(test)]
 mod scenario_tests;
+#[cfg(test)]
+mod shape_tests;
 mod snapshot;
 mod stream;
 #[cfg(test)]
 mod subject_tests;
+#[cfg(test)]
+mod survive_tests;
 mod table;
 #[cfg(test)]
 mod wait_tests;

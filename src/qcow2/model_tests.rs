@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use super::audit_tests::Audit;
 use super::header::{CompressionType, Version};
 use super::options::Preallocation;
-use super::subject_tests::{Shape, Step, Subject, survive};
+use super::shape_tests::{Data, Shape};
+use super::subject_tests::{Step, Subject};
+use super::survive_tests::survive;
 use crate::block::{CacheConfig, DeviceOptions, Discard, ExtentKind, Extents};
 use crate::host::storage::MemoryStorage;
 
@@ -15,7 +17,7 @@ impl Subject {
     fn close_and_audit(&mut self) {
         self.close().unwrap();
         self.is_sound();
-        let audit = Audit::of(&MemoryStorage::new(self.storage.contents()));
+        let audit = Audit::of(&MemoryStorage::new(self.files[0].contents()));
         assert_eq!(audit, Audit::default());
     }
 
@@ -54,10 +56,11 @@ fn shapes() -> impl Strategy<Value = Shape> {
         any::<bool>(),
         prop::sample::select(vec![0, 4096, 8 << 20]),
         any::<bool>(),
+        prop_oneof![4 => Just(Data::Inside), 1 => Just(Data::Apart), 1 => Just(Data::Raw)],
     );
     (layout, rest).prop_map(|(layout, rest)| {
         let ((cluster_bits, extended), order, v2, lazy, preallocation) = layout;
-        let (below, size, discard, detect_zeroes, table_bytes, zstd) = rest;
+        let (below, size, discard, detect_zeroes, table_bytes, zstd, data) = rest;
         Shape {
             cluster_bits,
             order,
@@ -67,6 +70,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             lazy,
             preallocation,
             below,
+            data,
             size,
             options: DeviceOptions {
                 writable: true,

@@ -1,12 +1,13 @@
 //! An image on a block device: it ends where it ends, and what nobody wrote holds something.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use super::check::scan;
 use super::feature::Incompatible;
 use super::header::{Header, Version};
 use super::resize::ResizeOptions;
-use super::subject_tests::{PLAIN, Shape, contents, virtual_size};
+use super::shape_tests::{PLAIN, Shape, contents, virtual_size};
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Allocation, MemoryStorage, Storage};
@@ -106,7 +107,7 @@ fn counts_grow_into_the_room_that_is_there() {
         let device = Device::holding(&created(shape), len);
         let mut model = vec![0; shape.size as usize];
         let unit = 1usize << shape.cluster_bits;
-        let image = shape.open(device.clone(), true).unwrap();
+        let image = shape.open(from_ref(&device), true).unwrap();
         let mut put = |at: usize, value: u8| {
             let range = at..(at + 300).min(model.len());
             model[range.clone()].fill(value);
@@ -126,7 +127,7 @@ fn counts_grow_into_the_room_that_is_there() {
         assert!(contents(&image).unwrap() == model, "{shape:?}");
         image.close().unwrap();
         is_sound(&device);
-        let image = shape.open(device.clone(), false).unwrap();
+        let image = shape.open(from_ref(&device), false).unwrap();
         assert!(contents(&image).unwrap() == model, "{shape:?}, opened again");
     }
 }
@@ -139,7 +140,7 @@ fn a_device_that_is_full_is_no_failure() {
     let bytes = created(shape);
     for clusters in 12..200 {
         let device = Device::holding(&bytes, clusters << 9);
-        let image = shape.open(device.clone(), true).unwrap();
+        let image = shape.open(from_ref(&device), true).unwrap();
         let fill = |from: u64| {
             let full =
                 (from..800).find_map(|n| Some((n, image.write_at(n << 9, &[7; 512]).err()?)));
@@ -179,7 +180,7 @@ fn a_device_that_is_full_is_no_failure() {
 fn without_blocks() -> (Shape, Vec<u8>, Vec<u8>) {
     let shape = Shape { lazy: true, order: 6, size: 100 << 10, ..PLAIN };
     let storage = Arc::new(MemoryStorage::new(created(shape)));
-    let image = shape.open(storage.clone(), true).unwrap();
+    let image = shape.open(from_ref(&storage), true).unwrap();
     image.write_at(0, &[5; 40_000]).unwrap();
     let disk = contents(&image).unwrap();
     image.close().unwrap();
@@ -195,7 +196,7 @@ fn without_blocks() -> (Shape, Vec<u8>, Vec<u8>) {
 fn a_rebuild_finds_room_on_the_device() {
     let (shape, bytes, disk) = without_blocks();
     let device = Device::holding(&bytes, 1 << 20);
-    let image = shape.open(device.clone(), true).unwrap();
+    let image = shape.open(from_ref(&device), true).unwrap();
     assert!(contents(&image).unwrap() == disk);
     image.close().unwrap();
     is_sound(&device);
@@ -206,7 +207,7 @@ fn a_rebuild_finds_room_on_the_device() {
 fn a_rebuild_that_does_not_fit_changes_nothing() {
     let (shape, bytes, _) = without_blocks();
     let device = Device::holding(&bytes, bytes.len() as u64);
-    let error = shape.open(device.clone(), true).unwrap_err();
+    let error = shape.open(from_ref(&device), true).unwrap_err();
     assert!(error.kind() == ErrorKind::NoSpace && !error.changed(), "{error}");
     assert!(device.memory.contents() == bytes);
 }
@@ -216,13 +217,13 @@ fn a_rebuild_that_does_not_fit_changes_nothing() {
 fn a_disk_shrinks_on_a_device() {
     let shape = Shape { size: 400 << 10, ..PLAIN };
     let device = Device::holding(&created(shape), 1 << 20);
-    let image = shape.open(device.clone(), true).unwrap();
+    let image = shape.open(from_ref(&device), true).unwrap();
     image.write_at(0, &[3; 300 << 10]).unwrap();
     image.close().unwrap();
-    let image = shape.open(device.clone(), false).unwrap();
+    let image = shape.open(from_ref(&device), false).unwrap();
     let options = ResizeOptions { virtual_size: virtual_size(64 << 10), preallocation: None };
     image.resize(&options, Task::new(&Silent, &Cancel::new())).unwrap();
     is_sound(&device);
-    let image = shape.open(device, false).unwrap();
+    let image = shape.open(&[device], false).unwrap();
     assert!(contents(&image).unwrap() == [3; 64 << 10]);
 }

@@ -1,11 +1,12 @@
 //! Refcount structures that are something else too: what is read from them is whatever it is, but
 //! nothing is written that would change two things at once. And what it costs to find that out.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::hostile_tests::{image, open};
-use super::subject_tests::{PLAIN, Shape};
+use super::shape_tests::{PLAIN, Shape};
 use crate::block::BlockDevice;
 use crate::error::{ErrorKind, Result};
 use crate::host::storage::{Allocation, MemoryStorage, Storage};
@@ -126,7 +127,7 @@ fn with_table(block: impl Fn(u64) -> u64) -> (Shape, Arc<Holes>) {
 #[test]
 fn one_block_is_not_read_a_million_times() {
     let (shape, storage) = with_table(|_| 1 << 40);
-    let image = shape.open(storage.clone(), true).unwrap();
+    let image = shape.open(from_ref(&storage), true).unwrap();
     let error = image.write_at(0, b"data").unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && !error.changed(), "{error}");
     let read = storage.read.load(Ordering::Relaxed);
@@ -137,7 +138,7 @@ fn one_block_is_not_read_a_million_times() {
 #[test]
 fn blocks_that_count_nothing_are_not_all_read() {
     let (shape, storage) = with_table(|n| (1 << 40) + (((1 << 20) - n) << 21));
-    let image = shape.open(storage.clone(), true).unwrap();
+    let image = shape.open(from_ref(&storage), true).unwrap();
     image.write_at(0, b"data").unwrap();
     let mut found = [0; 4];
     image.read_at(0, &mut found).unwrap();

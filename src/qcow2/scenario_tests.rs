@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::check::{ScanReport, scan};
 use super::crash_states_tests::{fingerprint, next};
-use super::feature::Incompatible;
+use super::feature::{Autoclear, Incompatible};
 use super::fixtures_tests::{lengthened, made_by, packed, snapshot_disks, with_snapshot};
 use super::header::Header;
-use super::subject_tests::{Shape, Step, Subject, contents};
+use super::shape_tests::{Shape, contents, in_memory};
+use super::subject_tests::{Step, Subject};
 use crate::block::BlockDevice;
-use crate::host::recording::Event;
+use crate::host::recording::{Event, Record};
 use crate::host::storage::MemoryStorage;
 use crate::task::{Cancel, Silent, Task};
 
@@ -25,6 +26,14 @@ pub(super) enum Found {
     PackedSnapshot,
     /// Its file goes on to this length.
     Long(u64),
+}
+
+impl Found {
+    /// Whether an image of this shape can have this done to it.
+    pub(super) fn takes(self, shape: Shape, step: Step) -> bool {
+        let fixed = matches!(self, Found::Snapshot | Found::PackedSnapshot);
+        shape.takes(step) && !(fixed && step.resizes())
+    }
 }
 
 /// An image, how it came to be, and what is done to it.
@@ -42,17 +51,18 @@ impl Scenario {
         if matches!(self.found, Found::Unclosed) {
             let mut subject = Subject::new(self.shape);
             self.before.iter().for_each(|step| subject.step(*step));
-            return Subject::found(self.shape, subject.storage.contents());
+            return Subject::found(self.shape, subject.bytes());
         }
-        let (bytes, model) = made_by(self.shape, &self.before);
-        let bytes = match self.found {
-            Found::Closed | Found::Unclosed => bytes,
-            Found::Packed => packed(bytes),
-            Found::Snapshot => with_snapshot(bytes),
-            Found::PackedSnapshot => with_snapshot(packed(bytes)),
-            Found::Long(len) => lengthened(bytes, len),
+        let (mut files, model) = made_by(self.shape, &self.before);
+        let image = std::mem::take(&mut files[0]);
+        files[0] = match self.found {
+            Found::Closed | Found::Unclosed => image,
+            Found::Packed => packed(image),
+            Found::Snapshot => with_snapshot(image),
+            Found::PackedSnapshot => with_snapshot(packed(image)),
+            Found::Long(len) => lengthened(image, len),
         };
-        Subject::over(self.shape, bytes, model)
+        Subject::over(self.shape, files, model)
     }
 }
 
@@ -69,7 +79,7 @@ pub(super) struct Moment {
 impl Moment {
     fn of(subject: &Subject, durable: Option<usize>) -> Moment {
         let disk = subject.model.clone();
-        let events = subject.storage.events().len();
+        let events = subject.files[0].done();
         Moment { events, durable, fingerprint: fingerprint(&disk), disk }
     }
 }
@@ -77,8 +87,8 @@ impl Moment {
 /// The record of a scenario.
 pub(super) struct Run {
     shape: Shape,
-    pub(super) before: Vec<u8>,
-    pub(super) events: Vec<Event>,
+    pub(super) before: Vec<Vec<u8>>,
+    pub(super) events: Vec<Record>,
     /// The first is the image as it is found, the next that when it was opened, then one a step.
     pub(super) moments: Vec<Moment>,
     snapshots: Vec<Vec<u8>>,
@@ -93,27 +103,26 @@ impl Run {
 
     /// Opens the subject and does this to it.
     pub(super) fn on(mut subject: Subject, steps: &[Step]) -> Run {
-        let before = subject.storage.contents();
+        let before = subject.bytes();
         let mut moments = vec![Moment::of(&subject, Some(0))];
         subject.open().unwrap();
         moments.push(Moment::of(&subject, None));
         for step in steps {
-            let start = subject.storage.events().len();
+            let start = subject.files[0].done();
             subject.step(*step);
-            let events = subject.storage.events();
+            let events = subject.files[0].records();
             // What is behind the last sync of a flush frees clusters, and no more than that.
-            let synced = events.iter().rposition(|event| *event == Event::Sync);
+            let synced = events.iter().rposition(|record| record.event == Event::Sync);
             let synced = synced.map_or(0, |last| last + 1).max(start);
-            let flushes = matches!(step, Step::Flush | Step::Reopen | Step::Resize(_));
-            moments.push(Moment::of(&subject, flushes.then_some(synced)));
+            moments.push(Moment::of(&subject, step.flushes().then_some(synced)));
             assert!(subject.contents() == subject.model, "{steps:?} up to {step:?}");
         }
         Run {
             shape: subject.shape,
             snapshots: snapshot_disks(&subject.shape, &before),
-            header: Header::read(&MemoryStorage::new(before.clone())).unwrap(),
+            header: Header::read(&MemoryStorage::new(before[0].clone())).unwrap(),
             before,
-            events: subject.storage.events(),
+            events: subject.files[0].records(),
             moments,
         }
     }
@@ -133,32 +142,32 @@ impl Run {
     }
 
     /// Whether an image that was cut short is what it may be; if not, why.
-    pub(super) fn judge(&self, state: &[u8], window: &[Moment]) -> Result<(), String> {
-        let storage = Arc::new(MemoryStorage::new(state.to_vec()));
-        let header = Header::read(&*storage).map_err(|error| error.to_string())?;
-        let backing = (&header.backing, header.snapshots);
-        require(backing == (&self.header.backing, self.header.snapshots), "the header differs")?;
+    pub(super) fn judge(&self, state: &[Vec<u8>], window: &[Moment]) -> Result<(), String> {
+        let files = in_memory(state);
+        let header = Header::read(&*files[0]).map_err(|error| error.to_string())?;
+        require(kept(&header) == kept(&self.header), "the header differs")?;
         let dirty = header.incompatible.contains(Incompatible::DIRTY);
-        let report = scanned(&storage, &header)?;
+        let report = scanned(&files[0], &header)?;
         let sound = if dirty { report.damage().is_none() } else { report.corruptions == 0 };
         require(sound && report.notices == 0, format!("{:?}", report.findings))?;
-        let image = self.shape.open_as(storage.clone(), header, false);
+        let image = self.shape.open_as(&files, header, false);
         let disk = image.and_then(|image| contents(&image)).map_err(|error| error.to_string())?;
         require_one_of(&disk, window)?;
+        require(self.shape.is_raw_disk(state, &disk), "the data file is not the disk")?;
         require(snapshot_disks(&self.shape, state) == self.snapshots, "a snapshot differs")?;
-        self.write_on(storage, disk, dirty)
+        self.write_on(&files, disk, dirty)
     }
 
     /// It takes further writes, and then is as sound as any.
     fn write_on(
         &self,
-        storage: Arc<MemoryStorage>,
+        files: &[Arc<MemoryStorage>],
         mut disk: Vec<u8>,
         dirty: bool,
     ) -> Result<(), String> {
         let said = |error: crate::Error| format!("written on: {error}");
         let mut seed = fingerprint(&disk);
-        let image = self.shape.open(storage.clone(), true).map_err(said)?;
+        let image = self.shape.open(files, true).map_err(said)?;
         for len in [700, 1 << self.shape.cluster_bits] {
             let at = next(&mut seed) as usize % disk.len();
             let end = (at + len).min(disk.len());
@@ -166,17 +175,24 @@ impl Run {
             image.write_at(at as u64, &disk[at..end]).map_err(said)?;
         }
         image.close().map_err(said)?;
-        let header = Header::read(&*storage).map_err(said)?;
-        let report = scanned(&storage, &header)?;
+        let header = Header::read(&*files[0]).map_err(said)?;
+        let report = scanned(&files[0], &header)?;
         let sound = if dirty { report.is_clean() } else { report.corruptions == 0 };
         let sound = sound && !header.incompatible.contains(Incompatible::DIRTY);
         require(sound, format!("written on: {:?}", report.findings))?;
-        let image = self.shape.open_as(storage.clone(), header, false);
+        let image = self.shape.open_as(files, header, false);
         let found = image.and_then(|image| contents(&image)).map_err(said)?;
         require(found == disk, "written on, the disk differs")?;
-        let snapshots = snapshot_disks(&self.shape, &storage.contents());
+        let files: Vec<Vec<u8>> = files.iter().map(|file| file.contents()).collect();
+        let snapshots = snapshot_disks(&self.shape, &files);
         require(snapshots == self.snapshots, "written on, a snapshot differs")
     }
+}
+
+/// What of a header no crash changes.
+fn kept(header: &Header) -> impl PartialEq {
+    let raw = header.autoclear.contains(Autoclear::RAW_EXTERNAL_DATA);
+    (header.backing.clone(), header.snapshots, header.extensions.clone(), raw)
 }
 
 /// Whether every sector is as it is at one of these moments.

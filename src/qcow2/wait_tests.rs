@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::subject_tests::{PLAIN, contents};
+use super::shape_tests::{PLAIN, contents};
 use crate::block::BlockDevice;
 use crate::error::Result;
 use crate::host::storage::{Allocation, MemoryStorage, Storage};
@@ -60,7 +60,7 @@ fn a_flush_keeps_nobody_from_reading_or_writing_in_place() {
     let (began, has_begun) = channel();
     let (let_end, may_end) = channel();
     let storage = Arc::new(Slow { memory, began, may_end: Mutex::new(may_end) });
-    let image = PLAIN.open(storage, true).unwrap();
+    let image = PLAIN.open(&[storage], true).unwrap();
     image.write_at(0, &[1; 4096]).unwrap();
     std::thread::scope(|scope| {
         let flush = scope.spawn(|| image.flush());

@@ -3,7 +3,8 @@
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind};
 use crate::host::recording::{Failure, Fault};
-use crate::qcow2::subject_tests::{PLAIN, Shape, Step, Subject, contents, virtual_size};
+use crate::qcow2::shape_tests::{PLAIN, Shape, contents, virtual_size};
+use crate::qcow2::subject_tests::{Step, Subject};
 use crate::qcow2::{ResizeOptions, Resized};
 use crate::task::{Cancel, Silent, Task};
 
@@ -68,15 +69,15 @@ fn an_image_that_could_not_be_resized_is_as_it_was() {
             let flushed = || {
                 let mut subject = subjects().nth(number).expect("a shape");
                 subject.step(Step::Flush);
-                let (done, _) = subject.storage.operations();
+                let (done, _) = subject.files[0].operations();
                 (subject, done)
             };
             let (mut whole, before) = flushed();
             resize(&mut whole, size).unwrap();
-            for nth in 0..whole.storage.operations().0 - before {
+            for nth in 0..whole.files[0].operations().0 - before {
                 let (mut subject, done) = flushed();
                 let failure = Failure::Change(ErrorKind::NoSpace);
-                subject.storage.fail(Fault { nth: done + nth, failure, lasts: false });
+                subject.files[0].fail(Fault { nth: done + nth, failure, lasts: false });
                 let Err(error) = resize(&mut subject, size) else { continue };
                 assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
                 if error.changed() {
