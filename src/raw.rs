@@ -80,10 +80,15 @@ impl Raw {
     ///
     /// # Errors
     /// [`Permission`](ErrorKind::Permission) for a storage that cannot be written, whatever the
-    /// disk was opened for; what the storage says. Where the error is [`changed`](Error::changed),
+    /// disk was opened for; [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for another size
+    /// of a block device; what the storage says. Where the error is [`changed`](Error::changed),
     /// nothing more is written to the disk, and it must be opened again; else it is as before.
     pub fn resize(&mut self, size: VirtualSize, how: RawAllocation, task: Task<'_>) -> Result<()> {
         refuse_read_only(&*self.storage)?;
+        if !self.storage.can_grow() && size.bytes() != self.size {
+            let message = "a block device has the size that it has";
+            return Err(Error::new(ErrorKind::UnsupportedFeature, message));
+        }
         self.failure.suspended(|| self.resize_file(size, how, task))?;
         self.size = size.bytes();
         Ok(())
@@ -102,7 +107,10 @@ impl Raw {
                 };
             }
         } else {
-            storage.set_len(size.bytes()).map_err(changed)?;
+            storage.set_len(size.bytes()).map_err(|error| match storage.len() {
+                Ok(len) if len == self.size => error,
+                _ => changed(error),
+            })?;
         }
         storage.sync().map_err(changed)
     }

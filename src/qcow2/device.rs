@@ -1,5 +1,7 @@
 //! An image as a disk: every range checked, every change ordered.
 
+use std::sync::atomic::Ordering;
+
 use super::entry::{ClusterRef, Mapping};
 use super::geometry::GuestOffset;
 use super::open::Qcow2;
@@ -20,19 +22,19 @@ impl BlockDevice for Qcow2 {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.require_writable("write", offset, len_of(data))?;
         if self.options.detect_zeroes && is_zero(data) {
-            return self.zero_mapped(GuestOffset::new(offset), len_of(data));
+            return self.telling(|| self.zero_mapped(GuestOffset::new(offset), len_of(data)));
         }
-        self.write_mapped(GuestOffset::new(offset), data)
+        self.telling(|| self.write_mapped(GuestOffset::new(offset), data))
     }
 
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
         self.require_writable("write of zeros", offset, len)?;
-        self.zero_mapped(GuestOffset::new(offset), len)
+        self.telling(|| self.zero_mapped(GuestOffset::new(offset), len))
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<()> {
         self.require_writable("discard", offset, len)?;
-        self.discard_mapped(GuestOffset::new(offset), len)
+        self.telling(|| self.discard_mapped(GuestOffset::new(offset), len))
     }
 
     fn flush(&self) -> Result<()> {
@@ -73,6 +75,15 @@ impl BlockDevice for Qcow2 {
 }
 
 impl Qcow2 {
+    /// Runs a change, and where it fails half-way says that something was
+    /// [changed](Error::changed): in a file, or in the tables that the next flush writes. What
+    /// other threads change meanwhile counts too.
+    pub(super) fn telling(&self, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let changes = || (self.failure.changes(), self.entries_changed.load(Ordering::Relaxed));
+        let before = changes();
+        change().map_err(|error| if changes() == before { error } else { error.after_changes() })
+    }
+
     fn require_writable(&self, what: &str, offset: u64, len: u64) -> Result<()> {
         require_inside(self.size(), what, offset, len)?;
         match self.options.writable {

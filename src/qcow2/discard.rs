@@ -7,7 +7,7 @@ use super::header::Version;
 use super::live::Live;
 use super::open::Qcow2;
 use crate::block::Discard;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The most clusters whose entries are changed at once: others wait for less than a millisecond.
 const BATCH: u64 = 512;
@@ -18,26 +18,31 @@ impl Qcow2 {
     /// Makes the range read as zeros: whole subclusters by their entries, what is left by writing.
     pub(super) fn zero_mapped(&self, mut offset: GuestOffset, mut len: u64) -> Result<()> {
         while len > 0 {
-            let wanted = usize::try_from(len).unwrap_or(usize::MAX);
-            let (live, run) = self.run_for(offset, wanted)?;
-            drop(live);
-            let room = self.room_in(run, offset);
-            let whole = self.whole_clusters(offset, len).min(run.clusters);
-            let done = if self.reads_as_zeros(run.mapping) {
-                u64::try_from(room).unwrap_or(u64::MAX).min(len)
-            } else if whole > 0 && self.can_say_zero() {
-                let first = self.header.geometry.guest_cluster(offset);
-                let clusters = self.each_of(first, whole, |live, cluster| {
-                    self.zero_subclusters(live, cluster, u32::MAX)
-                })?;
-                clusters << self.header.geometry.cluster_bits().get()
-            } else {
-                self.zero_in_cluster(offset, len)?
-            };
+            let done = self.zero_some(offset, len);
+            let done = done.map_err(|error| error.at_guest_offset(offset.get()))?;
             offset = offset.plus_bytes(done);
             len = len.saturating_sub(done);
         }
         Ok(())
+    }
+
+    /// Makes the beginning of the range read as zeros. Returns how much that is.
+    fn zero_some(&self, offset: GuestOffset, len: u64) -> Result<u64> {
+        let (live, run) = self.run_for(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
+        drop(live);
+        let whole = self.whole_clusters(offset, len).min(run.clusters);
+        if self.reads_as_zeros(run.mapping) {
+            let room = self.room_in(run, offset);
+            return Ok(u64::try_from(room).unwrap_or(u64::MAX).min(len));
+        }
+        if whole == 0 || !self.can_say_zero() {
+            return self.zero_in_cluster(offset, len);
+        }
+        let first = self.header.geometry.guest_cluster(offset);
+        let clusters = self.each_of(first, whole, |live, cluster| {
+            self.zero_subclusters(live, cluster, u32::MAX)
+        })?;
+        Ok(clusters << self.header.geometry.cluster_bits().get())
     }
 
     /// How many clusters a range begins with, if it begins with one.
@@ -157,7 +162,9 @@ impl Qcow2 {
         };
         let mut cluster = first;
         while cluster < last {
-            let (live, run) = self.run(cluster, last.get().saturating_sub(cluster.get()))?;
+            let here = |error: Error| error.at_guest_offset(geometry.guest_offset(cluster).get());
+            let most = last.get().saturating_sub(cluster.get());
+            let (live, run) = self.run(cluster, most).map_err(here)?;
             drop(live);
             let nothing = run.mapping == Mapping::Unallocated && !self.discard_hides();
             let clusters = if nothing {
@@ -165,7 +172,8 @@ impl Qcow2 {
             } else {
                 self.each_of(cluster, run.clusters, |live, cluster| {
                     self.discard_cluster(live, cluster)
-                })?
+                })
+                .map_err(here)?
             };
             cluster = GuestCluster::new(cluster.get().saturating_add(clusters));
         }

@@ -1,5 +1,6 @@
 //! An open image: its storage, its header, its tables in memory, and what lies below it.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::compress::Codec;
@@ -48,6 +49,8 @@ pub struct Qcow2 {
     /// Held by whoever changes tables; taken before `live`.
     pub(super) order: Mutex<()>,
     pub(super) live: RwLock<Live>,
+    /// How many L2 entries were changed in memory.
+    pub(super) entries_changed: AtomicU64,
     /// How clusters are packed and unpacked.
     pub(super) codec: Codec,
     pub(super) unpacked: Mutex<Recent>,
@@ -127,6 +130,7 @@ impl Qcow2 {
             options: *options,
             order: Mutex::default(),
             live,
+            entries_changed: AtomicU64::new(0),
             codec,
             unpacked: Mutex::default(),
         };

@@ -41,9 +41,13 @@ impl Structures {
         let geometry = header.geometry;
         let fixed = apart(claims(storage, header, blocks)?, geometry)?;
         let mut structures = Structures { fixed, tables: Runs::default() };
-        let mut tables = Vec::new();
+        let (mut tables, file_len) = (Vec::new(), storage.len()?);
         each_l1_entry(storage, header, |entry| {
             let Ok(Some(table)) = entry.decode(geometry) else { return Ok(()) };
+            // Nothing is behind the file's end, whatever an entry says: reading it is an error.
+            if table.offset.get() >= file_len {
+                return Ok(());
+            }
             structures.require_table(geometry, table.offset)?;
             if tables.len() < MAX_TABLES {
                 let first = geometry.host_cluster(table.offset);

@@ -5,6 +5,7 @@ use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::header::Header;
 use super::hostile_tests::{image, open};
 use super::shape_tests::{PLAIN, Shape};
 use crate::block::BlockDevice;
@@ -146,4 +147,26 @@ fn blocks_that_count_nothing_are_not_all_read() {
     let read = storage.read.load(Ordering::Relaxed);
     assert!(read < 128 << 20, "{read} bytes");
     image.close().unwrap();
+}
+
+/// An L1 entry that leads far behind the file's end does not decide where the image grows.
+#[test]
+fn a_table_far_behind_the_end_moves_nothing() {
+    let shape = Shape { size: 400 << 10, order: 6, ..PLAIN };
+    let storage = Arc::new(MemoryStorage::default());
+    shape.create_in(&*storage);
+    let header = Header::read(&*storage).unwrap();
+    let last = u64::from(header.l1.count - 1);
+    storage
+        .write_at(header.l1.offset.get() + 8 * last, &(1u64 << 63 | 1 << 50).to_be_bytes())
+        .unwrap();
+    let image = shape.open(from_ref(&storage), true).unwrap();
+    // More clusters than one refcount block counts.
+    for cluster in 0..200 {
+        image.write_at(cluster << 9, &[cluster as u8; 512]).unwrap();
+    }
+    let error = image.write_at(399 << 10, b"behind").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    image.close().unwrap();
+    assert!(storage.len().unwrap() < 1 << 20);
 }

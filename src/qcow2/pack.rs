@@ -27,12 +27,14 @@ impl Qcow2 {
     pub fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<()> {
         require_inside(self.header.virtual_size, "compressed write", offset, len_of(data))?;
         self.may_pack(offset, data)?;
-        let mut at = GuestOffset::new(offset);
-        for cluster in data.chunks(self.header.geometry.cluster_len()) {
-            self.write_packed(at, cluster).map_err(|error| error.at_guest_offset(at.get()))?;
-            at = at.plus_bytes(len_of(cluster));
-        }
-        Ok(())
+        self.telling(|| {
+            let mut at = GuestOffset::new(offset);
+            for cluster in data.chunks(self.header.geometry.cluster_len()) {
+                self.write_packed(at, cluster).map_err(|error| error.at_guest_offset(at.get()))?;
+                at = at.plus_bytes(len_of(cluster));
+            }
+            Ok(())
+        })
     }
 
     fn may_pack(&self, offset: u64, data: &[u8]) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Writing guest data: in place where a cluster is there and nobody else's, else into a new one.
 
+use std::sync::atomic::Ordering;
+
 use super::cache::Rank;
 use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping, Subclusters};
 use super::error::FormatError;
@@ -25,16 +27,12 @@ struct Target {
 impl Qcow2 {
     /// Writes guest data at any offset and of any length.
     pub(super) fn write_mapped(&self, mut offset: GuestOffset, mut data: &[u8]) -> Result<()> {
-        let start = offset;
         while !data.is_empty() {
             let written = match self.write_in_place(offset, data) {
                 Ok(0) => self.write_anew(offset, data),
                 written => written,
             };
-            let written = written.map_err(|error| match offset == start {
-                true => error,
-                false => error.after_changes(),
-            })?;
+            let written = written.map_err(|error| error.at_guest_offset(offset.get()))?;
             offset = offset.plus_bytes(u64::try_from(written).unwrap_or(u64::MAX));
             data = data.get(written..).unwrap_or_default();
         }
@@ -254,6 +252,7 @@ impl Qcow2 {
         {
             return Ok(());
         }
+        self.entries_changed.fetch_add(1, Ordering::Relaxed);
         let stored = live.tables.change(&*self.storage, at, Rank::Leaf)?;
         put_word(stored, entry.word);
         if self.header.geometry.extended_l2() {

@@ -1,17 +1,32 @@
 //! A storage that is not written any more once a write has failed: what reached the medium until
 //! then is safe because of its order, and what would come after it need not be.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::{Allocation, Run, Storage};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The first change that failed, of all files that share it: they fail together.
 #[derive(Debug, Default)]
 pub struct FirstFailure {
     error: OnceLock<Error>,
     suspended: AtomicBool,
+    /// How many changes were begun.
+    changes: AtomicU64,
+}
+
+/// Ends the suspension, also where a panic does.
+struct Suspension<'a>(&'a FirstFailure);
+
+impl Drop for Suspension<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let message = "a change did not come to its end";
+            self.0.remember(Error::new(ErrorKind::Internal, message));
+        }
+        self.0.suspended.store(false, Ordering::Relaxed);
+    }
 }
 
 impl FirstFailure {
@@ -24,9 +39,15 @@ impl FirstFailure {
     pub fn suspended<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
         self.require_none()?;
         self.suspended.store(true, Ordering::Relaxed);
+        let suspension = Suspension(self);
         let done = run();
-        self.suspended.store(false, Ordering::Relaxed);
+        drop(suspension);
         done.map_err(|error| if error.changed() { self.remember(error) } else { error })
+    }
+
+    /// How many changes the files were asked for so far.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// Refuses to go on behind a failure. The error has its kind, so that whoever waits for room
@@ -70,6 +91,7 @@ impl Latch {
 
     fn change(&self, change: impl FnOnce(&dyn Storage) -> Result<()>) -> Result<()> {
         self.first_failure.require_none()?;
+        self.first_failure.changes.fetch_add(1, Ordering::Relaxed);
         change(&*self.storage).map_err(|error| self.first_failure.failed(error))
     }
 }

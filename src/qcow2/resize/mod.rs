@@ -93,11 +93,23 @@ impl Qcow2 {
             self.rebuild_refcounts(task)?;
         }
         let resized = self.failure.suspended(|| self.resize_clean(options, task));
+        if resized.as_ref().is_err_and(Error::changed) {
+            self.look_again();
+        }
         let resized = if rebuilt { resized.map_err(Error::after_changes) } else { resized };
         let (header, resized) = resized?;
         self.live = RwLock::new(Live::new(&header, self.options.cache));
         self.header = header;
         Ok(Resized { rebuilt, ..resized })
+    }
+
+    /// The failure may have come behind the switch, when tables had moved already: reading goes on
+    /// with what the file says now.
+    fn look_again(&mut self) {
+        if let Ok(header) = Header::read(&*self.storage) {
+            self.live = RwLock::new(Live::new(&header, self.options.cache));
+            self.header = header;
+        }
     }
 
     /// Returns the header after the switch, too.

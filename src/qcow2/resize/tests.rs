@@ -85,6 +85,10 @@ fn an_image_that_could_not_be_resized_is_as_it_was() {
                     let later = subject.image().write_at(0, b"x").unwrap_err();
                     assert_eq!(later.kind(), ErrorKind::NoSpace, "{later}");
                     assert!(later.to_string().contains("the medium fails"), "{later}");
+                    // Reading goes on, with the old size or the new one.
+                    let now = contents(subject.image()).unwrap();
+                    let common = now.len().min(subject.model.len());
+                    assert!(now[..common] == subject.model[..common], "{nth} of {size}");
                     drop(subject.image.take());
                     subject.open().unwrap();
                     let now = subject.image().size();
