@@ -49,7 +49,7 @@ fn scenarios() -> impl Iterator<Item = Scenario> {
             resize(Step::Resize(shape.size * 2)),
             Step::Write(cluster + 10, cluster as usize, 8),
             Step::Discard(0, 5 * cluster),
-            resize(Step::Resize(shape.size / 2 + 512)),
+            resize(Step::ResizeInUse(shape.size / 2 + 512)),
             Step::Write(3 * cluster, 400, 6),
             Step::Reopen,
         ];

@@ -6,7 +6,7 @@ use flate2::{Compress, Compression, FlushCompress};
 
 use super::check::scan;
 use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping};
-use super::extension::Extension;
+use super::extension::{BitmapDirectory, Extension};
 use super::feature::{Autoclear, Incompatible};
 use super::geometry::{ClusterCount, HostCluster, HostOffset};
 use super::header::Header;
@@ -77,6 +77,17 @@ impl Bench {
             self.storage.write_at(at.offset.get(), table.bytes()).unwrap();
         }
     }
+}
+
+/// Whether a snapshot or a bitmap can be put behind everything that is in the file: no refcount
+/// block is added for it.
+pub(super) fn has_room(bytes: Vec<u8>) -> bool {
+    let bench = Bench::over(bytes);
+    let geometry = bench.header.geometry;
+    let table = read_refcount_table(&*bench.storage, &bench.header).unwrap();
+    let last = geometry.host_cluster_after(bench.storage.len().unwrap()) + ClusterCount::new(8);
+    let entry = table.get(geometry.refblock_index(last) as usize);
+    entry.is_some_and(|entry| entry.decode(geometry).unwrap().is_some())
 }
 
 /// Takes a snapshot, as QEMU does: the L1 table is copied, and everything that it leads to is
@@ -180,6 +191,27 @@ fn deflate(data: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Gives an image a bitmap of one cluster, which it vouches for.
+pub(super) fn with_bitmap(bytes: Vec<u8>) -> Vec<u8> {
+    let bench = Bench::over(bytes);
+    let cluster = bench.header.geometry.cluster_len();
+    let data = bench.append(&vec![0x55; cluster]);
+    let table = bench.append(&data.to_be_bytes());
+    // One entry in the table, no flags; a bitmap of dirty blocks of 64 KiB, and its name.
+    let numbers = [&1u32.to_be_bytes()[..], &[0; 4], &[1, 16, 0, 1], &[0; 4]].concat();
+    let directory = [&table.to_be_bytes()[..], &numbers, b"b\0\0\0\0\0\0\0"].concat();
+    let offset = bench.append(&directory);
+    let size_bytes = directory.len() as u64;
+    let mut header = bench.header.clone();
+    header.extensions.push(Extension::Bitmaps(BitmapDirectory { count: 1, size_bytes, offset }));
+    header.autoclear = header.autoclear.with_if(true, Autoclear::BITMAPS);
+    bench.storage.write_at(0, &header.encode().unwrap()).unwrap();
+    // The last cluster is in the file.
+    let end = header.geometry.host_cluster_after(bench.storage.len().unwrap());
+    bench.storage.set_len(header.geometry.host_offset(end).get()).unwrap();
+    bench.storage.contents()
+}
+
 /// Has an image that holds no data yet keep it in a file of its own, which may be the disk itself:
 /// then every entry refers to its data.
 pub(super) fn with_data_file(bytes: Vec<u8>, raw: bool) -> Vec<u8> {
@@ -234,9 +266,10 @@ fn what_is_made_by_hand_is_sound() {
         let packed = packed(bytes.clone());
         let images = [
             (lengthened(bytes.clone(), 1 << 20), 0),
-            (with_snapshot(bytes), 1),
+            (with_snapshot(bytes.clone()), 1),
             (packed.clone(), 0),
             (with_snapshot(packed), 1),
+            (with_bitmap(bytes), 0),
         ];
         for (bytes, snapshots) in images {
             assert_eq!(

@@ -9,7 +9,7 @@ use super::header::{CompressionType, Version};
 use super::options::Preallocation;
 use super::shape_tests::{Data, Shape};
 use super::subject_tests::{Step, Subject};
-use super::survive_tests::survive;
+use super::survive_tests::{Beside, Damage, survive};
 use crate::block::{CacheConfig, DeviceOptions, Discard, ExtentKind, Extents};
 use crate::host::storage::MemoryStorage;
 
@@ -94,6 +94,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Flush),
         1 => Just(Step::Reopen),
         1 => (1u64..200_000).prop_map(Step::Resize),
+        1 => (1u64..200_000).prop_map(Step::ResizeInUse),
     ];
     prop::collection::vec(step, 1..24)
 }
@@ -118,19 +119,35 @@ proptest! {
         subject.check();
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
     #[test]
     fn a_damaged_image_is_survived(
         shape in shapes(),
-        damage in prop::collection::vec((damaged_place(), damaged_word()), 1..12),
+        snapshot in any::<bool>(),
+        bitmap in any::<bool>(),
+        damage in prop::collection::vec(damage(), 1..12),
         steps in steps(),
     ) {
-        survive(shape, &damage, &steps);
+        survive(shape, Beside { snapshot, bitmap }, &damage, &steps);
     }
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let (place, word) = (damaged_place, damaged_word);
+    prop_oneof![
+        3 => (place(), word()).prop_map(|(at, word)| Damage::Word(at, word)),
+        1 => (place(), 1u16..400, word()).prop_map(|(at, times, word)| Damage::Fill(at, times, word)),
+    ]
 }
 
 /// Mostly in the header and the tables, which come first.
 fn damaged_place() -> impl Strategy<Value = u64> {
-    prop_oneof![0u64..120, (0u64..600).prop_map(|n| n * 8), (0u64..40_000).prop_map(|n| n * 8)]
+    let words = |most: u64| (0..most).prop_map(|n| n * 8);
+    prop_oneof![1 => 0u64..120, 6 => words(600), 3 => words(40_000)]
 }
 
 /// Words that mean something as offset, flag, count or size, and any.

@@ -26,11 +26,14 @@ pub(super) enum Step {
     Reopen,
     /// Closes the image, makes the disk this large and opens it again.
     Resize(u64),
+    /// Makes the disk this large with everything that was written before still under way, and
+    /// opens the image again.
+    ResizeInUse(u64),
 }
 
 impl Step {
     pub(super) fn resizes(self) -> bool {
-        matches!(self, Step::Resize(_))
+        matches!(self, Step::Resize(_) | Step::ResizeInUse(_))
     }
 
     /// Whether everything is on the medium afterwards.
@@ -131,7 +134,7 @@ impl Subject {
             }
             Step::Discard(at, len) => self.learn_discarded(self.clip(at, len)),
             Step::Flush | Step::Reopen => {}
-            Step::Resize(size) => {
+            Step::Resize(size) | Step::ResizeInUse(size) => {
                 self.model.resize(virtual_size(size).bytes() as usize, 0);
             }
         }
@@ -164,7 +167,11 @@ impl Subject {
             }
             Step::Resize(size) => {
                 self.close()?;
-                let image = self.shape.open(&self.files, false)?;
+                self.image = Some(self.shape.open(&self.files, false)?);
+                self.apply(Step::ResizeInUse(size))
+            }
+            Step::ResizeInUse(size) => {
+                let image = self.image.take().unwrap();
                 image.resize(&to_size(size), Task::new(&Silent, &Cancel::new()))?;
                 self.open()
             }
