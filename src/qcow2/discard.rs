@@ -186,7 +186,8 @@ impl Qcow2 {
         let v3 = self.header.version == Version::V3;
         if self.header.autoclear.contains(Autoclear::RAW_EXTERNAL_DATA) {
             // Its entries always refer to its data.
-            return self.punch_data(mapping);
+            self.punch_data(mapping);
+            return Ok(());
         }
         if self.options.discard == Discard::KeepAllocated {
             return match mapping.host_cluster() {
@@ -201,7 +202,8 @@ impl Qcow2 {
         let entry =
             if self.discard_hides() { L2Entry::zero(geometry) } else { L2Entry::UNALLOCATED };
         self.forget_cluster(live, cluster, mapping, entry)?;
-        self.punch_data(mapping)
+        self.punch_data(mapping);
+        Ok(())
     }
 
     /// Whether discarding must say zero, for what is below would show through.
@@ -211,14 +213,14 @@ impl Qcow2 {
             && self.options.discard != Discard::KeepAllocated
     }
 
-    /// Gives the room of a discarded cluster in the external data file back.
-    fn punch_data(&self, mapping: Mapping) -> Result<()> {
+    /// Gives the room of a discarded cluster in the external data file back. Room that the file
+    /// system keeps is no reason to fail: nothing is lost.
+    fn punch_data(&self, mapping: Mapping) {
         if let (Some(data_file), Some(host)) = (&self.data_file, mapping.host_cluster())
             && self.options.discard == Discard::Unmap
         {
-            data_file.punch_hole(host.offset.get(), self.header.geometry.cluster_size())?;
+            let _ = data_file.punch_hole(host.offset.get(), self.header.geometry.cluster_size());
         }
-        Ok(())
     }
 
     /// Puts `entry` in the place of what a guest cluster was mapped to.
