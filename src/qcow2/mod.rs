@@ -61,6 +61,8 @@ mod layout;
 mod live;
 mod lookup;
 #[cfg(test)]
+mod medium_tests;
+#[cfg(test)]
 mod metered_tests;
 #[cfg(test)]
 mod model_tests;

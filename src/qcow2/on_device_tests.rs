@@ -6,76 +6,13 @@ use std::sync::Arc;
 use super::check::scan;
 use super::feature::Incompatible;
 use super::header::{Header, Version};
+use super::medium_tests::{Device, On};
 use super::resize::ResizeOptions;
 use super::shape_tests::{PLAIN, Shape, contents, virtual_size};
 use crate::block::BlockDevice;
-use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::{Allocation, MemoryStorage, Storage};
+use crate::error::ErrorKind;
+use crate::host::storage::{MemoryStorage, Storage};
 use crate::task::{Cancel, Silent, Task};
-
-/// A device in memory.
-struct Device {
-    memory: MemoryStorage,
-    len: u64,
-}
-
-impl Device {
-    /// One of this length that somebody else used before, with a file's bytes at its beginning.
-    fn holding(bytes: &[u8], len: u64) -> Arc<Device> {
-        let memory = MemoryStorage::new(vec![0xa5; len as usize]);
-        memory.write_at(0, bytes).unwrap();
-        Arc::new(Device { memory, len })
-    }
-
-    fn require_inside(&self, offset: u64, len: u64) -> Result<()> {
-        match offset + len <= self.len {
-            true => Ok(()),
-            false => Err(Error::new(ErrorKind::NoSpace, "the device ends")),
-        }
-    }
-}
-
-impl Storage for Device {
-    fn len(&self) -> Result<u64> {
-        Ok(self.len)
-    }
-
-    fn can_grow(&self) -> bool {
-        false
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.memory.read_at(offset, buf)
-    }
-
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.require_inside(offset, data.len() as u64)?;
-        self.memory.write_at(offset, data)
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        match len == self.len {
-            true => Ok(()),
-            false => Err(Error::new(ErrorKind::UnsupportedFeature, "a device has its length")),
-        }
-    }
-
-    fn allocate(&self, offset: u64, len: u64, _: Allocation) -> Result<()> {
-        self.require_inside(offset, len)
-    }
-
-    fn punch_hole(&self, _: u64, _: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
-        self.write_at(offset, &vec![0; len as usize])
-    }
-
-    fn sync(&self) -> Result<()> {
-        Ok(())
-    }
-}
 
 /// The bytes of a new image.
 fn created(shape: Shape) -> Vec<u8> {
@@ -85,7 +22,7 @@ fn created(shape: Shape) -> Vec<u8> {
 }
 
 /// Nothing about the image is wrong or leaked.
-fn is_sound(device: &Device) {
+fn is_sound(device: &On<Device>) {
     let header = Header::read(device).unwrap();
     let report = scan(device, &header, Task::new(&Silent, &Cancel::new())).unwrap();
     assert!(report.is_clean(), "{:?}", report.findings);

@@ -3,14 +3,14 @@
 
 use std::slice::from_ref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::header::Header;
 use super::hostile_tests::{image, open};
+use super::medium_tests::{Holes, On};
 use super::shape_tests::{PLAIN, Shape};
 use crate::block::BlockDevice;
-use crate::error::{ErrorKind, Result};
-use crate::host::storage::{Allocation, MemoryStorage, Storage};
+use crate::error::ErrorKind;
+use crate::host::storage::{MemoryStorage, Storage};
 
 /// Where something is in the images of these tests.
 fn at(structures: &[(&'static str, u64)], name: &str) -> u64 {
@@ -57,53 +57,9 @@ fn refcount_structures_are_nothing_else() {
     }
 }
 
-/// A file of holes behind some bytes, which counts what is read.
-struct Holes {
-    memory: MemoryStorage,
-    len: u64,
-    read: AtomicU64,
-}
-
-impl Storage for Holes {
-    fn len(&self) -> Result<u64> {
-        Ok(self.len.max(self.memory.len()?))
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
-        let found = self.memory.read_at(offset, buf)?;
-        buf[found..].fill(0);
-        Ok(buf.len())
-    }
-
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.memory.write_at(offset, data)
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.memory.set_len(len)
-    }
-
-    fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Result<()> {
-        self.memory.allocate(offset, len, how)
-    }
-
-    fn punch_hole(&self, _: u64, _: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
-        self.memory.zero_range(offset, len)
-    }
-
-    fn sync(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
 /// An image with clusters of 2 MiB whose refcount table has 8 MiB; entry by entry `block` says
 /// where a block is. Its file claims 8 TiB.
-fn with_table(block: impl Fn(u64) -> u64) -> (Shape, Arc<Holes>) {
+fn with_table(block: impl Fn(u64) -> u64) -> (Shape, Arc<On<Holes>>) {
     let shape = Shape { cluster_bits: 21, size: 4 << 20, ..PLAIN };
     let memory = MemoryStorage::default();
     shape.create_in(&memory);
@@ -121,7 +77,7 @@ fn with_table(block: impl Fn(u64) -> u64) -> (Shape, Arc<Holes>) {
     memory.write_at(table, &first).unwrap();
     memory.write_at(48, &table.to_be_bytes()).unwrap();
     memory.write_at(56, &4u32.to_be_bytes()).unwrap();
-    (shape, Arc::new(Holes { memory, len: 8 << 40, read: AtomicU64::new(0) }))
+    (shape, Holes::behind(memory.contents(), 8 << 40))
 }
 
 /// A table that names one block a million times is refused for that, not read as often.
@@ -131,7 +87,7 @@ fn one_block_is_not_read_a_million_times() {
     let image = shape.open(from_ref(&storage), true).unwrap();
     let error = image.write_at(0, b"data").unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && !error.changed(), "{error}");
-    let read = storage.read.load(Ordering::Relaxed);
+    let read = storage.medium.read();
     assert!(read < 64 << 20, "{read} bytes");
 }
 
@@ -144,7 +100,7 @@ fn blocks_that_count_nothing_are_not_all_read() {
     let mut found = [0; 4];
     image.read_at(0, &mut found).unwrap();
     assert_eq!(&found, b"data");
-    let read = storage.read.load(Ordering::Relaxed);
+    let read = storage.medium.read();
     assert!(read < 128 << 20, "{read} bytes");
     image.close().unwrap();
 }

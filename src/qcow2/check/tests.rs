@@ -1,15 +1,14 @@
 //! Hostile images: whatever they claim, a scan ends, in bounded memory and after bounded reading.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use proptest::prelude::*;
 
 use super::{Finding, MAX_FINDINGS, ScanReport, Severity, Structure, scan};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::{Allocation, MemoryStorage, Storage};
+use crate::host::storage::{MemoryStorage, Storage};
 use crate::qcow2::create::create;
 use crate::qcow2::geometry::{ClusterBits, Geometry, RefcountOrder};
 use crate::qcow2::header::{CompressionType, Header, Version};
+use crate::qcow2::medium_tests::{Holes, Medium, On};
 use crate::qcow2::options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 use crate::task::{Cancel, Silent, Task};
 use crate::units::{ByteSize, VirtualSize};
@@ -40,59 +39,6 @@ fn scanned(storage: &dyn Storage) -> Result<ScanReport> {
     scan(storage, &header, Task::new(&Silent, &Cancel::new()))
 }
 
-/// A file that claims to be long: some bytes at the beginning, then holes. Counts what is read.
-struct Holes {
-    bytes: Vec<u8>,
-    len: u64,
-    read: AtomicU64,
-}
-
-impl Holes {
-    fn behind(bytes: Vec<u8>, len: u64) -> Holes {
-        Holes { bytes, len, read: AtomicU64::new(0) }
-    }
-}
-
-impl Storage for Holes {
-    fn len(&self) -> Result<u64> {
-        Ok(self.len)
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let len = self.len.saturating_sub(offset).min(buf.len() as u64) as usize;
-        buf[..len].fill(0);
-        let start = (offset as usize).min(self.bytes.len());
-        let found = &self.bytes[start..(start + len).min(self.bytes.len())];
-        buf[..found.len()].copy_from_slice(found);
-        self.read.fetch_add(len as u64, Ordering::Relaxed);
-        Ok(len)
-    }
-
-    fn write_at(&self, _: u64, _: &[u8]) -> Result<()> {
-        panic!("a scan writes nothing")
-    }
-
-    fn set_len(&self, _: u64) -> Result<()> {
-        panic!("a scan writes nothing")
-    }
-
-    fn allocate(&self, _: u64, _: u64, _: Allocation) -> Result<()> {
-        panic!("a scan writes nothing")
-    }
-
-    fn punch_hole(&self, _: u64, _: u64) -> Result<()> {
-        panic!("a scan writes nothing")
-    }
-
-    fn zero_range(&self, _: u64, _: u64) -> Result<()> {
-        panic!("a scan writes nothing")
-    }
-
-    fn sync(&self) -> Result<()> {
-        panic!("a scan writes nothing")
-    }
-}
-
 fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
     if bytes.len() < at + data.len() {
         bytes.resize(at + data.len(), 0);
@@ -113,11 +59,11 @@ fn many_snapshots_cannot_claim_one_long_table() {
         put(&mut bytes, at + 8, &(4u32 << 20).to_be_bytes());
         put(&mut bytes, at + 39, &[0]);
     }
-    let storage = Holes::behind(bytes, 1 << 60);
+    let storage = Holes::to_read(bytes, 1 << 60);
     let report = scanned(&storage).unwrap();
     assert!(report.corruptions >= 65_535, "{}", report.corruptions);
     assert_eq!(report.findings.len(), MAX_FINDINGS);
-    assert!(storage.read.load(Ordering::Relaxed) < 64 << 20);
+    assert!(storage.medium.read() < 64 << 20);
 }
 
 /// An L1 table of which every entry leads to one L2 table, and a refcount table of which every
@@ -136,11 +82,11 @@ fn what_is_claimed_many_times_is_read_once() {
         put(&mut bytes, blocks + n * 8, &block.to_be_bytes());
     }
     let len = bytes.len() as u64;
-    let storage = Holes::behind(bytes, 1 << 60);
+    let storage = Holes::to_read(bytes, 1 << 60);
     let report = scanned(&storage).unwrap();
     assert_eq!(report.worst(), Some(Severity::Corruption));
     assert!(matches!(report.damage(), Some(Finding::Overlap { .. })), "{:?}", report.damage());
-    assert!(storage.read.load(Ordering::Relaxed) < 4 * len, "{len}");
+    assert!(storage.medium.read() < 4 * len, "{len}");
 }
 
 /// Bitmaps and an encryption header that claim what no file has.
@@ -162,10 +108,10 @@ fn extensions_claim_in_vain() {
         put(&mut bytes, PLACE + 4, &(data.len() as u32).to_be_bytes());
         put(&mut bytes, PLACE + 8, &data);
         put(&mut bytes, 95, &[1]);
-        let storage = Holes::behind(bytes, 1 << 60);
+        let storage = Holes::to_read(bytes, 1 << 60);
         let report = scanned(&storage).unwrap();
         assert!(report.corruptions > 0);
-        assert!(storage.read.load(Ordering::Relaxed) < 32 << 20);
+        assert!(storage.medium.read() < 32 << 20);
     }
 }
 
@@ -225,48 +171,20 @@ fn each_damage_is_found_by_name() {
 /// A medium that does not give a table back: the walk goes on around it.
 #[test]
 fn an_unreadable_table_is_a_finding() {
-    struct Bad(MemoryStorage, u64);
-    impl Storage for Bad {
-        fn len(&self) -> Result<u64> {
-            self.0.len()
-        }
-
-        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-            if offset == self.1 {
-                return Err(Error::new(ErrorKind::Io, "a bad sector"));
+    struct Bad(u64);
+    impl Medium for Bad {
+        fn on_read(&self, offset: u64, _: u64) -> Result<()> {
+            match offset == self.0 {
+                true => Err(Error::new(ErrorKind::Io, "a bad sector")),
+                false => Ok(()),
             }
-            self.0.read_at(offset, buf)
-        }
-
-        fn write_at(&self, _: u64, _: &[u8]) -> Result<()> {
-            Ok(())
-        }
-
-        fn set_len(&self, _: u64) -> Result<()> {
-            Ok(())
-        }
-
-        fn allocate(&self, _: u64, _: u64, _: Allocation) -> Result<()> {
-            Ok(())
-        }
-
-        fn punch_hole(&self, _: u64, _: u64) -> Result<()> {
-            Ok(())
-        }
-
-        fn zero_range(&self, _: u64, _: u64) -> Result<()> {
-            Ok(())
-        }
-
-        fn sync(&self) -> Result<()> {
-            Ok(())
         }
     }
     let bytes = image(9, 4, 128 << 10, 100 << 10, Preallocation::Off);
     let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
     let second_table = word(word(40) as usize + 8) & !COPIED;
-    let storage = Bad(MemoryStorage::new(bytes.clone()), second_table);
-    let report = scanned(&storage).unwrap();
+    let storage = On::holding(Bad(second_table), bytes.clone());
+    let report = scanned(&*storage).unwrap();
     assert_eq!(report.corruptions, 1, "{:?}", report.findings);
     assert!(matches!(report.damage(), Some(Finding::Unreadable { kind: ErrorKind::Io, .. })));
     assert_eq!((report.leaks, report.allocated_clusters), (64, 200 - 64));
