@@ -162,12 +162,26 @@ pub fn read_padded_at(storage: &dyn Storage, offset: u64, buf: &mut [u8]) -> Res
 /// # Errors
 /// [`Cancelled`](ErrorKind::Cancelled), and what the storage says.
 pub fn write_zeros(storage: &dyn Storage, offset: u64, len: u64, task: Task<'_>) -> Result<()> {
+    piecewise(len, task, |done, len| {
+        storage.allocate(offset.saturating_add(done), len, Allocation::Zeros)
+    })
+}
+
+/// Makes the range read as zeros, whatever is there, stopping between pieces if asked to.
+///
+/// # Errors
+/// [`Cancelled`](ErrorKind::Cancelled), and what the storage says.
+pub fn clear(storage: &dyn Storage, offset: u64, len: u64, task: Task<'_>) -> Result<()> {
+    piecewise(len, task, |done, len| storage.zero_range(offset.saturating_add(done), len))
+}
+
+fn piecewise(len: u64, task: Task<'_>, mut zero: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
     const PIECE: u64 = 16 << 20;
     let mut done = 0;
     while done < len {
         task.step("zeros", done, len)?;
         let piece = (len - done).min(PIECE);
-        storage.allocate(offset.saturating_add(done), piece, Allocation::Zeros)?;
+        zero(done, piece)?;
         done += piece;
     }
     task.step("zeros", len, len)

@@ -10,7 +10,6 @@ use super::context::Context;
 use super::existing::Existing;
 use super::wire::{self, bytes_hex, lossy, one_size};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::FileKind;
 use crate::image::Disk;
 use crate::qcow2::ResizeOptions;
 use crate::raw::RawAllocation;
@@ -146,10 +145,6 @@ pub(super) fn resize_open(
     if size.bytes() < old && !request.shrink {
         let message = format!("the disk has {old} bytes, more than the {} asked for", size.bytes());
         return Err(at_path(Error::new(ErrorKind::WouldShrink, message)));
-    }
-    if existing.storage().info()?.kind == FileKind::BlockDevice {
-        let message = "a block device has the size that it has";
-        return Err(at_path(Error::new(ErrorKind::UnsupportedFeature, message)));
     }
     let grows = size.bytes() > old;
     match existing.assemble(grows, context, &mut report.notes).map_err(at_path)?.into_disk() {

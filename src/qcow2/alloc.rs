@@ -120,7 +120,7 @@ impl Qcow2 {
             let needed = (index..=last).collect();
             let (table, start) = (&live.refcount_table, live.end);
             let growth = RefcountGrowth::plan(geometry, table, start, ClusterCount::ZERO, &needed)?;
-            require_room(&*self.storage, geometry, growth.added().end)?;
+            growth.require_room(&*self.storage)?;
             Ok(growth)
         };
         let growth = plan(index.saturating_add(ahead)).or_else(|_| plan(index))?;

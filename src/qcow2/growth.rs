@@ -116,6 +116,17 @@ impl RefcountGrowth {
         }
     }
 
+    /// Refuses to add what does not fit where the storage cannot grow.
+    ///
+    /// # Errors
+    /// [`NoSpace`](ErrorKind::NoSpace).
+    pub(super) fn require_room(&self, storage: &dyn Storage) -> Result<()> {
+        match self.added.is_empty() {
+            true => Ok(()),
+            false => require_room(storage, self.geometry, self.added.end),
+        }
+    }
+
     /// Every new cluster, the refcount structures included.
     pub(super) fn added(&self) -> Range<HostCluster> {
         self.added.clone()

@@ -7,9 +7,10 @@ use super::check::scan;
 use super::feature::Incompatible;
 use super::header::{Header, Version};
 use super::medium_tests::{Device, On};
+use super::options::Preallocation;
 use super::resize::ResizeOptions;
 use super::shape_tests::{PLAIN, Shape, contents, virtual_size};
-use crate::block::BlockDevice;
+use crate::block::{BlockDevice, ExtentKind};
 use crate::error::ErrorKind;
 use crate::host::storage::{MemoryStorage, Storage};
 use crate::task::{Cancel, Silent, Task};
@@ -167,4 +168,106 @@ fn a_disk_shrinks_on_a_device() {
     is_sound(&device);
     let image = shape.open(&[device], false).unwrap();
     assert!(contents(&image).unwrap() == [3; 64 << 10]);
+}
+
+/// Whatever a larger disk needs goes where the device has room, with what was written and not
+/// flushed before, and what was in that room does not show.
+#[test]
+fn a_disk_grows_on_a_device() {
+    use Preallocation::{Falloc, Full, Metadata, Off, Tables};
+    let extended = Shape { cluster_bits: 14, extended: true, size: 100 << 10, ..PLAIN };
+    let shapes = [
+        PLAIN,
+        // A refcount table of one cluster counts 2 MiB with 64 bits each.
+        Shape { order: 6, lazy: true, ..PLAIN },
+        Shape { version: Version::V2, below: Some(60 << 10), ..PLAIN },
+        Shape { cluster_bits: 12, below: Some(60 << 10), size: 41 << 10, ..PLAIN },
+        extended,
+        Shape { below: Some(160 << 10), ..extended },
+    ];
+    let preallocations = [None, Some(Off), Some(Tables), Some(Metadata), Some(Falloc), Some(Full)];
+    for (shape, preallocation) in
+        shapes.iter().flat_map(|shape| preallocations.map(|preallocation| (shape, preallocation)))
+    {
+        let device = Device::holding(&created(*shape), 16 << 20);
+        let mut model = shape.disk();
+        for size in [150 << 10, 3 << 20] {
+            let image = shape.open(from_ref(&device), true).unwrap();
+            let end = model.len();
+            for at in [700, end / 2, end - 3000] {
+                model[at..at + 1500].fill(at as u8 | 1);
+                image.write_at(at as u64, &model[at..at + 1500]).unwrap();
+            }
+            let options = ResizeOptions { virtual_size: virtual_size(size), preallocation };
+            image.resize(&options, Task::new(&Silent, &Cancel::new())).unwrap();
+            model.resize(size as usize, 0);
+            is_sound(&device);
+            let image = shape.open(from_ref(&device), false).unwrap();
+            assert!(contents(&image).unwrap() == model, "{shape:?} {preallocation:?} {size}");
+        }
+        let image = shape.open(from_ref(&device), true).unwrap();
+        (0..model.len()).step_by(40 << 10).for_each(|at| {
+            model[at..at + 100].fill(9);
+            image.write_at(at as u64, &[9; 100]).unwrap();
+        });
+        assert!(contents(&image).unwrap() == model, "{shape:?} {preallocation:?}");
+        image.close().unwrap();
+        is_sound(&device);
+    }
+}
+
+/// What a larger disk needs is found out before anything is written, the counts of a dirty image
+/// included.
+#[test]
+fn a_disk_that_does_not_fit_changes_nothing() {
+    let cases = [
+        (Shape { order: 6, ..PLAIN }, Preallocation::Off, false),
+        (PLAIN, Preallocation::Tables, false),
+        (PLAIN, Preallocation::Full, false),
+        (Shape { lazy: true, ..PLAIN }, Preallocation::Tables, true),
+    ];
+    for (shape, preallocation, dirty) in cases {
+        let mut bytes = created(shape);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes[79] |= u8::from(dirty);
+        let virtual_size = virtual_size(2500 << 10);
+        let options = ResizeOptions { virtual_size, preallocation: Some(preallocation) };
+        let mut len = bytes.len() as u64;
+        let device = loop {
+            let device = Device::holding(&bytes, len);
+            let before = device.memory.contents();
+            // A dirty image that is opened to be written is rebuilt at once.
+            let image = shape.open(from_ref(&device), !dirty).unwrap();
+            let resized = image.resize(&options, Task::new(&Silent, &Cancel::new()));
+            let Err(error) = resized else { break device };
+            assert!(error.kind() == ErrorKind::NoSpace && !error.changed(), "{len}: {error}");
+            assert!(device.memory.contents() == before, "{len}: nothing was written");
+            len += 512;
+        };
+        assert!(len >= bytes.len() as u64 + 2 * 512, "{shape:?} {preallocation:?}");
+        is_sound(&device);
+        let image = shape.open(&[device], false).unwrap();
+        assert!(contents(&image).unwrap() == vec![0; 2500 << 10], "{shape:?} {preallocation:?}");
+    }
+}
+
+/// A damaged image has data where its counts say that there is room: on a device nothing else
+/// keeps a larger disk from being written there.
+#[test]
+fn data_that_is_not_counted_is_not_overwritten() {
+    let device = Device::holding(&created(PLAIN), 1 << 20);
+    let image = PLAIN.open(from_ref(&device), true).unwrap();
+    image.write_at(0, &[3; 512]).unwrap();
+    let ExtentKind::Data { host_offset } = image.extent(0, 512).unwrap().kind else { panic!() };
+    image.close().unwrap();
+    let header = Header::read(&*device).unwrap();
+    let mut block = [0; 8];
+    device.read_at(header.refcount_table.offset.get(), &mut block).unwrap();
+    device.write_at(u64::from_be_bytes(block) + host_offset / 512 * 2, &[0, 0]).unwrap();
+    let before = device.memory.contents();
+    let image = PLAIN.open(from_ref(&device), false).unwrap();
+    let options = ResizeOptions { virtual_size: virtual_size(3 << 20), preallocation: None };
+    let error = image.resize(&options, Task::new(&Silent, &Cancel::new())).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && !error.changed(), "{error}");
+    assert!(device.memory.contents() == before);
 }

@@ -13,7 +13,7 @@ use super::error::FormatError;
 use super::feature::{Autoclear, Incompatible};
 use super::flush::switch_header;
 use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
-use super::growth::{RefcountGrowth, free_end, require_room};
+use super::growth::{RefcountGrowth, free_end};
 use super::header::Header;
 use super::live::Live;
 use super::open::Qcow2;
@@ -50,7 +50,7 @@ impl Qcow2 {
         let used = clusters().last().map_or(HostCluster::ZERO, |last| last + ClusterCount::new(1));
         let start = free_end(&*self.storage, geometry, used)?;
         let growth = RefcountGrowth::plan(geometry, &table, start, ClusterCount::ZERO, &blocks)?;
-        require_room(&*self.storage, geometry, growth.added().end)?;
+        growth.require_room(&*self.storage)?;
         self.write_counts(&table, growth, report.ledger()).map_err(Error::after_changes)
     }
 

@@ -2,7 +2,7 @@
 
 use super::plan::{EdgeWrite, L1Write, Plan, TailWrite};
 use crate::error::{Error, Result};
-use crate::host::storage::{Allocation, write_zeros};
+use crate::host::storage::{Allocation, clear, write_zeros};
 use crate::qcow2::entry::{L1Entry, L2Entry};
 use crate::qcow2::flush::switch_header;
 use crate::qcow2::geometry::{ClusterCount, ENTRY_SIZE};
@@ -25,8 +25,8 @@ impl Qcow2 {
         self.switch(plan, preallocation.is_some()).map_err(Error::after_changes)
     }
 
-    /// Everything that lies behind what the file has. If it cannot all be written, the file is cut
-    /// back to what it was.
+    /// Everything that lies behind what is used. If it cannot all be written, a file is cut back to
+    /// what it was; on a device, it is what nobody uses, as before.
     fn write_added(
         &self,
         plan: &Plan,
@@ -38,6 +38,9 @@ impl Qcow2 {
             return Ok(());
         }
         let storage = &*self.storage;
+        if !storage.can_grow() {
+            return self.write_clusters(plan, preallocation, task);
+        }
         let old_len = storage.len()?;
         let new_len = plan.header.geometry.host_offset(added.end).get();
         let written = storage
@@ -59,6 +62,11 @@ impl Qcow2 {
         let at = |cluster| geometry.host_offset(cluster).get();
         let len = geometry.bytes_of(plan.data.end - plan.data.start);
         match preallocation {
+            _ if !storage.can_grow() => {
+                // What nobody wrote is not zeros.
+                let start = at(plan.growth.rest());
+                clear(storage, start, at(plan.data.end).saturating_sub(start), task)?;
+            }
             Some(Preallocation::Falloc) if len > 0 => {
                 storage.allocate(at(plan.data.start), len, Allocation::Reserve)?;
             }

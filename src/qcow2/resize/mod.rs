@@ -81,6 +81,7 @@ impl Qcow2 {
     /// [`HasSnapshots`](ErrorKind::HasSnapshots),
     /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) with bitmaps,
     /// [`BadSize`](ErrorKind::BadSize) beyond the format's limits,
+    /// [`NoSpace`](ErrorKind::NoSpace) where what is added does not fit on a block device,
     /// [`BackingRefused`](ErrorKind::BackingRefused) where the backing file's bytes are needed and
     /// it was not opened. Afterwards ([`changed`](Error::changed) is set) what the storage says.
     pub fn resize_open(&mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
@@ -144,6 +145,7 @@ impl Qcow2 {
             growth.preallocation = Preallocation::Metadata;
         }
         let plan = Plan::new(survey, new_size, growth, kept_end)?;
+        plan.growth.require_room(&*self.storage)?;
         Ok((plan, growth.map(|growth| growth.preallocation)))
     }
 

@@ -6,6 +6,7 @@ use crate::qcow2::clusters::UsedClusters;
 use crate::qcow2::entry::{L1Entry, L2Entry, Mapping, RefcountTableEntry};
 use crate::qcow2::error::FormatError;
 use crate::qcow2::geometry::{GuestCluster, GuestOffset, HostCluster, HostOffset};
+use crate::qcow2::growth::free_end;
 use crate::qcow2::header::{Header, Version};
 use crate::qcow2::open::Qcow2;
 use crate::qcow2::refcounts::Refcounts;
@@ -20,7 +21,8 @@ pub(super) struct Survey {
     /// of which meet; then what verifying adds.
     pub(super) claimed: UsedClusters,
     pub(super) refcount_table: Vec<RefcountTableEntry>,
-    /// The first host cluster that nothing uses and no file content covers.
+    /// Where clusters may be added: behind the metadata, and what a file holds; once the counts are
+    /// verified, behind all that is used.
     pub(super) end: HostCluster,
     /// The first guest cluster beyond what both disks have.
     pub(super) kept: GuestCluster,
@@ -62,7 +64,7 @@ impl Survey {
         let edge_index = geometry.l1_index(GuestCluster::new(kept.get().saturating_sub(1)));
         let edge_kept = (kept - geometry.first_cluster_of_table(edge_index)).get();
         let mut refcounts = Refcounts::new(&*image.storage, geometry, &refcount_table);
-        let end = refcounts.end_of_use(geometry.host_cluster_after(file_len))?;
+        let end = free_end(&*image.storage, geometry, claimed.end())?;
         let tail = tail(image, &mut refcounts, smaller, growth)?;
         let l1_entry = usize::try_from(edge_index).ok().and_then(|index| l1.get(index));
         let edge = l1_entry.copied().unwrap_or_default().decode(geometry);

@@ -12,9 +12,11 @@ use crate::qcow2::table::L2Table;
 use crate::task::Task;
 
 impl Qcow2 {
-    /// Checks that all metadata is counted; where something is dropped, also that every cluster
-    /// which stays is counted, and that nothing which goes is used by what stays. Returns the end
-    /// of what stays, if that was looked at. Reads the L2 tables then, and writes nothing.
+    /// Checks that all metadata is counted, and adds nothing before the end of what is. Where
+    /// something is dropped, or what is added does not go behind the end of a file, checks also that
+    /// every cluster which stays is counted, and that nothing which goes is used by what stays.
+    /// Returns the end of what stays, if that was looked at. Reads the L2 tables then, and writes
+    /// nothing.
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt), naming the cluster.
@@ -22,11 +24,13 @@ impl Qcow2 {
         let geometry = self.header.geometry;
         let table = survey.refcount_table.clone();
         let mut refcounts = Refcounts::new(&*self.storage, geometry, &table);
+        survey.end = refcounts.end_of_use(survey.end)?;
         for cluster in survey.claimed.iter() {
             counted(&mut refcounts, survey, cluster)?;
         }
         let dropped: Vec<_> = survey.dropped_tables().collect();
-        if dropped.is_empty() && !survey.edge_loses_entries() {
+        let drops = !dropped.is_empty() || survey.edge_loses_entries();
+        if !drops && self.storage.can_grow() {
             return Ok(HostCluster::ZERO);
         }
         let kept: Vec<_> = survey.kept_tables().collect();
