@@ -114,7 +114,7 @@ impl Image {
     ///
     /// # Errors
     /// [`Permission`](ErrorKind::Permission) for an image that was opened to be read; as
-    /// [`Qcow2::resize_open`] and [`Raw::resize`].
+    /// [`Qcow2::resize`] and [`Raw::resize`].
     pub fn resize(&mut self, size: VirtualSize, task: Task<'_>) -> Result<()> {
         let resized = match &mut self.disk {
             _ if !self.writable => {
@@ -122,7 +122,7 @@ impl Image {
             }
             Disk::Qcow2(image) => {
                 let options = ResizeOptions { virtual_size: size, preallocation: None };
-                image.resize_open(&options, task).map(drop)
+                image.resize(&options, task).map(drop)
             }
             Disk::Raw(disk) => disk.resize(size, RawAllocation::Sparse, task),
         };

@@ -148,7 +148,7 @@ pub(super) fn resize_open(
     }
     let grows = size.bytes() > old;
     match existing.assemble(grows, context, &mut report.notes).map_err(at_path)?.into_disk() {
-        Disk::Qcow2(image) => {
+        Disk::Qcow2(mut image) => {
             let preallocation = request.preallocation.map(Into::into);
             let options = ResizeOptions { virtual_size: size, preallocation };
             let done = image.resize(&options, context.task()).map_err(at_path)?;

@@ -191,7 +191,7 @@ impl Case {
 
     fn resize(&self, storage: Arc<dyn Storage>) -> Result<Resized> {
         let header = Header::read(&*storage)?;
-        let image = Qcow2::open(Box::new(storage), header, self.backing())?;
+        let mut image = Qcow2::open(Box::new(storage), header, self.backing())?;
         let options = ResizeOptions { virtual_size: size(self.to), preallocation: self.resize };
         image.resize(&options, task(&Cancel::new()))
     }
@@ -319,7 +319,7 @@ fn a_cancelled_resize_leaves_no_trace() {
     let before = case.image();
     let storage = Arc::new(MemoryStorage::new(before.clone()));
     let header = Header::read(&*storage).unwrap();
-    let image = Qcow2::open(Box::new(storage.clone()), header, None).unwrap();
+    let mut image = Qcow2::open(Box::new(storage.clone()), header, None).unwrap();
     let options = ResizeOptions { virtual_size: size(case.to), preallocation: case.resize };
     let progress = TripsOnProgress(Cancel::new());
     let error = image.resize(&options, Task::new(&progress, &progress.0)).unwrap_err();

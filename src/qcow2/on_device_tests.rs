@@ -162,7 +162,7 @@ fn a_disk_shrinks_on_a_device() {
     let image = shape.open(from_ref(&device), true).unwrap();
     image.write_at(0, &[3; 300 << 10]).unwrap();
     image.close().unwrap();
-    let image = shape.open(from_ref(&device), false).unwrap();
+    let mut image = shape.open(from_ref(&device), false).unwrap();
     let options = ResizeOptions { virtual_size: virtual_size(64 << 10), preallocation: None };
     image.resize(&options, Task::new(&Silent, &Cancel::new())).unwrap();
     is_sound(&device);
@@ -192,7 +192,7 @@ fn a_disk_grows_on_a_device() {
         let device = Device::holding(&created(*shape), 16 << 20);
         let mut model = shape.disk();
         for size in [150 << 10, 3 << 20] {
-            let image = shape.open(from_ref(&device), true).unwrap();
+            let mut image = shape.open(from_ref(&device), true).unwrap();
             let end = model.len();
             for at in [700, end / 2, end - 3000] {
                 model[at..at + 1500].fill(at as u8 | 1);
@@ -237,7 +237,7 @@ fn a_disk_that_does_not_fit_changes_nothing() {
             let device = Device::holding(&bytes, len);
             let before = device.memory.contents();
             // A dirty image that is opened to be written is rebuilt at once.
-            let image = shape.open(from_ref(&device), !dirty).unwrap();
+            let mut image = shape.open(from_ref(&device), !dirty).unwrap();
             let resized = image.resize(&options, Task::new(&Silent, &Cancel::new()));
             let Err(error) = resized else { break device };
             assert!(error.kind() == ErrorKind::NoSpace && !error.changed(), "{len}: {error}");
@@ -265,7 +265,7 @@ fn data_that_is_not_counted_is_not_overwritten() {
     device.read_at(header.refcount_table.offset.get(), &mut block).unwrap();
     device.write_at(u64::from_be_bytes(block) + host_offset / 512 * 2, &[0, 0]).unwrap();
     let before = device.memory.contents();
-    let image = PLAIN.open(from_ref(&device), false).unwrap();
+    let mut image = PLAIN.open(from_ref(&device), false).unwrap();
     let options = ResizeOptions { virtual_size: virtual_size(3 << 20), preallocation: None };
     let error = image.resize(&options, Task::new(&Silent, &Cancel::new())).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && !error.changed(), "{error}");

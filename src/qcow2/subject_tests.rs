@@ -171,7 +171,7 @@ impl Subject {
                 self.apply(Step::ResizeInUse(size))
             }
             Step::ResizeInUse(size) => {
-                let image = self.image.take().unwrap();
+                let mut image = self.image.take().unwrap();
                 image.resize(&to_size(size), Task::new(&Silent, &Cancel::new()))?;
                 self.open()
             }

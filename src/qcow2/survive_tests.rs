@@ -49,7 +49,7 @@ pub(super) fn survive(shape: Shape, beside: Beside, damage: &[Damage], steps: &[
         steps.iter().for_each(|step| use_at(&mut meter, &image, *step));
         let _ = meter.watch("close", 0, || image.close());
     }
-    if let Ok(image) = shape.open(&files, false) {
+    if let Ok(mut image) = shape.open(&files, false) {
         let options = to_size(image.size() / 2 + 70_000);
         let _ = meter.watch("resize", 70_000, || image.resize(&options, task).map(drop));
     }

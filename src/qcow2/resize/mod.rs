@@ -57,14 +57,6 @@ pub struct Resized {
 }
 
 impl Qcow2 {
-    /// As [`resize_open`](Self::resize_open), for an image that is not used afterwards.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn resize(mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
-        self.resize_open(options, task)
-    }
-
     /// Makes the disk larger or smaller, down to the byte. Added bytes read as zeros whatever is
     /// below; clusters behind a smaller disk's end are released. The reference counts of a dirty
     /// image are rebuilt first. The caller must hold the image's lock. Everything written before is
@@ -84,7 +76,7 @@ impl Qcow2 {
     /// [`NoSpace`](ErrorKind::NoSpace) where what is added does not fit on a block device,
     /// [`BackingRefused`](ErrorKind::BackingRefused) where the backing file's bytes are needed and
     /// it was not opened. Afterwards ([`changed`](Error::changed) is set) what the storage says.
-    pub fn resize_open(&mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
+    pub fn resize(&mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
         self.refuse_resize(options)?;
         self.settle().map_err(Error::after_changes)?;
         let rebuilt = self.header.incompatible.contains(Incompatible::DIRTY);

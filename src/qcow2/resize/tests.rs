@@ -32,7 +32,7 @@ fn subjects() -> impl Iterator<Item = Subject> {
 fn resize(subject: &mut Subject, size: u64) -> Result<Resized, Error> {
     let options = ResizeOptions { virtual_size: virtual_size(size), preallocation: None };
     let image = subject.image.as_mut().expect("an open image");
-    image.resize_open(&options, Task::new(&Silent, &Cancel::new()))
+    image.resize(&options, Task::new(&Silent, &Cancel::new()))
 }
 
 /// The disk has its new size at once, what it had and zeros behind that, and can be written as
