@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::entry::{ClusterRef, Mapping};
 use super::geometry::GuestOffset;
+use super::lengths::len_of;
 use super::open::Qcow2;
-use super::raw_header::len_of;
 use crate::block::{BlockDevice, Extent, ExtentKind, is_zero, require_inside, require_run};
 use crate::error::{Error, ErrorKind, Result};
 

@@ -4,7 +4,8 @@
 use super::error::FormatError;
 use super::extension::Extension;
 use super::geometry::ClusterBits;
-use super::raw_header::{RawHeader, V2_HEADER_LEN, index, index_u64};
+use super::lengths::index;
+use super::raw_header::{RawHeader, V2_HEADER_LEN};
 use crate::error::Result;
 use crate::host::storage::Storage;
 
@@ -41,13 +42,13 @@ fn read_up_to(storage: &dyn Storage, len: usize) -> Result<Vec<u8>> {
 fn needed(bytes: &[u8]) -> std::result::Result<(usize, usize), FormatError> {
     let raw = RawHeader::read(bytes)?;
     let cluster_bits = ClusterBits::new(raw.cluster_bits.get());
-    let cluster = index_u64(cluster_bits.map_or(0, ClusterBits::cluster_size));
+    let cluster = index(cluster_bits.map_or(0, ClusterBits::cluster_size));
     let header_length = match raw.version.get() {
         2 => V2_HEADER_LEN,
         _ => raw.header_length.get(),
     };
     let header_end = index(header_length);
-    let name = index_u64(raw.backing_file_offset.get());
+    let name = index(raw.backing_file_offset.get());
     let end = match name {
         0 => Extension::end_of_all(bytes, header_end),
         _ => name.saturating_add(index(raw.backing_file_size.get())),

@@ -15,9 +15,8 @@ use super::geometry::{
     ClusterBits, ENTRY_SIZE, Geometry, HostOffset, MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES,
     RefcountOrder,
 };
-use super::raw_header::{
-    MAGIC, RAW_LEN, RawHeader, V2_HEADER_LEN, V3_MIN_HEADER_LEN, index, index_u64, len_of,
-};
+use super::lengths::{index, len_of};
+use super::raw_header::{MAGIC, RAW_LEN, RawHeader, V2_HEADER_LEN, V3_MIN_HEADER_LEN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 
@@ -122,7 +121,7 @@ impl UncheckedHeader {
         let raw = RawHeader::read(bytes)?;
         let bits = raw.cluster_bits.get();
         let bits = ClusterBits::new(bits).ok_or(Problem::ClusterBits(bits))?;
-        let bytes = bytes.get(..index_u64(bits.cluster_size())).unwrap_or(bytes);
+        let bytes = bytes.get(..index(bits.cluster_size())).unwrap_or(bytes);
         let v3 = raw.version.get() == 3;
         let header_length = if v3 { raw.header_length.get() } else { V2_HEADER_LEN };
         check_header_length(v3, header_length, bits)?;
@@ -375,7 +374,7 @@ fn extension_area<'a>(
     let start = index(header_length);
     let end = match raw.backing_file_offset.get() {
         0 => bytes.len(),
-        offset => index_u64(offset).min(bytes.len()),
+        offset => index(offset).min(bytes.len()),
     };
     if start > bytes.len() {
         return Err(Problem::HeaderTruncated { len: len_of(bytes) }.into());
@@ -393,7 +392,7 @@ fn backing_name(
     if offset == 0 || len == 0 {
         return Ok(None);
     }
-    let start = index_u64(offset);
+    let start = index(offset);
     let name = start.checked_add(index(len)).and_then(|end| bytes.get(start..end));
     let name = name.filter(|name| name.len() <= MAX_BACKING_NAME && !name.contains(&0));
     let name = name.ok_or(Problem::BackingName { offset, len })?.to_vec();

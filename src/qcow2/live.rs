@@ -31,8 +31,9 @@ pub(super) struct Live {
     pub(super) autoclear: Autoclear,
     /// Where the search for a free cluster goes on.
     pub(super) next_free: HostCluster,
-    /// The first cluster behind everything that is used. In a storage that can grow, nothing was
-    /// ever written from here on: it reads as zeros.
+    /// Once everything is prepared: behind all that was ever used, in the image or since; clusters
+    /// before it may be free. A file ends here at the latest, so what is added to it reads as zeros;
+    /// a device has from here on what somebody left there.
     pub(super) end: HostCluster,
     /// Clusters that lost a reference in the tables in memory. Their counts go down once the
     /// tables are on the medium; until then they are nobody's to take.

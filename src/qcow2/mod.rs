@@ -58,6 +58,7 @@ mod header_tests;
 #[cfg(test)]
 mod hostile_tests;
 mod layout;
+mod lengths;
 mod live;
 mod lookup;
 #[cfg(test)]

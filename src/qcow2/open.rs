@@ -159,7 +159,8 @@ impl Qcow2 {
         self.data_file.as_deref().unwrap_or(&*self.storage)
     }
 
-    /// The header as it was when the image was opened, once a dirty one was rebuilt.
+    /// The header as it was when the image was opened, or resized or rebuilt since. What the guest
+    /// writes sets and clears feature bits, and moves the refcount table, without being seen here.
     pub fn header(&self) -> &Header {
         &self.header
     }

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 
 use super::entry::L2Entry;
 use super::geometry::{ClusterCount, GuestCluster, GuestOffset, HostCluster, HostOffset};
+use super::lengths::len_of;
 use super::live::Live;
 use super::open::Qcow2;
-use super::raw_header::len_of;
 use crate::block::{is_zero, require_inside};
 use crate::error::{Error, ErrorKind, Result};
 

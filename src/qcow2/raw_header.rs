@@ -4,6 +4,7 @@ use zerocopy::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::error::{FormatError, Problem};
+use super::lengths::{index, len_of};
 
 /// The first four bytes of every qcow2 image: `QFI` and 0xFB.
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -87,21 +88,4 @@ impl RawHeader {
         }
         Ok(raw)
     }
-}
-
-/// A 32-bit length for indexing.
-pub(super) fn index(len: u32) -> usize {
-    // OK to default: beyond every slice.
-    usize::try_from(len).unwrap_or(usize::MAX)
-}
-
-/// A 64-bit length for indexing.
-pub(super) fn index_u64(len: u64) -> usize {
-    // OK to default: beyond every slice.
-    usize::try_from(len).unwrap_or(usize::MAX)
-}
-
-pub(super) fn len_of(bytes: &[u8]) -> u64 {
-    // OK to default: a slice's length fits in 64 bits.
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
