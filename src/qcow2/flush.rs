@@ -1,7 +1,7 @@
 //! The order of writes, in one place: what is new reaches the medium before anything refers to
 //! it, and nothing old is released before nothing refers to it any more.
 
-use std::sync::{MutexGuard, RwLock};
+use std::sync::MutexGuard;
 
 use super::cache::{Rank, SliceCache};
 use super::feature::{Autoclear, Compatible, Incompatible};
@@ -163,8 +163,7 @@ impl Qcow2 {
             switch_header(&*self.storage, &header)?;
         }
         drop(live);
-        self.live = RwLock::new(Live::new(&header, self.options.cache));
-        self.header = header;
+        self.go_on_with(header);
         Ok(())
     }
 }

@@ -149,6 +149,34 @@ impl Qcow2 {
         self.settle()
     }
 
+    /// The file says this now: what was in memory of its tables is forgotten.
+    pub(super) fn go_on_with(&mut self, header: Header) {
+        self.live = RwLock::new(Live::new(&header, self.options.cache));
+        self.header = header;
+    }
+
+    /// What changes the image as a whole, clears up behind itself where it fails and says what its
+    /// header is then. Where it says that it could not clear up ([`changed`](Error::changed)),
+    /// nothing more is written; it may have come behind a switch, when tables had moved already, so
+    /// reading goes on with what the file says now.
+    ///
+    /// # Errors
+    /// What `change` says, or that a change failed before.
+    pub(super) fn change_whole<T>(
+        &mut self,
+        change: impl FnOnce(&Self) -> Result<(Header, T)>,
+    ) -> Result<T> {
+        let done = self.failure.suspended(|| change(self));
+        if done.as_ref().is_err_and(Error::changed)
+            && let Ok(header) = Header::read(&*self.storage)
+        {
+            self.go_on_with(header);
+        }
+        let (header, done) = done?;
+        self.go_on_with(header);
+        Ok(done)
+    }
+
     /// The active L1 table, whole.
     pub(super) fn l1(&self) -> Result<Vec<L1Entry>> {
         read_l1(&*self.storage, &self.header)

@@ -4,8 +4,10 @@
 //! about the image being rebuilt the next time. The counts are those of a scan; where it finds a
 //! reference that is wrong, counting would hide the damage, and nothing is written.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
-use std::sync::RwLock;
 
 use super::check::{Ledger, scan};
 use super::entry::{L1Entry, L2Entry, Mapping, RefcountTableEntry};
@@ -15,29 +17,34 @@ use super::flush::switch_header;
 use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use super::growth::{RefcountGrowth, free_end};
 use super::header::Header;
-use super::live::Live;
 use super::open::Qcow2;
 use super::refblock::RefcountBlock;
 use super::refcounts::Refcounts;
 use super::release::Releaser;
 use super::table::{L2Table, encode_words, read_refcount_table};
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::storage::refuse_read_only;
 use crate::task::Task;
 
 impl Qcow2 {
     /// Makes every reference count and every COPIED flag of the active tables true, and, unless
     /// the image is of the kind that never keeps them (lazy, with a header of 104 bytes), clears
     /// the dirty bit. Guest data, snapshots and bitmaps stay as they are. Bitmaps are vouched for
-    /// afterwards if they were before; other autoclear bits are cleared. The caller must hold the
-    /// image's lock. Stops on request as long as nothing was written.
+    /// afterwards if they were before; other autoclear bits are cleared. What was written before is
+    /// on the medium afterwards. The caller must hold the image's lock. Stops on request as long as
+    /// nothing was written.
     ///
     /// # Errors
-    /// Before anything is written: [`Corrupt`](ErrorKind::Corrupt) where a reference is wrong, or
+    /// Before any count is written: [`Permission`](ErrorKind::Permission) for a storage that cannot
+    /// be written, whatever the image was opened for; [`Corrupt`](ErrorKind::Corrupt) where a reference is wrong, or
     /// two guest clusters of the active disk have the same host cluster; [`Dirty`](ErrorKind::Dirty) where
     /// a count does not fit the width that the image has for it; [`NoSpace`](ErrorKind::NoSpace)
     /// where new blocks do not fit on a block device. Afterwards
-    /// ([`changed`](Error::changed) is set) what the storage says.
+    /// ([`changed`](Error::changed) is set) what the storage says; nothing more is written to the
+    /// image then, and it must be opened again.
     pub fn rebuild_refcounts(&mut self, task: Task<'_>) -> Result<()> {
+        refuse_read_only(&*self.storage)?;
+        self.settle()?;
         let report = scan(&*self.storage, &self.header, task)?;
         if let Some(damage) = report.damage() {
             return Err(damage.to_error());
@@ -51,7 +58,10 @@ impl Qcow2 {
         let start = free_end(&*self.storage, geometry, used)?;
         let growth = RefcountGrowth::plan(geometry, &table, start, ClusterCount::ZERO, &blocks)?;
         growth.require_room(&*self.storage)?;
-        self.write_counts(&table, growth, report.ledger()).map_err(Error::after_changes)
+        self.change_whole(|image| {
+            let written = image.write_counts(&table, growth, report.ledger());
+            written.map(|header| (header, ())).map_err(Error::after_changes)
+        })
     }
 
     /// A count that the image has no room for cannot be made true.
@@ -71,12 +81,13 @@ impl Qcow2 {
         }
     }
 
+    /// Returns the header after the switch.
     fn write_counts(
-        &mut self,
+        &self,
         table: &[RefcountTableEntry],
         growth: RefcountGrowth,
         ledger: &Ledger,
-    ) -> Result<()> {
+    ) -> Result<Header> {
         let geometry = self.header.geometry;
         let storage = &*self.storage;
         Refcounts::new(storage, geometry, table).each_block(|index, offset, stored| {
@@ -118,14 +129,12 @@ impl Qcow2 {
             releaser.release_run(start..start + clusters)?;
             releaser.finish()?;
         }
-        self.live = RwLock::new(Live::new(&header, self.options.cache));
-        self.header = header;
-        Ok(())
+        Ok(header)
     }
 
     /// The counts are on the medium: now the active references may say whether they are one. What
     /// only snapshots refer to keeps its flags, which mean nothing there.
-    fn set_copied(&mut self, ledger: &Ledger) -> Result<()> {
+    fn set_copied(&self, ledger: &Ledger) -> Result<()> {
         let geometry = self.header.geometry;
         let sole = |offset: HostOffset| ledger.get(geometry.host_cluster(offset)) == 1;
         let mut l1 = self.l1()?;

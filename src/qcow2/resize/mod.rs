@@ -9,8 +9,6 @@ mod survey;
 mod tests;
 mod verify;
 
-use std::sync::RwLock;
-
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::refuse_read_only;
 use crate::task::Task;
@@ -21,7 +19,6 @@ use self::survey::Survey;
 use super::feature::Incompatible;
 use super::geometry::{GuestOffset, HostCluster};
 use super::header::{Header, Version};
-use super::live::Live;
 use super::open::Qcow2;
 use super::options::Preallocation;
 use super::snapshot;
@@ -63,11 +60,12 @@ impl Qcow2 {
     /// on the medium afterwards.
     ///
     /// A crash leaves the old disk or the new one, and at worst leaked clusters. So does a failure:
-    /// where its error is not [`changed`](Error::changed), the image is used on as it was, else
-    /// nothing more is written to it, and it must be opened again.
+    /// where its error is not [`changed`](Error::changed), the image is used on as it was, with some
+    /// of what was written before on the medium; else nothing more is written to it, and it must be
+    /// opened again. One that was not written any more before stays as it is.
     ///
     /// # Errors
-    /// Before anything is written: [`Permission`](ErrorKind::Permission) for a storage that cannot
+    /// Before anything is changed: [`Permission`](ErrorKind::Permission) for a storage that cannot
     /// be written, whatever the image was opened for, [`Corrupt`](ErrorKind::Corrupt),
     /// [`Dirty`](ErrorKind::Dirty) where the counts cannot be rebuilt,
     /// [`HasSnapshots`](ErrorKind::HasSnapshots),
@@ -78,31 +76,18 @@ impl Qcow2 {
     /// it was not opened. Afterwards ([`changed`](Error::changed) is set) what the storage says.
     pub fn resize(&mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
         self.refuse_resize(options)?;
-        self.settle().map_err(Error::after_changes)?;
+        self.settle()?;
         let rebuilt = self.header.incompatible.contains(Incompatible::DIRTY);
         if rebuilt {
             // What would be refused afterwards is refused before anything is written.
             self.plan(options, None)?;
             self.rebuild_refcounts(task)?;
         }
-        let resized = self.failure.suspended(|| self.resize_clean(options, task));
-        if resized.as_ref().is_err_and(Error::changed) {
-            self.look_again();
-        }
-        let resized = if rebuilt { resized.map_err(Error::after_changes) } else { resized };
-        let (header, resized) = resized?;
-        self.live = RwLock::new(Live::new(&header, self.options.cache));
-        self.header = header;
+        let resized = self.change_whole(|image| {
+            let resized = image.resize_clean(options, task);
+            if rebuilt { resized.map_err(Error::after_changes) } else { resized }
+        })?;
         Ok(Resized { rebuilt, ..resized })
-    }
-
-    /// The failure may have come behind the switch, when tables had moved already: reading goes on
-    /// with what the file says now.
-    fn look_again(&mut self) {
-        if let Ok(header) = Header::read(&*self.storage) {
-            self.live = RwLock::new(Live::new(&header, self.options.cache));
-            self.header = header;
-        }
     }
 
     /// Returns the header after the switch, too.

@@ -58,6 +58,25 @@ fn an_open_image_is_used_on_with_its_new_size() {
     }
 }
 
+/// An image that is in use is not written any more and says why. Reading goes on, with the old size
+/// or the new one, and it has one of them when it is opened again.
+fn is_the_last(subject: &mut Subject, size: u64, why: &str) {
+    let later = subject.image().write_at(0, b"x").unwrap_err();
+    assert!(later.to_string().contains(why), "{later}");
+    let now = contents(subject.image()).unwrap();
+    let common = now.len().min(subject.model.len());
+    assert!(now[..common] == subject.model[..common], "{size}");
+    let before = subject.bytes();
+    let again = resize(subject, size).unwrap_err();
+    assert_eq!((again.kind(), again.changed()), (later.kind(), false), "{again}");
+    assert!(subject.bytes() == before, "{size}");
+    drop(subject.image.take());
+    subject.open().unwrap();
+    let now = subject.image().size();
+    assert!(now == size || now == subject.model.len() as u64, "{now}");
+    subject.model.resize(now as usize, 0);
+}
+
 /// Wherever the medium fails once, the disk has its old size or its new one. Where the error
 /// promises that nothing was changed, it is used on; else it is not written any more, says why,
 /// and is sound when it is opened again.
@@ -82,18 +101,7 @@ fn an_image_that_could_not_be_resized_is_as_it_was() {
                 assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
                 if error.changed() {
                     latched += 1;
-                    let later = subject.image().write_at(0, b"x").unwrap_err();
-                    assert_eq!(later.kind(), ErrorKind::NoSpace, "{later}");
-                    assert!(later.to_string().contains("the medium fails"), "{later}");
-                    // Reading goes on, with the old size or the new one.
-                    let now = contents(subject.image()).unwrap();
-                    let common = now.len().min(subject.model.len());
-                    assert!(now[..common] == subject.model[..common], "{nth} of {size}");
-                    drop(subject.image.take());
-                    subject.open().unwrap();
-                    let now = subject.image().size();
-                    assert!(now == size || now == subject.model.len() as u64, "{now}");
-                    subject.model.resize(now as usize, 0);
+                    is_the_last(&mut subject, size, "the medium fails");
                 } else {
                     promised += 1;
                 }
@@ -105,4 +113,52 @@ fn an_image_that_could_not_be_resized_is_as_it_was() {
         }
     }
     assert!(promised >= 8 && latched >= 100, "{promised} {latched}");
+}
+
+/// Wherever the medium cannot be read once, while what was written before is still under way or
+/// later: the image is used on, and resized when it is tried again, or it is not written any more.
+#[test]
+fn a_resize_that_could_not_read_is_tried_again_or_the_last_change() {
+    let (mut promised, mut latched) = (0, 0);
+    for (size, number) in
+        SIZES.into_iter().flat_map(|size| (0..shapes().len()).map(move |number| (size, number)))
+    {
+        let mut whole = subjects().nth(number).expect("a shape");
+        let (_, before) = whole.files[0].operations();
+        resize(&mut whole, size).unwrap();
+        for nth in before..whole.files[0].operations().1 {
+            let mut subject = subjects().nth(number).expect("a shape");
+            subject.files[0].fail(Fault { nth, failure: Failure::Read, lasts: false });
+            let Err(error) = resize(&mut subject, size) else { continue };
+            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+            if error.changed() {
+                latched += 1;
+                is_the_last(&mut subject, size, "cannot be read");
+            } else {
+                promised += 1;
+                resize(&mut subject, size).unwrap();
+                subject.model.resize(size as usize, 0);
+            }
+            assert!(contents(subject.image()).unwrap() == subject.model, "{nth} of {size}");
+            subject.step(Step::Write(10, 400, 9));
+            subject.step(Step::Reopen);
+            assert!(subject.contents() == subject.model, "{nth} of {size}");
+        }
+    }
+    assert!(promised >= 50 && latched >= 10, "{promised} {latched}");
+}
+
+/// What failed before is no change of the resize that is refused for it.
+#[test]
+fn an_image_that_failed_is_not_resized() {
+    for mut subject in subjects() {
+        let failure = Failure::Change(ErrorKind::NoSpace);
+        let (nth, _) = subject.files[0].operations();
+        subject.files[0].fail(Fault { nth, failure, lasts: false });
+        assert!(subject.image().flush().unwrap_err().changed());
+        let before = subject.bytes();
+        let error = resize(&mut subject, 200 << 10).unwrap_err();
+        assert_eq!((error.kind(), error.changed()), (ErrorKind::NoSpace, false), "{error}");
+        assert!(subject.bytes() == before);
+    }
 }

@@ -232,7 +232,7 @@ fn what_may_not_be_written_is_not_written() {
 /// A file that was opened to be read is not changed as a whole either, and not found out about
 /// halfway: nothing of it is written, and the error says so.
 #[test]
-fn what_is_only_read_is_not_resized() {
+fn what_is_only_read_is_not_changed() {
     for (what, options) in [("clean", ""), ("dirty", "-o lazy_refcounts=on")] {
         let env = Env::new();
         create(&env, options);
@@ -255,6 +255,7 @@ fn what_is_only_read_is_not_resized() {
         let writable = DeviceOptions { writable: true, ..DeviceOptions::default() };
         for error in [
             open().resize(&options, task).map(drop),
+            open().rebuild_refcounts(task),
             raw().resize(size, RawAllocation::Reserve, task),
             Raw::open_with(Box::new(storage("d.raw")), &writable).map(drop),
             storage(IMAGE).write_at(0, b"x"),
