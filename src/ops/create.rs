@@ -161,7 +161,7 @@ pub(super) fn build(
         None => old.map(|old| Owner { user: old.user, group: Some(old.group) }),
     };
     let mode = request.mode.or_else(|| old.map(|old| old.mode & 0o777)).unwrap_or(DEFAULT_MODE);
-    let publish = old.map_or(Publish::NoReplace, |old| Publish::Replace(old.id()));
+    let publish = old.map_or(Publish::NoReplace, |old| Publish::Replace(old.id));
     let format = request.format();
     let base = match &request.backing {
         Some(_) if format == Format::Raw => {

@@ -16,6 +16,15 @@ pub enum FileKind {
 }
 
 impl FileKind {
+    /// The kind of what `path` leads to, through symbolic links, which is not opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotADisk`] for anything else, and what stat(2) says.
+    pub fn of(path: &Path) -> Result<Self> {
+        let metadata = path.metadata().map_err(|error| Error::io("cannot look at", path, error))?;
+        Self::of_disk(&metadata, path)
+    }
+
     /// The kind, or an error that names what it is instead.
     pub(super) fn of_disk(metadata: &Metadata, path: &Path) -> Result<Self> {
         let kind = metadata.file_type();
@@ -45,13 +54,18 @@ pub(super) fn describe(kind: FileType) -> &'static str {
     }
 }
 
-/// Which file it is, whatever its name: stat(2)'s device and inode.
+/// Which file it is, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FileId {
-    /// The device that holds the file.
-    pub device: u64,
-    /// Its inode there.
-    pub inode: u64,
+pub enum FileId {
+    /// A file, by what holds it.
+    Inode {
+        /// The device that holds the file.
+        device: u64,
+        /// Its inode there.
+        inode: u64,
+    },
+    /// A block device, by its own number: any number of nodes lead to it.
+    BlockDevice(u64),
 }
 
 impl FileId {
@@ -65,7 +79,16 @@ impl FileId {
     }
 
     pub(in crate::host) fn new(metadata: &Metadata) -> Self {
-        FileId { device: metadata.dev(), inode: metadata.ino() }
+        let is_device = metadata.file_type().is_block_device();
+        Self::from_stat(is_device, metadata.dev(), metadata.ino(), metadata.rdev())
+    }
+
+    /// From what stat(2) says: `st_dev`, `st_ino` and `st_rdev`.
+    fn from_stat(is_block_device: bool, device: u64, inode: u64, number: u64) -> Self {
+        match is_block_device {
+            true => FileId::BlockDevice(number),
+            false => FileId::Inode { device, inode },
+        }
     }
 }
 
@@ -79,10 +102,8 @@ pub struct FileInfo {
     pub len: u64,
     /// The bytes that it occupies on its file system; 0 for a block device.
     pub allocated_bytes: u64,
-    /// The device that holds it.
-    pub device: u64,
-    /// Its inode there.
-    pub inode: u64,
+    /// Which file it is.
+    pub id: FileId,
     /// How many names it has.
     pub links: u64,
     /// Its permission bits (`0o7777` at most).
@@ -100,17 +121,30 @@ impl FileInfo {
             len,
             // stat(2) counts in units of 512 bytes, whatever the file system's blocks.
             allocated_bytes: metadata.blocks().saturating_mul(512),
-            device: metadata.dev(),
-            inode: metadata.ino(),
+            id: FileId::new(metadata),
             links: metadata.nlink(),
             mode: metadata.mode() & 0o7777,
             user: metadata.uid(),
             group: metadata.gid(),
         }
     }
+}
 
-    /// Which file it is.
-    pub fn id(&self) -> FileId {
-        FileId { device: self.device, inode: self.inode }
+#[cfg(test)]
+mod tests {
+    use super::FileId;
+
+    #[test]
+    fn a_device_is_one_file_whatever_its_node() {
+        let node = FileId::from_stat(true, 5, 300, 0x0801);
+        assert_eq!(node, FileId::from_stat(true, 64, 7, 0x0801));
+        assert_ne!(node, FileId::from_stat(true, 5, 300, 0x0802));
+        // What lies on the device, and what lies beside the node.
+        assert_ne!(node, FileId::from_stat(false, 0x0801, 300, 0));
+        assert_ne!(node, FileId::from_stat(false, 5, 300, 0));
+        let file = FileId::from_stat(false, 0x0801, 12, 0);
+        assert_eq!(file, FileId::from_stat(false, 0x0801, 12, 0));
+        assert_ne!(file, FileId::from_stat(false, 0x0801, 13, 0));
+        assert_ne!(file, FileId::from_stat(false, 0x0802, 12, 0));
     }
 }

@@ -143,6 +143,6 @@ fn holders_are_found_by_the_very_lock() {
     let found = |byte| holder::find(id, Obstacle::Byte(byte)).map(|holder| holder.pid);
     let us = Some(std::process::id());
     assert_eq!([100, 101, 200, 201, 202, 203].map(found), [us, None, None, us, None, us]);
-    let other = FileId { inode: id.inode + 1, ..id };
+    let other = FileId::of(path.parent().unwrap()).unwrap();
     assert_eq!(holder::find(other, Obstacle::Flock), None);
 }
