@@ -7,14 +7,13 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 
 pub use info::{FileId, FileInfo, FileKind};
 pub use input::read_small_file;
@@ -65,22 +64,24 @@ pub(super) fn refuse_empty(path: &Path) -> Result<()> {
 }
 
 impl FileStorage {
-    /// Opens a file that exists. `path` must not end in a symbolic link: [`resolve`] it first, so
-    /// that what was checked is what gets opened.
+    /// Opens a file that exists. No symbolic link is followed anywhere in `path`: [`resolve`] it
+    /// first, so that what was checked is what gets opened.
     ///
     /// # Errors
-    /// [`ErrorKind::NotADisk`] for anything but a regular file or a block device, and what
-    /// open(2) says.
+    /// [`ErrorKind::NotADisk`] for anything but a regular file or a block device, and for a path
+    /// through a symbolic link; what open(2) says.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
         let failed = |error| Error::io("cannot open", path, error);
         // Asked before opening, because opening a device may set something going.
         let before = path.symlink_metadata().map_err(failed)?;
         FileKind::of_disk(&before, path)?;
-        // Should a pipe take the file's place here, O_NONBLOCK keeps the open from hanging.
-        let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
-        let mut options = OpenOptions::new();
-        options.read(true).write(access == Access::Write).custom_flags(flags.bits());
-        let file = options.open(path).map_err(failed)?;
+        let file = sys::open_without_links(path, access == Access::Write).map_err(|error| {
+            if error.raw_os_error() == Some(Errno::ELOOP as i32) {
+                let message = "leads through a symbolic link, which is not followed";
+                return Error::new(ErrorKind::NotADisk, message).at_path(path);
+            }
+            failed(error)
+        })?;
         Self::from_file(file, path.to_owned(), access)
     }
 

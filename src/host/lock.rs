@@ -15,7 +15,7 @@ mod tests;
 use std::fs::TryLockError;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -85,10 +85,36 @@ pub fn open_locked(
     policy: &LockPolicy,
     cancel: &Cancel,
 ) -> Result<FileStorage> {
+    open_locked_at(path, || resolve(path), access, mode, policy, cancel)
+}
+
+/// As [`open_locked`], for a path that was [resolved](resolve) and allowed before: no symbolic link
+/// that has appeared in it since is followed.
+///
+/// # Errors
+/// As there.
+pub fn open_resolved_locked(
+    path: &Path,
+    access: Access,
+    mode: LockMode,
+    policy: &LockPolicy,
+    cancel: &Cancel,
+) -> Result<FileStorage> {
+    open_locked_at(path, || Ok(path.to_owned()), access, mode, policy, cancel)
+}
+
+fn open_locked_at(
+    path: &Path,
+    resolved: impl Fn() -> Result<PathBuf>,
+    access: Access,
+    mode: LockMode,
+    policy: &LockPolicy,
+    cancel: &Cancel,
+) -> Result<FileStorage> {
     const ATTEMPTS: u32 = 16;
     let start = Instant::now();
     for _ in 0..ATTEMPTS {
-        let storage = FileStorage::open(&resolve(path)?, access)?;
+        let storage = FileStorage::open(&resolved()?, access)?;
         let timeout = policy.timeout.saturating_sub(start.elapsed());
         storage.lock(mode, &LockPolicy { timeout, ..*policy }, cancel)?;
         // A path that leads nowhere now is for the next round to report.

@@ -1,5 +1,8 @@
 //! The backing chain: from an image down to the file that has nothing below it.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use super::gate::{MAX_CHAIN_DEPTH, Named, Trust};
@@ -7,7 +10,10 @@ use super::opened::{Disk, Image};
 use super::probe::{Evidence, Format, Magic};
 use crate::block::{CacheConfig, DeviceOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{Access, FileId, FileKind, FileStorage, LockMode, LockPolicy, open_locked};
+use crate::host::{
+    Access, FileId, FileKind, FileStorage, LockMode, LockPolicy, open_locked, open_resolved_locked,
+    resolve,
+};
 use crate::qcow2::{Backing, Header, Parts, Qcow2};
 use crate::raw::Raw;
 use crate::task::{Cancel, Silent, Task};
@@ -37,15 +43,35 @@ pub struct Link {
 }
 
 impl Opening<'_> {
-    fn open(&self, path: &Path, writable: bool) -> Result<FileStorage> {
-        let (access, mode) = match writable {
-            true => (Access::Write, LockMode::Writer),
-            false => (Access::Read, LockMode::Reader),
+    /// Opens a file that an image names, by the path that the gate admitted: a symbolic link that
+    /// has appeared in it since is not followed. What cannot be the file is not even opened.
+    fn open_named(
+        &self,
+        path: &Path,
+        what: Named,
+        image: &Path,
+        seen: &mut Seen,
+    ) -> Result<FileStorage> {
+        seen.require_new(path, what, image)?;
+        self.require_kind(FileKind::of(path)?, path, what, image)?;
+        let (access, mode) = access(what == Named::DataFileToWrite);
+        let file = match self.locks {
+            Some(locks) => open_resolved_locked(path, access, mode, locks, self.cancel)?,
+            None => FileStorage::open(path, access)?,
         };
-        match self.locks {
-            Some(locks) => open_locked(path, access, mode, locks, self.cancel),
-            None => FileStorage::open(path, access),
+        // Another file may have taken its place before it was opened.
+        seen.add(&file, what, image)?;
+        self.require_kind(file.info()?.kind, path, what, image)?;
+        Ok(file)
+    }
+
+    /// Only who trusts an image fully has devices opened that it names.
+    fn require_kind(&self, kind: FileKind, path: &Path, what: Named, image: &Path) -> Result<()> {
+        if kind == FileKind::Regular || *self.trust == Trust::Full {
+            return Ok(());
         }
+        let message = format!("is a block device, and the {what} of {}", image.display());
+        Err(Error::new(ErrorKind::BackingRefused, message).at_path(path))
     }
 
     /// Opens a file that the caller names, in the format that is told or that name and content
@@ -59,7 +85,11 @@ impl Opening<'_> {
         told: Option<Format>,
         writable: bool,
     ) -> Result<Link> {
-        let storage = self.open(path, writable)?;
+        let (access, mode) = access(writable);
+        let storage = match self.locks {
+            Some(locks) => open_locked(path, access, mode, locks, self.cancel)?,
+            None => FileStorage::open(&resolve(path)?, access)?,
+        };
         let magic = Magic::read(&storage)?;
         let block_device = storage.info()?.kind == FileKind::BlockDevice;
         let format = Evidence { path, block_device, magic }.believe(told)?;
@@ -92,15 +122,8 @@ impl Opening<'_> {
             return Ok(None);
         };
         let path = self.trust.admit(&link.path, Named::BackingFile, &backing.name)?;
-        seen.require_new(&path, Named::BackingFile, &link.path)?;
-        let storage = self.open(&path, false)?;
-        seen.add(&storage, Named::BackingFile, &link.path)?;
+        let storage = self.open_named(&path, Named::BackingFile, &link.path, seen)?;
         let kind = storage.info()?.kind;
-        if kind != FileKind::Regular && *self.trust != Trust::Full {
-            let message =
-                format!("is a block device, and the backing file of {}", link.path.display());
-            return Err(Error::new(ErrorKind::BackingRefused, message).at_path(&path));
-        }
         let format = match backing.format.as_deref() {
             Some(b"qcow2") => Format::Qcow2,
             Some(b"raw") => Format::Raw,
@@ -195,15 +218,14 @@ impl Opening<'_> {
         };
         let what = if writable { Named::DataFileToWrite } else { Named::DataFile };
         let path = self.trust.admit(image, what, name)?;
-        seen.require_new(&path, what, image)?;
-        let file = self.open(&path, writable)?;
-        seen.add(&file, what, image)?;
-        if file.info()?.kind != FileKind::Regular && *self.trust != Trust::Full {
-            let message =
-                format!("is a block device, and the external data file of {}", image.display());
-            return Err(Error::new(ErrorKind::BackingRefused, message).at_path(&path));
-        }
-        Ok(Some(file))
+        self.open_named(&path, what, image, seen).map(Some)
+    }
+}
+
+fn access(writable: bool) -> (Access, LockMode) {
+    match writable {
+        true => (Access::Write, LockMode::Writer),
+        false => (Access::Read, LockMode::Reader),
     }
 }
 

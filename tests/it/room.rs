@@ -4,8 +4,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use vmdisk::block::{BlockDevice, DeviceOptions, Discard, ExtentKind};
+use vmdisk::host::Access;
 use vmdisk::host::storage::{Allocation, Storage};
-use vmdisk::host::{Access, FileStorage};
 use vmdisk::image::{Image, OpenOptions};
 
 use crate::support::Env;
@@ -140,7 +140,7 @@ fn holes_of_raw_disks_are_told_as_qemu_tells_them() {
         if size < 16 * MIB {
             continue;
         }
-        let storage = FileStorage::open(&env.path(&name), Access::Write).expect("the disk");
+        let storage = env.storage(&name, Access::Write);
         storage.allocate(at[1], 2 * MIB, Allocation::Reserve).expect("room");
         storage.write_at(at[1] + MIB, &[7; 4096]).expect("a write");
         drop(storage);

@@ -14,7 +14,7 @@ pub(crate) fn task(cancel: &Cancel) -> Task<'_> {
 }
 
 pub(crate) fn open(env: &Env, access: Access) -> (FileStorage, Header) {
-    let storage = FileStorage::open(&env.path("d.qcow2"), access).expect("the image");
+    let storage = env.storage("d.qcow2", access);
     let header = Header::read(&storage).expect("a header");
     (storage, header)
 }

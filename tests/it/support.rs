@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use vmdisk::host::{Access, FileStorage, resolve};
 
 /// What one run of a program said.
 #[derive(Debug)]
@@ -51,6 +52,12 @@ impl Env {
 
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A file of the folder, open.
+    pub(crate) fn storage(&self, name: impl AsRef<Path>, access: Access) -> FileStorage {
+        let path = resolve(&self.path(name)).expect("a file");
+        FileStorage::open(&path, access).expect("a file")
     }
 
     /// Writes a file into the folder.

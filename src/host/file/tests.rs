@@ -13,7 +13,7 @@ use crate::task::Cancel;
 
 fn with_file(contents: &[u8]) -> (TempDir, FileStorage) {
     let dir = TempDir::new().unwrap();
-    let path = dir.path().join("disk.raw");
+    let path = resolve(dir.path()).unwrap().join("disk.raw");
     fs::write(&path, contents).unwrap();
     let storage = FileStorage::open(&path, Access::Write).unwrap();
     (dir, storage)
@@ -22,7 +22,8 @@ fn with_file(contents: &[u8]) -> (TempDir, FileStorage) {
 #[test]
 fn what_cannot_be_a_disk_is_named_without_hanging() {
     let dir = TempDir::new().unwrap();
-    let at = |name: &str| dir.path().join(name);
+    let root = resolve(dir.path()).unwrap();
+    let at = |name: &str| root.join(name);
     mkfifo(&at("pipe"), Mode::S_IRWXU).unwrap();
     let _listener = UnixListener::bind(at("socket")).unwrap();
     fs::write(at("file"), "x").unwrap();
@@ -43,6 +44,12 @@ fn what_cannot_be_a_disk_is_named_without_hanging() {
     }
     let missing = FileStorage::open(&at("missing"), Access::Read).unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
+    fs::create_dir(at("folder")).unwrap();
+    fs::write(at("folder/file"), "x").unwrap();
+    symlink("folder", at("way")).unwrap();
+    let error = FileStorage::open(&at("way/file"), Access::Read).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotADisk, "{error}");
+    assert!(error.to_string().contains("through a symbolic link"), "{error}");
     let through_link = resolve(&at("link")).unwrap();
     assert_eq!(FileStorage::open(&through_link, Access::Read).unwrap().path(), through_link);
     assert_eq!(FileId::of(&at("link")).unwrap(), FileId::of(&at("file")).unwrap());

@@ -3,12 +3,51 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Component, Path};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use nix::fcntl::{
+    AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, fallocate, fcntl,
+    openat, openat2,
+};
 use nix::libc;
+use nix::sys::stat::{Mode, fstatat};
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, NFS_SUPER_MAGIC, fstatfs};
+
+/// Opens a file that exists, unless a symbolic link is anywhere in its path (`ELOOP`). Should a pipe
+/// be there, its other end is not waited for.
+pub(super) fn open_without_links(path: &Path, writable: bool) -> io::Result<File> {
+    let access = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+    let flags = access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_LARGEFILE;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    match retry(|| openat2(AT_FDCWD, path, how)) {
+        // Linux before 5.6, and containers that allow no calls which they do not know.
+        Err(Errno::ENOSYS | Errno::EPERM) => Ok(open_step_by_step(path, flags)?.into()),
+        opened => Ok(opened?.into()),
+    }
+}
+
+/// As [`open_without_links`], folder by folder.
+fn open_step_by_step(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    let step = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let start = if path.has_root() { "/" } else { "." };
+    let mut folder = retry(|| openat(AT_FDCWD, start, step, Mode::empty()))?;
+    let mut names = path.components().filter(|name| !matches!(name, Component::RootDir)).peekable();
+    while let Some(name) = names.next() {
+        let name = name.as_os_str();
+        if names.peek().is_none() {
+            return retry(|| openat(&folder, name, flags | OFlag::O_NOFOLLOW, Mode::empty()));
+        }
+        let next = retry(|| openat(&folder, name, step | OFlag::O_NOFOLLOW, Mode::empty()));
+        folder = next.map_err(|error| {
+            let what = fstatat(&folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            let is_link = what.is_ok_and(|what| what.st_mode & libc::S_IFMT == libc::S_IFLNK);
+            if is_link { Errno::ELOOP } else { error }
+        })?;
+    }
+    Err(Errno::EISDIR)
+}
 
 /// Returns when contents and length are on the medium.
 pub(super) fn sync_data(file: &File) -> io::Result<()> {
@@ -158,11 +197,46 @@ fn range(kind: libc::c_int, first: u32, len: u32) -> libc::flock {
     }
 }
 
-fn retry(mut call: impl FnMut() -> nix::Result<()>) -> nix::Result<()> {
+fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     loop {
         match call() {
             Err(Errno::EINTR) => {}
             result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// The old kernel's way refuses what the new one's does.
+    #[test]
+    fn both_ways_to_open_follow_no_link() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir(root.join("in")).unwrap();
+        fs::write(root.join("in/file"), "x").unwrap();
+        symlink("in", root.join("folder")).unwrap();
+        symlink("file", root.join("in/link")).unwrap();
+        let ways = |name: &str| {
+            let path = root.join(name);
+            let stepwise = open_step_by_step(&path, OFlag::O_RDWR | OFlag::O_CLOEXEC);
+            let opened = open_without_links(&path, true).map(|_| ());
+            [stepwise.map(|_| ()).err(), opened.err().map(|e| Errno::try_from(e).unwrap())]
+        };
+        for (name, refused) in [
+            ("in/file", None),
+            ("in/link", Some(Errno::ELOOP)),
+            ("folder/file", Some(Errno::ELOOP)),
+            ("in/missing", Some(Errno::ENOENT)),
+            ("missing/file", Some(Errno::ENOENT)),
+            ("in/file/file", Some(Errno::ENOTDIR)),
+        ] {
+            assert_eq!(ways(name), [refused; 2], "{name}");
         }
     }
 }

@@ -1,14 +1,22 @@
 //! What macOS does in its own way: the same functions as `linux.rs`.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::statfs::fstatfs;
+
+/// Opens a file that exists, unless a symbolic link is anywhere in its path (`ELOOP`). Should a pipe
+/// be there, its other end is not waited for.
+pub(super) fn open_without_links(path: &Path, writable: bool) -> io::Result<File> {
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOFOLLOW_ANY;
+    OpenOptions::new().read(true).write(writable).custom_flags(flags).open(path)
+}
 
 /// Returns when contents and length are on the medium: a plain fsync leaves them in the drive's
 /// cache here.

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
 
 use vmdisk::block::{BlockDevice, DeviceOptions};
 use vmdisk::image::chain::Opening;
@@ -161,4 +163,45 @@ fn a_data_file_is_not_the_disk_itself() {
         assert_eq!(error.kind(), ErrorKind::BackingCycle, "{error}");
     }
     env.refuses("create o.qcow2 --backing d.qcow2", "backing_cycle");
+}
+
+/// What an image names is looked at before it is opened: what cannot be a disk is refused at once
+/// whatever is trusted, and a device without being opened, unless everything is trusted.
+#[test]
+fn what_is_no_file_is_not_opened() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 -o data_file=node data.qcow2 1M");
+    env.qemu_img("create -q -f qcow2 -u -b node -F raw over.qcow2 1M");
+    let is_refused = |what: &str, trust: &Trust, kind: ErrorKind| {
+        for (image, writable) in [("data.qcow2", false), ("data.qcow2", true), ("over.qcow2", true)]
+        {
+            let options = if writable { OpenOptions::to_write() } else { OpenOptions::to_read() };
+            let options = OpenOptions { trust: trust.clone(), ..options };
+            let start = Instant::now();
+            let error = Image::open(env.path(image), &options).expect_err(what);
+            assert_eq!(error.kind(), kind, "{what}, {image}: {error}");
+            assert!(start.elapsed() < Duration::from_secs(1), "{what}, {image}");
+        }
+    };
+    let allowed = Trust::default().and(env.path(""));
+    fs::remove_file(env.path("node")).expect("the data file");
+    env.run("mkfifo", ["node"]).exits(0);
+    for trust in [&allowed, &Trust::Full] {
+        is_refused("a pipe", trust, ErrorKind::NotADisk);
+    }
+    let start = Instant::now();
+    env.refuses("info node", "not_a_disk");
+    assert!(start.elapsed() < Duration::from_secs(1));
+    fs::remove_file(env.path("node")).expect("the pipe");
+    let listens = UnixListener::bind(env.path("node")).expect("a socket");
+    is_refused("a socket", &allowed, ErrorKind::NotADisk);
+    drop(listens);
+    fs::remove_file(env.path("node")).expect("the socket");
+    // Only root makes devices. Opening this one would say that there is no such device.
+    if env.run("mknod", ["node", "b", "240", "77"]).code == Some(0) {
+        is_refused("a device", &allowed, ErrorKind::BackingRefused);
+        fs::remove_file(env.path("node")).expect("the device");
+    }
+    fs::create_dir(env.path("node")).expect("a folder");
+    is_refused("a folder", &allowed, ErrorKind::NotADisk);
 }

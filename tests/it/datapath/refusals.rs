@@ -1,8 +1,8 @@
 //! Images that are refused when they are opened: by name, and before any byte is changed.
 
 use vmdisk::block::{BlockDevice, DeviceOptions};
+use vmdisk::host::Access;
 use vmdisk::host::storage::{Allocation, Storage};
-use vmdisk::host::{Access, FileStorage};
 use vmdisk::image::{Image, OpenOptions};
 use vmdisk::qcow2::{Header, Qcow2, ResizeOptions};
 use vmdisk::raw::{Raw, RawAllocation};
@@ -241,7 +241,7 @@ fn what_is_only_read_is_not_changed() {
             env.patch(IMAGE, 79, &[1]);
         }
         let before = env.contents();
-        let storage = |name| FileStorage::open(&env.path(name), Access::Read).expect("a file");
+        let storage = |name| env.storage(name, Access::Read);
         let (size, cancel) = (ByteSize::from_bytes(3 << 20), Cancel::new());
         let (size, task) =
             (VirtualSize::round_up(size).expect("a size"), Task::new(&Silent, &cancel));
