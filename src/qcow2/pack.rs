@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::entry::L2Entry;
+use super::entry::{CompressedRange, L2Entry};
 use super::geometry::{ClusterCount, GuestCluster, GuestOffset, HostCluster, HostOffset};
 use super::lengths::len_of;
 use super::live::Live;
@@ -87,17 +87,19 @@ impl Qcow2 {
         let geometry = self.header.geometry;
         let mapping = self.mapping_now(live, cluster)?;
         let table = self.own_table(live, cluster)?;
-        let offset = self.room_for_packed(live, len_of(packed))?;
-        let Some(entry) = L2Entry::compressed(offset, len_of(packed), geometry) else {
-            let last = offset.plus_bytes(len_of(packed).saturating_sub(1));
-            let end = geometry.host_cluster(last) + ClusterCount::new(1);
+        let len = len_of(packed);
+        let range = CompressedRange { offset: self.room_for_packed(live, len)?, len };
+        let Some(entry) = L2Entry::compressed(range.offset, len, geometry) else {
             live.packed_end = None;
-            live.quarantine(geometry.host_cluster(offset)..end);
+            self.give_up_packed(live, range);
             return Ok(false);
         };
-        self.storage.write_at(offset.get(), packed)?;
+        self.storage.write_at(range.offset.get(), packed)?;
         self.recent().forget();
-        self.set_entry(live, table, cluster, entry)?;
+        self.set_entry(live, table, cluster, entry).inspect_err(|_| {
+            // Nothing refers to it: it must not stay taken.
+            self.give_up_packed(live, range);
+        })?;
         self.release(live, mapping);
         Ok(true)
     }

@@ -214,6 +214,13 @@ pub(super) fn require(is_so: bool, else_why: impl Into<String>) -> Result<(), St
     if is_so { Ok(()) } else { Err(else_why.into()) }
 }
 
+/// So many clusters are counted and not used.
+pub(super) fn leaks(files: &[Vec<u8>]) -> u64 {
+    let storage = MemoryStorage::new(files[0].clone());
+    let header = Header::read(&storage).unwrap();
+    scanned(&storage, &header).unwrap().leaks
+}
+
 fn scanned(storage: &MemoryStorage, header: &Header) -> Result<ScanReport, String> {
     scan(storage, header, Task::new(&Silent, &Cancel::new())).map_err(|error| error.to_string())
 }

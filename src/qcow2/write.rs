@@ -86,14 +86,17 @@ impl Qcow2 {
         let mapping = self.mapping_now(live, cluster)?;
         let table = self.own_table(live, cluster)?;
         let target = self.target(live, cluster, mapping)?;
-        let subclusters = self.fill(&target, mapping, offset, data).inspect_err(|_| {
+        let host = ClusterRef::sole(target.offset);
+        let placed = self.fill(&target, mapping, offset, data).and_then(|subclusters| {
+            let entry = L2Entry::of(Some(host), subclusters, geometry);
+            self.set_entry(live, table, cluster, entry)
+        });
+        placed.inspect_err(|_| {
             // Nothing refers to it: it must not stay taken.
             if target.is_new {
-                self.give_up(live, ClusterRef::sole(target.offset));
+                self.give_up(live, host);
             }
         })?;
-        let host = ClusterRef::sole(target.offset);
-        self.set_entry(live, table, cluster, L2Entry::of(Some(host), subclusters, geometry))?;
         if target.is_new {
             self.release(live, mapping);
         }
