@@ -1,6 +1,7 @@
 //! A file in memory that remembers everything that was done to it, so that tests can rebuild what
 //! a power cut would have left, and that fails where it is told to. Several may share a history.
 
+use std::backtrace::Backtrace;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::storage::{Allocation, MemoryStorage, Storage};
@@ -81,6 +82,8 @@ struct History {
     changes: usize,
     reads: usize,
     fault: Option<Fault>,
+    /// Who asked for each sync, if that is to be known.
+    traces: Option<Vec<Backtrace>>,
 }
 
 impl RecordingStorage {
@@ -108,6 +111,16 @@ impl RecordingStorage {
     /// The medium fails as this says.
     pub fn fail(&self, fault: Fault) {
         self.history().fault = Some(fault);
+    }
+
+    /// From now on it is remembered who asks for each sync.
+    pub fn trace_syncs(&self) {
+        self.history().traces = Some(Vec::new());
+    }
+
+    /// Who asked for each sync, as far as the program knows its own functions.
+    pub fn sync_traces(&self) -> Vec<String> {
+        self.history().traces.iter().flatten().map(Backtrace::to_string).collect()
     }
 
     /// How many changes and how many reads were asked for.
@@ -218,6 +231,9 @@ impl Storage for RecordingStorage {
     }
 
     fn sync(&self) -> Result<()> {
+        if let Some(traces) = &mut self.history().traces {
+            traces.push(Backtrace::force_capture());
+        }
         self.record(Event::Sync)
     }
 }

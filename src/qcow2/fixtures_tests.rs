@@ -228,6 +228,18 @@ pub(super) fn with_data_file(bytes: Vec<u8>, raw: bool) -> Vec<u8> {
     bench.storage.contents()
 }
 
+/// Dirty, with no count and no COPIED flag.
+pub(super) fn uncounted(bytes: Vec<u8>) -> Vec<u8> {
+    let bench = Bench::over(bytes);
+    let mut header = bench.header.clone();
+    header.incompatible = header.incompatible.with_if(true, Incompatible::DIRTY);
+    bench.storage.write_at(0, &header.encode().unwrap()).unwrap();
+    bench.each_entry(|_, entry| entry.with_copied(false));
+    let table = vec![0; header.refcount_table.count as usize * header.geometry.cluster_len()];
+    bench.storage.write_at(header.refcount_table.offset.get(), &table).unwrap();
+    bench.storage.contents()
+}
+
 /// A file that goes on, with nothing in it, to `len`.
 pub(super) fn lengthened(bytes: Vec<u8>, len: u64) -> Vec<u8> {
     let bench = Bench::over(bytes);

@@ -26,6 +26,8 @@ pub mod check;
 mod clusters;
 mod compress;
 #[cfg(test)]
+mod crash_barrier_tests;
+#[cfg(test)]
 mod crash_create_tests;
 #[cfg(test)]
 mod crash_oracle_tests;

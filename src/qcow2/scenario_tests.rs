@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::check::{ScanReport, scan};
 use super::crash_states_tests::{fingerprint, next};
 use super::feature::{Autoclear, Incompatible};
-use super::fixtures_tests::{lengthened, made_by, packed, snapshot_disks, with_snapshot};
+use super::fixtures_tests::{
+    lengthened, made_by, packed, snapshot_disks, uncounted, with_bitmap, with_snapshot,
+};
 use super::header::Header;
 use super::shape_tests::{Shape, contents, in_memory};
 use super::subject_tests::{Step, Subject};
@@ -24,6 +26,10 @@ pub(super) enum Found {
     Packed,
     Snapshot,
     PackedSnapshot,
+    /// With a bitmap that is true as long as nobody writes.
+    Bitmap,
+    /// Dirty, and nothing is counted.
+    Uncounted,
     /// Its file goes on to this length.
     Long(u64),
 }
@@ -31,7 +37,7 @@ pub(super) enum Found {
 impl Found {
     /// Whether an image of this shape can have this done to it.
     pub(super) fn takes(self, shape: Shape, step: Step) -> bool {
-        let fixed = matches!(self, Found::Snapshot | Found::PackedSnapshot);
+        let fixed = matches!(self, Found::Snapshot | Found::PackedSnapshot | Found::Bitmap);
         shape.takes(step) && !(fixed && step.resizes())
     }
 }
@@ -60,6 +66,8 @@ impl Scenario {
             Found::Packed => packed(image),
             Found::Snapshot => with_snapshot(image),
             Found::PackedSnapshot => with_snapshot(packed(image)),
+            Found::Bitmap => with_bitmap(image),
+            Found::Uncounted => uncounted(image),
             Found::Long(len) => lengthened(image, len),
         };
         Subject::over(self.shape, files, model)
@@ -147,12 +155,14 @@ impl Run {
         let header = Header::read(&*files[0]).map_err(|error| error.to_string())?;
         require(kept(&header) == kept(&self.header), "the header differs")?;
         let dirty = header.incompatible.contains(Incompatible::DIRTY);
+        let vouched = header.autoclear.contains(Autoclear::BITMAPS);
         let report = scanned(&files[0], &header)?;
         let sound = if dirty { report.damage().is_none() } else { report.corruptions == 0 };
         require(sound && report.notices == 0, format!("{:?}", report.findings))?;
         let image = self.shape.open_as(&files, header, false);
         let disk = image.and_then(|image| contents(&image)).map_err(|error| error.to_string())?;
         require_one_of(&disk, window)?;
+        require(!vouched || disk == self.moments[0].disk, "the bitmap is not true any more")?;
         require(self.shape.is_raw_disk(state, &disk), "the data file is not the disk")?;
         require(snapshot_disks(&self.shape, state) == self.snapshots, "a snapshot differs")?;
         self.write_on(&files, disk, dirty)
