@@ -236,6 +236,32 @@ fn a_refcount_table_that_grows() {
     explorer.done("refcount table", 200);
 }
 
+/// What a shrink leaves: nothing in the middle of the file is in use, and no block counts it. When
+/// it is written again, new clusters at the end are counted by a block that is there already.
+#[test]
+fn a_refcount_block_that_comes_back() {
+    let shape = Shape { order: 6, size: 128 * KIB, ..PLAIN };
+    let before = vec![
+        Step::Write(64 * KIB, 64 << 10, 8),
+        Step::Write(0, 30 << 10, 9),
+        Step::Resize(40 * KIB),
+        Step::Resize(128 * KIB),
+    ];
+    let steps = vec![Step::Write(40 * KIB, 60 << 10, 9), Step::Discard(0, 8 * KIB), Step::Reopen];
+    let scenario = Scenario { shape, before, found: Found::Closed, steps };
+    let run = Run::of(&scenario);
+    let blocks = |bytes: &[u8]| {
+        let table = u64::from_be_bytes(*bytes[48..].first_chunk().unwrap()) as usize;
+        let entries = bytes[table..].as_chunks::<8>().0.iter().take(4);
+        entries.map(|entry| *entry != [0; 8]).collect::<Vec<_>>()
+    };
+    assert_eq!(blocks(&run.before[0]), [true, false, true, true]);
+    assert_eq!(blocks(&after(&run.before, &run.events)[0]), [true, true, true, true]);
+    let mut explorer = Explorer::default();
+    explorer.explore(&scenario);
+    explorer.done("block that comes back", 600);
+}
+
 fn explore_drawn(what: &str, runs: u64, kinds: &[(Shape, Found)], least: usize) {
     let (mut explorer, mut seed) = (Explorer::default(), 7);
     for &(shape, found) in kinds {
@@ -277,8 +303,9 @@ fn many_operations_on_what_is_shared() {
         (PLAIN, Found::Packed),
         (PLAIN, Found::PackedSnapshot),
         (Shape { version: Version::V2, ..PLAIN }, Found::PackedSnapshot),
+        (PLAIN, Found::Bitmap),
     ];
-    explore_drawn("drawn, shared", 32, &kinds, 28_000);
+    explore_drawn("drawn, shared", 32, &kinds, 40_000);
 }
 
 #[test]
