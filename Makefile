@@ -33,6 +33,8 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	RUSTFLAGS="--cfg fuzzing -D warnings" cargo check --quiet --locked --no-default-features \
+	  --manifest-path integration/fuzz/Cargo.toml
 
 matrix: ## The whole matrix against qemu-img, not the sample that `test` runs
 	@integration/test-tools.sh
@@ -45,14 +47,17 @@ bench: release ## Against qemu-img and the floor, in one run
 
 fuzz: FUZZ ?= operations
 fuzz: SECONDS ?= 60
-fuzz: export RUSTFLAGS = --cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module \
+fuzz: HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+fuzz: export RUSTFLAGS = --cfg fuzzing -Cpasses=sancov-module \
   -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
   -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
-fuzz: HOST = $(shell rustc -vV | sed -n 's/^host: //p')
-fuzz: ## The engine, with nightly Rust: FUZZ=operations or damage, for SECONDS
-	cd integration/fuzz && cargo +nightly build --release --locked --target $(HOST) --bin $(FUZZ)
+fuzz: ## The engine: FUZZ=operations or damage, for SECONDS
+	cd integration/fuzz && cargo build --release --locked --target $(HOST) --bin $(FUZZ)
 	mkdir -p integration/fuzz/target/$(FUZZ)
-	cd integration/fuzz/target && $(HOST)/release/$(FUZZ) $(FUZZ) -max_total_time=$(SECONDS) -rss_limit_mb=512 -timeout=10
+	n=0; while read -r run; do n=$$((n + 1)); \
+	  echo "$$run" | base64 -d > integration/fuzz/target/$(FUZZ)/known-$$n; done < tests/data/fuzz/$(FUZZ).txt
+	cd integration/fuzz/target && $(HOST)/release/$(FUZZ) $(FUZZ) -max_total_time=$(SECONDS) \
+	  -max_len=1024 -rss_limit_mb=512 -timeout=10
 
 release:
 	cargo build --release --locked

@@ -17,8 +17,7 @@ const SLICE_LEN: u64 = 4096;
 /// another all the time.
 const MIN_SLICES: u64 = 16;
 
-/// What a slice belongs to: those of the first rank reach the medium before those of the second
-/// are written.
+/// What a slice belongs to: those of the first rank are written before those of the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rank {
     /// An L2 table, or a refcount block.

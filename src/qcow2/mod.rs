@@ -13,7 +13,7 @@
 //!   (with `compress`) packs; `cache` and `live` are what an open image has in memory, `alloc` and
 //!   `overlap` know which clusters are free and which are never guest data.
 #![cfg_attr(
-    not(test),
+    not(any(test, fuzzing)),
     deny(clippy::as_conversions, clippy::arithmetic_side_effects, clippy::indexing_slicing)
 )]
 #![deny(clippy::little_endian_bytes, clippy::host_endian_bytes)]
@@ -49,9 +49,11 @@ mod extension;
 mod fault_tests;
 mod feature;
 mod first_cluster;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod fixtures_tests;
 mod flush;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_tests;
 pub mod geometry;
 mod growth;
 mod header;
@@ -65,7 +67,7 @@ mod live;
 mod lookup;
 #[cfg(test)]
 mod medium_tests;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod metered_tests;
 #[cfg(test)]
 mod model_tests;
@@ -89,13 +91,13 @@ mod resize;
 mod runs;
 #[cfg(test)]
 mod scenario_tests;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod shape_tests;
 mod snapshot;
 mod stream;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod subject_tests;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod survive_tests;
 mod table;
 #[cfg(test)]
