@@ -5,6 +5,7 @@
 
 use super::error::{FormatError, Problem};
 use super::geometry::{Geometry, HostOffset, MAX_HOST_OFFSET};
+use super::header::Version;
 
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
@@ -59,6 +60,12 @@ impl L1Entry {
     /// Whether the COPIED flag is set.
     pub(super) const fn is_copied(self) -> bool {
         self.0 & COPIED != 0
+    }
+
+    /// The same entry without the bits that the format reserves.
+    #[must_use]
+    pub(super) const fn without_reserved(self) -> Self {
+        L1Entry(self.0 & !L1_RESERVED)
     }
 
     /// The L2 table it leads to, if any.
@@ -273,6 +280,42 @@ impl L2Entry {
             true => L2Entry { word: 0, bitmap: Subclusters::ZERO.bits() },
             false => L2Entry { word: ZERO_FLAG, bitmap: 0 },
         }
+    }
+
+    /// The entry of a guest cluster that has lost its data: zero, or in version 2, which cannot say
+    /// so, unallocated.
+    pub(super) const fn lost(version: Version, geometry: Geometry) -> Self {
+        match version {
+            Version::V2 => L2Entry::UNALLOCATED,
+            Version::V3 => L2Entry::zero(geometry),
+        }
+    }
+
+    /// The same entry without what the format reserves: flags, and states of subclusters that
+    /// contradict one another or a missing host cluster, which read as zeros then.
+    #[must_use]
+    pub(super) fn without_reserved(self, version: Version, geometry: Geometry) -> Self {
+        if self.word & COMPRESSED != 0 {
+            return L2Entry { bitmap: 0, ..self };
+        }
+        let no_flag = geometry.extended_l2() || version == Version::V2;
+        let word = self.word & !L2_RESERVED & if no_flag { !ZERO_FLAG } else { u64::MAX };
+        let (allocated, zero) = (self.bitmap & u64::from(u32::MAX), self.bitmap >> 32);
+        let kept = if word & OFFSET_MASK == 0 { 0 } else { allocated & !zero };
+        L2Entry { word, bitmap: kept | (zero | allocated & !kept) << 32 }
+    }
+
+    /// Whether this entry has data in subclusters that have none in `other`.
+    pub(super) const fn loses_subclusters_in(self, other: L2Entry) -> bool {
+        #[expect(clippy::as_conversions, reason = "widening in a const fn")]
+        let allocated = u32::MAX as u64;
+        self.word & COMPRESSED == 0 && self.bitmap & !other.bitmap & allocated != 0
+    }
+
+    /// The same entry with its data in another host cluster.
+    #[must_use]
+    pub(super) fn moved_to(self, host: ClusterRef) -> Self {
+        L2Entry { word: word(host) | self.word & ZERO_FLAG, ..self }
     }
 
     /// Whether the entry maps nothing at all.

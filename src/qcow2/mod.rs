@@ -87,6 +87,7 @@ mod rebuild;
 mod refblock;
 mod refcounts;
 mod release;
+pub mod repair;
 mod resize;
 mod runs;
 #[cfg(test)]

@@ -16,14 +16,13 @@ use super::feature::{Autoclear, Incompatible};
 use super::flush::switch_header;
 use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use super::growth::{RefcountGrowth, free_end};
-use super::header::Header;
+use super::header::{Header, TableRef};
 use super::open::Qcow2;
-use super::refblock::RefcountBlock;
 use super::refcounts::Refcounts;
 use super::release::Releaser;
-use super::table::{L2Table, encode_words, read_refcount_table};
+use super::table::{L2Table, encode_words, read_l1, read_refcount_table};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::refuse_read_only;
+use crate::host::storage::{Storage, refuse_read_only};
 use crate::task::Task;
 
 impl Qcow2 {
@@ -50,16 +49,10 @@ impl Qcow2 {
             return Err(damage.to_error());
         }
         self.refuse_counts(report.ledger())?;
-        let table = read_refcount_table(&*self.storage, &self.header)?;
-        let geometry = self.header.geometry;
-        let clusters = || report.ledger().iter().map(|(cluster, _)| cluster);
-        let blocks: BTreeSet<u64> = clusters().map(|c| geometry.refblock_index(c)).collect();
-        let used = clusters().last().map_or(HostCluster::ZERO, |last| last + ClusterCount::new(1));
-        let start = free_end(&*self.storage, geometry, used)?;
-        let growth = RefcountGrowth::plan(geometry, &table, start, ClusterCount::ZERO, &blocks)?;
-        growth.require_room(&*self.storage)?;
+        let counts =
+            TrueCounts::plan(&*self.storage, &self.header, report.ledger(), HostCluster::ZERO)?;
         self.change_whole(|image| {
-            let written = image.write_counts(&table, growth, report.ledger());
+            let written = image.make_true(&counts);
             written.map(|header| (header, ())).map_err(Error::after_changes)
         })
     }
@@ -82,30 +75,11 @@ impl Qcow2 {
     }
 
     /// Returns the header after the switch.
-    fn write_counts(
-        &self,
-        table: &[RefcountTableEntry],
-        growth: RefcountGrowth,
-        ledger: &Ledger,
-    ) -> Result<Header> {
+    fn make_true(&self, counts: &TrueCounts<'_>) -> Result<Header> {
         let geometry = self.header.geometry;
-        let storage = &*self.storage;
-        Refcounts::new(storage, geometry, table).each_block(|index, offset, stored| {
-            let expected = block_of(ledger, geometry, index);
-            if expected == *stored {
-                Ok(())
-            } else {
-                storage.write_at(offset.get(), expected.bytes())
-            }
-        })?;
-        if !growth.added().is_empty() {
-            growth.write_added(storage, table, |index, block| {
-                *block = block_of(ledger, geometry, index);
-            })?;
-            growth.raise_existing(storage, table)?;
-        }
-        storage.sync()?;
-        self.set_copied(ledger)?;
+        counts.write(&*self.storage)?;
+        self.storage.sync()?;
+        counts.write_flags(&*self.storage, &self.header)?;
 
         let old = self.header.clone();
         let never_counts = old.is_for_hyperkit();
@@ -118,55 +92,107 @@ impl Qcow2 {
             autoclear: Autoclear::default()
                 .with_if(bitmaps, Autoclear::BITMAPS)
                 .with_if(raw_data, Autoclear::RAW_EXTERNAL_DATA),
-            refcount_table: growth.table_ref().unwrap_or(old.refcount_table),
+            refcount_table: counts.growth.table_ref().unwrap_or(old.refcount_table),
             ..old.clone()
         };
         switch_header(&*self.storage, &header)?;
-        if growth.table_ref().is_some() {
+        if counts.growth.table_ref().is_some() {
             let start = geometry.host_cluster(old.refcount_table.offset);
             let clusters = ClusterCount::new(u64::from(old.refcount_table.count));
-            let mut releaser = Releaser::new(&*self.storage, geometry, growth.table(table));
+            let table = counts.growth.table(&counts.table);
+            let mut releaser = Releaser::new(&*self.storage, geometry, table);
             releaser.release_run(start..start + clusters)?;
             releaser.finish()?;
         }
         Ok(header)
     }
+}
 
-    /// The counts are on the medium: now the active references may say whether they are one. What
-    /// only snapshots refer to keeps its flags, which mean nothing there.
-    fn set_copied(&self, ledger: &Ledger) -> Result<()> {
-        let geometry = self.header.geometry;
-        let sole = |offset: HostOffset| ledger.get(geometry.host_cluster(offset)) == 1;
-        let mut l1 = self.l1()?;
-        let mut changed = false;
-        for entry in &mut l1 {
-            let Some(mut at) = entry.decode(geometry).map_err(FormatError::into_error)? else {
-                continue;
-            };
-            if at.copied != sole(at.offset) {
-                at.copied = !at.copied;
-                *entry = L1Entry::encode(at);
-                changed = true;
+/// The counts of an image as its references say that they must be.
+pub(super) struct TrueCounts<'a> {
+    geometry: Geometry,
+    ledger: &'a Ledger,
+    /// The refcount table as it is.
+    table: Vec<RefcountTableEntry>,
+    /// The blocks that are missing.
+    growth: RefcountGrowth,
+}
+
+impl<'a> TrueCounts<'a> {
+    /// For the image in `storage`, whose counts must all fit; blocks are added behind everything in
+    /// use, and not before `from`. Nothing is written.
+    pub(super) fn plan(
+        storage: &dyn Storage,
+        header: &Header,
+        ledger: &'a Ledger,
+        from: HostCluster,
+    ) -> Result<TrueCounts<'a>> {
+        let geometry = header.geometry;
+        let table = read_refcount_table(storage, header)?;
+        let clusters = || ledger.iter().map(|(cluster, _)| cluster);
+        let blocks: BTreeSet<u64> = clusters().map(|c| geometry.refblock_index(c)).collect();
+        let used = clusters().last().map_or(HostCluster::ZERO, |last| last + ClusterCount::new(1));
+        let start = free_end(storage, geometry, used.max(from))?;
+        let growth = RefcountGrowth::plan(geometry, &table, start, ClusterCount::ZERO, &blocks)?;
+        growth.require_room(storage)?;
+        Ok(TrueCounts { geometry, ledger, table, growth })
+    }
+
+    /// Where the refcount table is once it has grown, if it must.
+    pub(super) fn table_ref(&self) -> Option<TableRef> {
+        self.growth.table_ref()
+    }
+
+    /// Writes the counts that are not true, and blocks and table that nothing refers to yet.
+    pub(super) fn write(&self, storage: &dyn Storage) -> Result<()> {
+        let (geometry, ledger) = (self.geometry, self.ledger);
+        Refcounts::new(storage, geometry, &self.table).each_block(|index, offset, stored| {
+            match ledger.block(geometry, index).filter(|expected| expected != stored) {
+                Some(expected) => storage.write_at(offset.get(), expected.bytes()),
+                None => Ok(()),
             }
-            self.set_copied_in(at.offset, &sole)?;
-        }
-        if changed {
-            let words = encode_words(l1.iter().map(|entry| entry.word()));
-            self.storage.write_at(self.header.l1.offset.get(), &words)?;
+        })?;
+        if !self.growth.added().is_empty() {
+            self.growth.write_added(storage, &self.table, |index, block| {
+                ledger.block(geometry, index).into_iter().for_each(|counted| *block = counted);
+            })?;
+            self.growth.raise_existing(storage, &self.table)?;
         }
         Ok(())
     }
 
-    fn set_copied_in(&self, at: HostOffset, sole: &impl Fn(HostOffset) -> bool) -> Result<()> {
-        let geometry = self.header.geometry;
-        let mut table = L2Table::read_padded(&*self.storage, at, geometry)?;
+    /// The counts are on the medium: now the active references may say whether they are one. What
+    /// only snapshots refer to keeps its flags, which mean nothing there.
+    pub(super) fn write_flags(&self, storage: &dyn Storage, header: &Header) -> Result<()> {
+        let mut l1 = read_l1(storage, header)?;
+        let mut changed = false;
+        for entry in &mut l1 {
+            let Some(mut at) = entry.decode(self.geometry).map_err(FormatError::into_error)? else {
+                continue;
+            };
+            if at.copied != self.is_sole(at.offset) {
+                at.copied = !at.copied;
+                *entry = L1Entry::encode(at);
+                changed = true;
+            }
+            self.write_flags_in(storage, header, at.offset)?;
+        }
+        if changed {
+            let words = encode_words(l1.iter().map(|entry| entry.word()));
+            storage.write_at(header.l1.offset.get(), &words)?;
+        }
+        Ok(())
+    }
+
+    fn write_flags_in(&self, storage: &dyn Storage, header: &Header, at: HostOffset) -> Result<()> {
+        let mut table = L2Table::read_padded(storage, at, self.geometry)?;
         let mut corrected = Vec::new();
         for (index, entry) in (0..).zip(table.entries()).filter(|(_, entry)| !entry.is_empty()) {
-            let mapping = self.header.mapping(entry).map_err(FormatError::into_error)?;
+            let mapping = header.mapping(entry).map_err(FormatError::into_error)?;
             let copied = match (mapping, mapping.host_cluster()) {
                 (Mapping::Compressed(_), _) => false,
                 // Nothing in an external data file is shared, or counted.
-                (_, Some(host)) => self.header.has_external_data() || sole(host.offset),
+                (_, Some(host)) => header.has_external_data() || self.is_sole(host.offset),
                 (_, None) => continue,
             };
             if entry.is_copied() != copied {
@@ -177,17 +203,10 @@ impl Qcow2 {
             return Ok(());
         }
         corrected.into_iter().for_each(|(index, entry)| table.set(index, entry));
-        self.storage.write_at(at.get(), table.bytes())
+        storage.write_at(at.get(), table.bytes())
     }
-}
 
-/// The block with this index as it must be.
-fn block_of(ledger: &Ledger, geometry: Geometry, index: u64) -> RefcountBlock {
-    let mut block = RefcountBlock::zeroed(geometry);
-    let first = geometry.first_cluster_of_refblock(index);
-    let last = first.get().saturating_add(geometry.refblock_entries()).saturating_sub(1);
-    for (cluster, count) in ledger.range(first.get()..=last) {
-        block.set((cluster - first).get(), count);
+    fn is_sole(&self, offset: HostOffset) -> bool {
+        self.ledger.get(self.geometry.host_cluster(offset)) == 1
     }
-    block
 }

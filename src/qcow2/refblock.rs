@@ -1,6 +1,8 @@
 //! A refcount block: the reference counts of a run of host clusters, of any width from 1 to 64
 //! bits, big-endian, the least significant bits of a byte first where several share it.
 
+use std::ops::Range;
+
 use super::geometry::Geometry;
 use crate::block::is_zero;
 
@@ -81,6 +83,38 @@ impl RefcountBlock {
         }
     }
 
+    /// Whether all these counts are one.
+    pub(super) fn are_ones(&self, places: Range<u64>) -> bool {
+        let width = usize::try_from(self.bits >> 3).unwrap_or_default();
+        let bytes = |place: u64| usize::try_from(place.saturating_mul(self.bits) >> 3).ok();
+        let stored = bytes(places.start).zip(bytes(places.end));
+        let stored = stored.and_then(|(start, end)| self.bytes.get(start..end));
+        match (width, stored) {
+            // By far the most common, and compared many at a time.
+            (2, Some(counts)) => {
+                counts.chunks_exact(2).fold(true, |all, count| all & (count == [0, 1]))
+            }
+            (1.., Some(counts)) => counts.chunks_exact(width).all(|count| {
+                count
+                    .split_last()
+                    .is_some_and(|(low, high)| *low == 1 && high.iter().all(|&byte| byte == 0))
+            }),
+            _ => places.into_iter().all(|place| self.get(place) == 1),
+        }
+    }
+
+    /// The places of the counts that differ from those of a block of the same kind, ascending, and
+    /// now and then one beside them that does not.
+    pub(super) fn differences(&self, other: &RefcountBlock) -> impl Iterator<Item = u64> {
+        let in_a_word = (8u64 << 3).checked_div(self.bits).unwrap_or_default();
+        let words = self.bytes.chunks(8).zip(other.bytes.chunks(8));
+        let differing = (0u64..).zip(words).filter(|(_, (ours, others))| ours != others);
+        differing.flat_map(move |(word, _)| {
+            let first = word.saturating_mul(in_a_word);
+            first..first.saturating_add(in_a_word)
+        })
+    }
+
     /// The place of the last count that is not zero.
     pub(super) fn last_used(&self) -> Option<u64> {
         if self.is_zero() {
@@ -138,6 +172,16 @@ pub(super) fn set(counts: &mut [u8], bits: u64, index: u64, count: u64) {
         stored.iter_mut().take(width(bits)).rev().zip(count.to_be_bytes().iter().rev())
     {
         *to = *from;
+    }
+}
+
+/// Raises each count to the one in its place in `floor`, as far as that goes.
+pub(super) fn raise(counts: &mut [u8], floor: &[u8], bits: u64) {
+    for index in 0..len(floor, bits).min(len(counts, bits)) {
+        let count = get(floor, bits, index);
+        if count > get(counts, bits, index) {
+            set(counts, bits, index, count);
+        }
     }
 }
 
@@ -205,6 +249,8 @@ mod tests {
             let (mut filled, mut set) = (RefcountBlock::zeroed(geometry), RefcountBlock::zeroed(geometry));
             filled.fill_ones(first, end);
             (first..end).for_each(|index| set.set(index, 1));
+            prop_assert!(filled.are_ones(first..end));
+            prop_assert!(!filled.are_ones(first..end + 1));
             prop_assert_eq!(filled.last_used(), end.checked_sub(1).filter(|_| first < end));
             prop_assert_eq!(filled, set);
         }

@@ -5,6 +5,7 @@ use super::scan::Scan;
 use super::stored::BlockAt;
 use crate::error::Result;
 use crate::qcow2::geometry::{ClusterCount, HostCluster};
+use crate::qcow2::refblock::RefcountBlock;
 
 impl Scan<'_> {
     /// Compares every count, block by block.
@@ -35,26 +36,39 @@ impl Scan<'_> {
                 None
             }
         };
-        let entries = self.geometry.refblock_entries();
-        let last = first.get().saturating_add(entries).saturating_sub(1);
-        let found: Vec<_> = self.report.ledger().range(first.get()..=last).collect();
-        if self.stored.block_at(index) == BlockAt::Unknown {
-            if let Some((cluster, _)) = found.last() {
-                self.in_use(*cluster);
-            }
-            return Ok(());
-        }
         let Some(block) = block else {
-            found.into_iter().for_each(|(cluster, found)| self.judge(cluster, 0, found));
+            self.compare_missing_block(index);
             return Ok(());
         };
-        let mut found = found.into_iter().peekable();
-        for place in 0..entries {
+        let expected = self.report.ledger().block(self.geometry, index);
+        if let Some(place) = expected.as_ref().and_then(RefcountBlock::last_used) {
+            self.in_use(first + ClusterCount::new(place));
+        }
+        // Where a count does not fit, all are looked at.
+        let places: Box<dyn Iterator<Item = u64>> = match &expected {
+            Some(expected) if *expected == block => return Ok(()),
+            Some(expected) => Box::new(block.differences(expected)),
+            None => Box::new(0..self.geometry.refblock_entries()),
+        };
+        for place in places {
             let cluster = first + ClusterCount::new(place);
-            let found = found.next_if(|(next, _)| *next == cluster).map_or(0, |(_, found)| found);
+            let found = self.report.ledger().get(cluster);
             self.judge(cluster, block.get(place), found);
         }
         Ok(())
+    }
+
+    /// No count is stored, or none that can be known.
+    fn compare_missing_block(&mut self, index: u64) {
+        let first = self.geometry.first_cluster_of_refblock(index).get();
+        let last = first.saturating_add(self.geometry.refblock_entries()).saturating_sub(1);
+        let found: Vec<_> = self.report.ledger().range(first..=last).collect();
+        for (cluster, found) in found {
+            match self.stored.block_at(index) {
+                BlockAt::Unknown => self.in_use(cluster),
+                _ => self.judge(cluster, 0, found),
+            }
+        }
     }
 
     fn judge(&mut self, cluster: HostCluster, stored: u64, found: u64) {
@@ -68,9 +82,9 @@ impl Scan<'_> {
         }
         self.in_use(cluster);
         if stored > found {
-            self.report.record(Finding::Leak { host, stored, found });
+            self.record(Finding::Leak { host, stored, found });
         } else if stored < found {
-            self.report.record(Finding::Undercount { host, stored, found });
+            self.record(Finding::Undercount { host, stored, found });
         }
     }
 

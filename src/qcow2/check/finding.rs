@@ -1,5 +1,7 @@
 //! What a scan can find.
 
+use std::fmt;
+
 use crate::error::{Error, ErrorKind};
 use crate::qcow2::error::{FormatError, Problem};
 use crate::qcow2::geometry::{GuestOffset, HostOffset};
@@ -66,12 +68,24 @@ pub struct Reference {
     pub host: HostOffset,
     /// The first guest byte that it holds or leads to, where the active tables refer to it.
     pub guest: Option<GuestOffset>,
+    /// Where the entry is that refers to it, where one entry alone does.
+    pub entry: Option<HostOffset>,
 }
 
 impl Reference {
     /// A reference that no guest byte belongs to.
     pub(super) const fn to(what: Structure, host: HostOffset) -> Self {
-        Reference { what, host, guest: None }
+        Reference { what, host, guest: None, entry: None }
+    }
+
+    /// The same, and the entry that refers to it.
+    pub(super) const fn by(self, entry: HostOffset) -> Self {
+        Reference { entry: Some(entry), ..self }
+    }
+
+    /// The same, and the guest byte that it begins with, if the active tables refer to it.
+    pub(super) const fn of_guest(self, guest: Option<GuestOffset>) -> Self {
+        Reference { guest, ..self }
     }
 }
 
@@ -167,8 +181,46 @@ impl Finding {
         }
     }
 
+    /// What of the image it is about, where that is not a count alone.
+    pub const fn reference(&self) -> Option<Reference> {
+        match self {
+            Finding::Leak { .. } | Finding::Undercount { .. } => None,
+            Finding::CopiedFlag { to, .. }
+            | Finding::Malformed { to, .. }
+            | Finding::BeyondFile { to, .. }
+            | Finding::Overlap { to, .. }
+            | Finding::Shared { to, .. }
+            | Finding::Unreadable { to, .. } => Some(*to),
+        }
+    }
+
+    /// Where in the file it is.
+    pub const fn host(&self) -> HostOffset {
+        match self {
+            Finding::Leak { host, .. }
+            | Finding::Undercount { host, .. }
+            | Finding::Overlap { host, .. }
+            | Finding::Shared { host, .. } => *host,
+            Finding::CopiedFlag { to, .. }
+            | Finding::Malformed { to, .. }
+            | Finding::BeyondFile { to, .. }
+            | Finding::Unreadable { to, .. } => to.host,
+        }
+    }
+
+    /// What the image counts, and how often the cluster is referred to, where that was counted.
+    pub const fn counts(&self) -> Option<(u64, Option<u64>)> {
+        match self {
+            Finding::Leak { stored, found, .. } | Finding::Undercount { stored, found, .. } => {
+                Some((*stored, Some(*found)))
+            }
+            Finding::CopiedFlag { stored, .. } => Some((*stored, None)),
+            _ => None,
+        }
+    }
+
     /// Whether a reference is wrong, so that counting references does not tell what is in use.
-    pub(super) const fn is_damage(&self) -> bool {
+    pub(in crate::qcow2) const fn is_damage(&self) -> bool {
         let counting = matches!(
             self,
             Finding::Leak { .. } | Finding::Undercount { .. } | Finding::CopiedFlag { .. }
@@ -196,6 +248,35 @@ impl Finding {
             }
             Finding::CopiedFlag { to, stored, .. } => {
                 Problem::ImpossibleCount { offset: to.host.get(), count: *stored }.into_error()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.host().get();
+        match self {
+            Finding::Leak { stored, found, .. } | Finding::Undercount { stored, found, .. } => {
+                write!(f, "the cluster at {at:#x} is counted {stored} times and used {found} times")
+            }
+            Finding::CopiedFlag { to, set, stored } => {
+                let (what, flag) = (to.what.name(), if *set { "set" } else { "not set" });
+                write!(
+                    f,
+                    "the {what} at {at:#x} is counted {stored} times, and its COPIED flag is {flag}"
+                )
+            }
+            Finding::Malformed { problem, .. } => problem.fmt(f),
+            Finding::BeyondFile { to, len, file_len } => {
+                let (what, offset) = (to.what.name(), to.host.get());
+                Problem::BeyondFile { what, offset, len: *len, file_len: *file_len }.fmt(f)
+            }
+            Finding::Overlap { to, .. } | Finding::Shared { to, .. } => {
+                Problem::UsedTwice { offset: at, owner: to.what.name() }.fmt(f)
+            }
+            Finding::Unreadable { to, kind } => {
+                write!(f, "the {} at {at:#x} cannot be read ({kind})", to.what.name())
             }
         }
     }

@@ -7,6 +7,19 @@ use crate::qcow2::geometry::HostOffset;
 /// So many findings are listed; all are counted.
 pub const MAX_FINDINGS: usize = 1000;
 
+/// Which findings are listed; all are counted.
+#[derive(Clone, Copy)]
+pub(in crate::qcow2) struct Listing<'a> {
+    pub(in crate::qcow2) limit: usize,
+    pub(in crate::qcow2) which: &'a dyn Fn(&Finding) -> bool,
+}
+
+impl Default for Listing<'_> {
+    fn default() -> Self {
+        Listing { limit: MAX_FINDINGS, which: &|_| true }
+    }
+}
+
 /// What a scan found.
 #[derive(Debug, Default)]
 pub struct ScanReport {
@@ -62,7 +75,7 @@ impl ScanReport {
         &mut self.ledger
     }
 
-    pub(super) fn record(&mut self, finding: Finding) {
+    pub(super) fn record(&mut self, finding: Finding, listing: Listing<'_>) {
         let total = match finding.severity() {
             Severity::Notice => &mut self.notices,
             Severity::Leak => &mut self.leaks,
@@ -72,7 +85,7 @@ impl ScanReport {
         if self.damage.is_none() && finding.is_damage() {
             self.damage = Some(finding.clone());
         }
-        if self.findings.len() < MAX_FINDINGS {
+        if self.findings.len() < listing.limit && (listing.which)(&finding) {
             self.findings.push(finding);
         }
     }

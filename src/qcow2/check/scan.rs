@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::finding::{Finding, Reference, Structure};
 use super::ledger::{Meeting, Role};
-use super::report::ScanReport;
+use super::report::{Listing, ScanReport};
 use super::stored::{BlockAt, StoredCounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
@@ -34,6 +34,16 @@ const MAX_ENCRYPTION_HEADER: u64 = 64 << 20;
 /// [`Cancelled`](ErrorKind::Cancelled), and what the storage says of its length and the refcount
 /// table: then nothing is known.
 pub fn scan(storage: &dyn Storage, header: &Header, task: Task<'_>) -> Result<ScanReport> {
+    scan_listing(storage, header, Listing::default(), task)
+}
+
+/// As [`scan()`], and says which findings are listed.
+pub(in crate::qcow2) fn scan_listing(
+    storage: &dyn Storage,
+    header: &Header,
+    listing: Listing<'_>,
+    task: Task<'_>,
+) -> Result<ScanReport> {
     let geometry = header.geometry;
     let mut scan = Scan {
         storage,
@@ -42,6 +52,7 @@ pub fn scan(storage: &dyn Storage, header: &Header, task: Task<'_>) -> Result<Sc
         task,
         file_len: storage.len()?,
         report: ScanReport::default(),
+        listing,
         stored: StoredCounts::new(storage, geometry),
         tables: BTreeMap::new(),
         tables_in_all: 0,
@@ -65,6 +76,7 @@ pub(super) struct Scan<'a> {
     pub(super) task: Task<'a>,
     pub(super) file_len: u64,
     pub(super) report: ScanReport,
+    listing: Listing<'a>,
     pub(super) stored: StoredCounts<'a>,
     /// L2 tables that were not read yet, and how often each is referred to.
     pub(super) tables: BTreeMap<HostCluster, u64>,
@@ -99,18 +111,20 @@ impl Scan<'_> {
     /// Refcount blocks, and where the counts of which clusters are.
     fn refcount_blocks(&mut self) -> Result<()> {
         let table = read_refcount_table(self.storage, self.header)?;
-        for entry in table {
+        for (index, entry) in (0u64..).zip(table) {
+            let at = self.header.refcount_table.offset;
+            let at = at.plus_bytes(index.saturating_mul(ENTRY_SIZE));
             let place = match entry.decode(self.geometry) {
                 Ok(None) => BlockAt::Nowhere,
                 Ok(Some(offset)) => {
-                    let to = Reference::to(Structure::RefcountBlock, offset);
+                    let to = Reference::to(Structure::RefcountBlock, offset).by(at);
                     // A block that is something else too has no counts to be believed.
                     let whole = self.claim(to, self.geometry.cluster_size());
                     if whole { BlockAt::Offset(offset) } else { BlockAt::Unknown }
                 }
                 Err(problem) => {
                     let offset = HostOffset::new(entry.word());
-                    self.malformed(Reference::to(Structure::RefcountBlock, offset), problem);
+                    self.malformed(Reference::to(Structure::RefcountBlock, offset).by(at), problem);
                     BlockAt::Unknown
                 }
             };
@@ -133,29 +147,28 @@ impl Scan<'_> {
         // The last cluster of a file may be cut short: what is missing was never written.
         if end.saturating_sub(self.file_len) >= self.geometry.cluster_size() {
             let file_len = self.file_len;
-            self.report.record(Finding::BeyondFile { to, len, file_len });
+            self.record(Finding::BeyondFile { to, len, file_len });
             return false;
         }
         let last = self.geometry.host_cluster(HostOffset::new(end.saturating_sub(1)));
-        let mut cluster = self.geometry.host_cluster(to.host);
-        let mut first_meeting = None;
-        while cluster <= last {
-            let meeting = self.report.ledger_mut().refer(cluster, role, times);
-            if meeting != Meeting::Fine && first_meeting.is_none() {
-                first_meeting = Some((meeting, self.geometry.host_offset(cluster)));
-            }
-            cluster = cluster + ClusterCount::new(1);
-        }
-        match first_meeting {
-            None => return true,
-            Some((Meeting::Shared, host)) => self.report.record(Finding::Shared { to, host }),
-            Some((_, host)) => self.report.record(Finding::Overlap { to, host }),
-        }
+        let run = self.geometry.host_cluster(to.host)..last + ClusterCount::new(1);
+        let Some((meeting, cluster)) = self.report.ledger_mut().refer(run, role, times) else {
+            return true;
+        };
+        let host = self.geometry.host_offset(cluster);
+        self.record(match meeting {
+            Meeting::Shared => Finding::Shared { to, host },
+            Meeting::Overlap => Finding::Overlap { to, host },
+        });
         false
     }
 
+    pub(super) fn record(&mut self, finding: Finding) {
+        self.report.record(finding, self.listing);
+    }
+
     pub(super) fn malformed(&mut self, to: Reference, problem: impl Into<FormatError>) {
-        self.report.record(Finding::Malformed { to, problem: problem.into() });
+        self.record(Finding::Malformed { to, problem: problem.into() });
     }
 
     /// What a table's words are, if the medium gives them back.
@@ -174,7 +187,7 @@ impl Scan<'_> {
         self.task.check()?;
         let kind = error.kind();
         debug_assert_ne!(kind, ErrorKind::Cancelled);
-        self.report.record(Finding::Unreadable { to, kind });
+        self.record(Finding::Unreadable { to, kind });
         Ok(())
     }
 }

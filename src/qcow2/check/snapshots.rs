@@ -39,27 +39,27 @@ impl Scan<'_> {
     }
 
     /// The snapshot's own L1 table: its size need not be the active one's.
-    fn snapshot(&mut self, l1: TableRef) -> Result<()> {
+    fn snapshot(&mut self, table: TableRef) -> Result<()> {
         self.task.check()?;
-        let to = Reference::to(Structure::SnapshotL1Table, l1.offset);
+        let to = Reference::to(Structure::SnapshotL1Table, table.offset);
         let max = MAX_L1_BYTES / ENTRY_SIZE;
-        if u64::from(l1.count) > max {
-            self.malformed(to, Problem::L1Size { entries: l1.count, needed: 0, max });
+        if u64::from(table.count) > max {
+            self.malformed(to, Problem::L1Size { entries: table.count, needed: 0, max });
             return Ok(());
         }
-        if !self.geometry.is_aligned(l1.offset) {
-            let offset = l1.offset.get();
+        if !self.geometry.is_aligned(table.offset) {
+            let offset = table.offset.get();
             self.malformed(to, Problem::Unaligned { what: to.what.name(), offset });
             return Ok(());
         }
         // What is something else too is not walked: many snapshots could claim one long table.
-        if !self.claim(to, u64::from(l1.count).saturating_mul(ENTRY_SIZE)) {
+        if !self.claim(to, u64::from(table.count).saturating_mul(ENTRY_SIZE)) {
             return Ok(());
         }
-        let words = read_words(self.storage, l1.offset, u64::from(l1.count));
+        let words = read_words(self.storage, table.offset, u64::from(table.count));
         if let Some(words) = self.readable(to, words)? {
             let l1: Vec<_> = words.into_iter().map(L1Entry::from_word).collect();
-            self.count_tables(&l1, false);
+            self.count_tables(table.offset, &l1, false);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The counts as the image stores them, read with suspicion.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::error::Result;
 use crate::host::storage::{Storage, read_padded_at};
@@ -68,6 +69,22 @@ impl<'a> StoredCounts<'a> {
             BlockAt::Unknown => None,
             BlockAt::Offset(_) => self.load(index).ok()?.map(|block| block.get(place)),
         }
+    }
+
+    /// Whether the counts of all these clusters are known to be one.
+    pub(super) fn are_ones(&mut self, run: &Range<HostCluster>) -> bool {
+        let mut first = run.start;
+        while first < run.end {
+            let index = self.geometry.refblock_index(first);
+            let end = self.geometry.first_cluster_of_refblock(index.saturating_add(1)).min(run.end);
+            let start = self.geometry.index_in_refblock(first);
+            let places = start..start.saturating_add((end - first).get());
+            match self.load(index) {
+                Ok(Some(block)) if block.are_ones(places) => first = end,
+                _ => return false,
+            }
+        }
+        true
     }
 
     /// The block with this index, if there is one that is known.

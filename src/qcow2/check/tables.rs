@@ -8,25 +8,44 @@ use super::scan::Scan;
 use crate::error::Result;
 use crate::qcow2::entry::{CompressedRange, L1Entry, L2Entry, Mapping};
 use crate::qcow2::error::Problem;
-use crate::qcow2::geometry::{ClusterCount, GuestCluster, GuestOffset, HostOffset};
+use crate::qcow2::geometry::{
+    ClusterCount, ENTRY_SIZE, Geometry, GuestCluster, GuestOffset, HostOffset,
+};
 use crate::qcow2::table::{L2Table, read_l1};
+
+/// Entries of an L2 table that are alike, each with the cluster behind that of the one before.
+#[derive(Debug, Clone, Copy)]
+struct EntryRun {
+    entry: L2Entry,
+    clusters: u64,
+}
+
+impl EntryRun {
+    /// The entry at `index` of the run.
+    fn get(self, index: u64, geometry: Geometry) -> L2Entry {
+        let ahead = geometry.bytes_of(ClusterCount::new(index));
+        L2Entry { word: self.entry.word.wrapping_add(ahead), ..self.entry }
+    }
+}
 
 impl Scan<'_> {
     /// The active L1 table, its entries counted.
     pub(super) fn active_l1(&mut self) -> Result<Vec<L1Entry>> {
         let to = Reference::to(Structure::L1Table, self.header.l1.offset);
         let l1 = self.readable(to, read_l1(self.storage, self.header))?.unwrap_or_default();
-        self.count_tables(&l1, true);
+        self.count_tables(self.header.l1.offset, &l1, true);
         Ok(l1)
     }
 
-    /// Counts what one L1 table refers to.
-    pub(super) fn count_tables(&mut self, l1: &[L1Entry], active: bool) {
+    /// Counts what the L1 table at `at` refers to.
+    pub(super) fn count_tables(&mut self, at: HostOffset, l1: &[L1Entry], active: bool) {
         let (geometry, mut seen) = (self.geometry, BTreeSet::new());
         for (index, entry) in (0..).zip(l1).filter(|(_, entry)| **entry != L1Entry::EMPTY) {
             let first = geometry.guest_offset(geometry.first_cluster_of_table(index));
             let host = entry.offset_bits();
-            let to = Reference { what: Structure::L2Table, host, guest: active.then_some(first) };
+            let to = Reference::to(Structure::L2Table, host)
+                .by(entry_offset(at, index, ENTRY_SIZE))
+                .of_guest(active.then_some(first));
             if let Err(problem) = entry.decode(geometry) {
                 self.malformed(to, problem);
             }
@@ -40,7 +59,7 @@ impl Scan<'_> {
             }
             let cluster = geometry.host_cluster(host);
             if !seen.insert(cluster) {
-                self.report.record(Finding::Overlap { to, host });
+                self.record(Finding::Overlap { to, host });
             }
             let times = self.tables.entry(cluster).or_default();
             *times = times.saturating_add(1);
@@ -59,7 +78,8 @@ impl Scan<'_> {
             let first = geometry.first_cluster_of_table(index);
             let guest = Some(geometry.guest_offset(first));
             let copied = entry.is_copied();
-            self.flag(Reference { what: Structure::L2Table, host, guest }, copied);
+            let entry = entry_offset(self.header.l1.offset, index, ENTRY_SIZE);
+            self.flag(Reference::to(Structure::L2Table, host).by(entry).of_guest(guest), copied);
             if let Some(times) = self.tables.remove(&geometry.host_cluster(host)) {
                 self.table(host, times, Some(first))?;
             }
@@ -93,22 +113,68 @@ impl Scan<'_> {
         let bytes = |tables| geometry.bytes_of(ClusterCount::new(tables));
         self.task.step("check", bytes(done), bytes(total))?;
         let guest = first.map(|first| geometry.guest_offset(first));
-        let to = Reference { what: Structure::L2Table, host: at, guest };
+        let to = Reference::to(Structure::L2Table, at).of_guest(guest);
         let table = L2Table::read_padded(self.storage, at, geometry);
         let Some(table) = self.readable(to, table)? else { return Ok(()) };
-        for (index, entry) in (0..).zip(table.entries()) {
-            if !entry.is_empty() {
-                let place = first.map(|first| first + ClusterCount::new(index));
-                self.entry(entry, times, place.map(|place| geometry.guest_offset(place)));
+        let mut entries = (0..).zip(table.entries()).peekable();
+        while let Some((index, entry)) = entries.next() {
+            if entry.is_empty() {
+                continue;
             }
+            let mut run = EntryRun { entry, clusters: 1 };
+            while entries.next_if(|(_, next)| *next == run.get(run.clusters, geometry)).is_some() {
+                run.clusters = run.clusters.saturating_add(1);
+            }
+            let at = entry_offset(at, index, geometry.l2_entry_size());
+            self.run(at, run, times, first.map(|first| first + ClusterCount::new(index)));
         }
         Ok(())
     }
 
-    fn entry(&mut self, entry: L2Entry, times: u64, guest: Option<GuestOffset>) {
-        let to = Reference { what: Structure::Data, host: entry.offset_bits(), guest };
+    /// Entries whose clusters lie in a row; the first is at `at`, `first` is its guest cluster.
+    fn run(&mut self, at: HostOffset, run: EntryRun, times: u64, first: Option<GuestCluster>) {
+        if run.clusters > 1 && self.sound_run(run, times, first.is_some()) {
+            return;
+        }
+        for index in 0..run.clusters {
+            let cluster = first.map(|first| first + ClusterCount::new(index));
+            let guest = cluster.map(|cluster| self.geometry.guest_offset(cluster));
+            let at = entry_offset(at, index, self.geometry.l2_entry_size());
+            self.entry(at, run.get(index, self.geometry), times, guest);
+        }
+    }
+
+    /// Counts a run at once, if nothing of it is a finding; otherwise does nothing.
+    fn sound_run(&mut self, run: EntryRun, times: u64, active: bool) -> bool {
+        let geometry = self.geometry;
+        let last = run.clusters.saturating_sub(1);
+        let last = run.get(last, geometry);
+        let (first, last) = (self.header.mapping(run.entry), self.header.mapping(last));
+        let hosts = [first, last].map(|mapping| mapping.ok().and_then(Mapping::host_cluster));
+        let [Some(first), Some(last)] = hosts else { return false };
+        let after = geometry.host_cluster(last.offset) + ClusterCount::new(1);
+        let run = geometry.host_cluster(first.offset)..after;
+        let role = if active { Role::Active } else { Role::Inactive };
+        let sound = !self.header.has_external_data()
+            && geometry.host_offset(after).get() <= self.file_len
+            && (!active || first.copied && self.stored.are_ones(&run))
+            && self.report.ledger().admits(run.clone(), role);
+        if sound {
+            let clusters = if active { (run.end - run.start).get() } else { 0 };
+            self.report.allocated_clusters =
+                self.report.allocated_clusters.saturating_add(clusters);
+            self.report.ledger_mut().refer(run, role, times);
+        }
+        sound
+    }
+
+    fn entry(&mut self, at: HostOffset, entry: L2Entry, times: u64, guest: Option<GuestOffset>) {
+        let to = Reference::to(Structure::Data, entry.offset_bits()).by(at).of_guest(guest);
         match self.header.mapping(entry) {
-            Ok(Mapping::Compressed(range)) => self.compressed(entry, range, times, guest),
+            Ok(Mapping::Compressed(range)) => {
+                let to = Reference { what: Structure::Compressed, host: range.offset, ..to };
+                self.compressed(to, entry, range, times);
+            }
             Ok(mapping) => {
                 let Some(host) = mapping.host_cluster() else { return };
                 self.flag(to, host.copied);
@@ -133,14 +199,7 @@ impl Scan<'_> {
         }
     }
 
-    fn compressed(
-        &mut self,
-        entry: L2Entry,
-        range: CompressedRange,
-        times: u64,
-        guest: Option<GuestOffset>,
-    ) {
-        let to = Reference { what: Structure::Compressed, host: range.offset, guest };
+    fn compressed(&mut self, to: Reference, entry: L2Entry, range: CompressedRange, times: u64) {
         if entry.bitmap != 0 {
             self.malformed(to, Problem::SubclusterBitmap(entry.bitmap));
         }
@@ -151,9 +210,9 @@ impl Scan<'_> {
         if entry.is_copied() {
             let stored = self.stored.get(self.geometry.host_cluster(range.offset));
             let stored = stored.unwrap_or_default();
-            self.report.record(Finding::CopiedFlag { to, set: true, stored });
+            self.record(Finding::CopiedFlag { to, set: true, stored });
         }
-        let active = u64::from(guest.is_some());
+        let active = u64::from(to.guest.is_some());
         self.report.allocated_clusters = self.report.allocated_clusters.saturating_add(active);
         self.report.compressed_clusters = self.report.compressed_clusters.saturating_add(active);
         self.refer(to, range.len, Role::Compressed, times);
@@ -169,7 +228,12 @@ impl Scan<'_> {
         let stored =
             if external { Some(1) } else { self.stored.get(self.geometry.host_cluster(to.host)) };
         if let Some(stored) = stored.filter(|&stored| (stored == 1) != set) {
-            self.report.record(Finding::CopiedFlag { to, set, stored });
+            self.record(Finding::CopiedFlag { to, set, stored });
         }
     }
+}
+
+/// Where the entry at `index` of the table at `table` is.
+fn entry_offset(table: HostOffset, index: u64, entry_size: u64) -> HostOffset {
+    table.plus_bytes(index.saturating_mul(entry_size))
 }

@@ -1,0 +1,17 @@
+//! Mending an image: what a check finds is mended in a draft, checked again there, and only then
+//! written, in an order that a crash at any point leaves mendable.
+
+mod apply;
+mod counts;
+mod draft;
+mod plan;
+mod references;
+mod remedy;
+#[cfg(test)]
+mod tests;
+mod undo;
+
+pub use draft::Change;
+pub use plan::{Lost, RepairMode, RepairPlan};
+pub use remedy::Remedy;
+pub use undo::{Added, Hash, Replaced, UndoRecord};

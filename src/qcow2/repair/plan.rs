@@ -1,0 +1,257 @@
+//! Working out a repair: mended in a draft, checked there, and told as what would change.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::counts;
+use super::draft::{Change, Draft};
+use super::references::Mender;
+use super::remedy::{Remedy, Step};
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::storage::Storage;
+use crate::qcow2::check::{Finding, Listing, MAX_FINDINGS, ScanReport, scan, scan_listing};
+use crate::qcow2::feature::Incompatible;
+use crate::qcow2::flush::switch_header;
+use crate::qcow2::geometry::{ClusterCount, GuestOffset, HostCluster, HostOffset};
+use crate::qcow2::growth::free_end;
+use crate::qcow2::header::Header;
+use crate::qcow2::table::read_refcount_table;
+use crate::task::Task;
+
+/// So many findings are mended between two scans: they take a few MiB.
+const AT_ONCE: usize = 1 << 16;
+/// More scans than any damage needs.
+const MAX_ROUNDS: usize = 1 << 8;
+const MAX_COUNTING_ROUNDS: usize = 4;
+/// So many clusters may be added to the smallest image.
+const SPARE: u64 = 1024;
+const MAX_GAPS: usize = 64;
+
+/// How far a repair goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepairMode {
+    /// Counts of clusters that nothing uses are lowered.
+    Leaks,
+    /// Everything that can be mended.
+    All,
+}
+
+/// What a guest cluster, or a whole L2 table of them, has lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// Where that is on the guest's disk; nothing where only snapshots had it.
+    pub guest: Option<GuestOffset>,
+    /// Where the entry is that was dropped.
+    pub entry: HostOffset,
+    /// Bytes of the guest's disk.
+    pub bytes: u64,
+}
+
+/// Where the content of a new cluster comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// This cluster, as it was before the repair.
+    Cluster(HostOffset),
+    /// This packed data.
+    Compressed { offset: HostOffset, len: u64 },
+}
+
+/// Guest data that gets a place of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Transfer {
+    pub(super) from: Source,
+    pub(super) to: HostOffset,
+}
+
+/// A repair that was worked out, and not done.
+#[derive(Debug)]
+pub struct RepairPlan {
+    /// What was found before.
+    pub before: ScanReport,
+    /// Every sector of metadata that changes, ascending.
+    pub changes: Vec<Change>,
+    /// What the guest loses: it reads as zeros afterwards, or as what is below.
+    pub lost: Vec<Lost>,
+    /// What cannot be mended; then nothing changes at all.
+    pub unmended: Vec<Finding>,
+    /// The length of the file before, in bytes.
+    pub old_len: u64,
+    /// The length of the file afterwards, in bytes.
+    pub new_len: u64,
+    /// Where what is new begins: behind everything that was in use or that an entry led to.
+    pub(super) new_from: HostCluster,
+    pub(super) transfers: Vec<Transfer>,
+    pub(super) old_header: Header,
+    pub(super) new_header: Header,
+    /// Where refcount blocks are.
+    pub(super) blocks: BTreeSet<HostOffset>,
+}
+
+impl RepairPlan {
+    /// Works out how to mend the image in `storage`. Nothing is written. Memory: that of a scan,
+    /// and twice the metadata that changes.
+    ///
+    /// # Errors
+    /// As [`scan`]; [`Corrupt`](ErrorKind::Corrupt) where mending would double the file.
+    pub fn new(
+        storage: &dyn Storage,
+        header: &Header,
+        mode: RepairMode,
+        task: Task<'_>,
+    ) -> Result<RepairPlan> {
+        let before = scan(storage, header, task)?;
+        let draft = Draft::new(storage)?;
+        let end = header.geometry.host_cluster_after(before.end_of_use.get());
+        let end = free_end(storage, header.geometry, end)?;
+        let room = room_for_new(storage, header, end, task)?;
+        let new_from = room.start;
+        let mut mender = Mender::new(&draft, header, room)?;
+        if mode == RepairMode::All {
+            mend_references(&draft, &mut mender, task)?;
+        }
+        let mut plan = RepairPlan {
+            before,
+            changes: Vec::new(),
+            lost: mender.lost,
+            unmended: Vec::new(),
+            old_len: storage.len()?,
+            new_len: storage.len()?,
+            new_from,
+            transfers: mender.transfers,
+            old_header: header.clone(),
+            new_header: mender.header,
+            blocks: BTreeSet::new(),
+        };
+        let listing = Listing { limit: MAX_FINDINGS, which: &Finding::is_damage };
+        let report = scan_listing(&draft, &plan.new_header, listing, task)?;
+        plan.unmended = report.findings;
+        if plan.unmended.is_empty() {
+            plan.make_counts_true(&draft, mode, task)?;
+        }
+        if plan.unmended.is_empty() {
+            plan.collect(&draft)?;
+        } else {
+            plan.lost.clear();
+            plan.transfers.clear();
+            plan.new_header = header.clone();
+        }
+        Ok(plan)
+    }
+
+    /// Whether anything would be written.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// How many clusters get places of their own.
+    pub fn copied_clusters(&self) -> u64 {
+        u64::try_from(self.transfers.len()).unwrap_or(u64::MAX)
+    }
+
+    fn make_counts_true(
+        &mut self,
+        draft: &Draft<'_>,
+        mode: RepairMode,
+        task: Task<'_>,
+    ) -> Result<()> {
+        if mode == RepairMode::Leaks {
+            let report = scan(draft, &self.new_header, task)?;
+            return counts::lower(draft, &self.new_header, report.ledger());
+        }
+        // What is replaced in the first round is free in the second.
+        for _ in 0..MAX_COUNTING_ROUNDS {
+            let report = scan(draft, &self.new_header, task)?;
+            if report.is_clean() {
+                return self.clear_marks(draft);
+            }
+            if let Some(finding) = counts::beyond_width(&self.new_header, report.ledger()) {
+                self.unmended.push(finding);
+                return Ok(());
+            }
+            self.new_header.refcount_table =
+                counts::make_true(draft, &self.new_header, report.ledger(), self.new_from)?;
+        }
+        let message = "the repair that was worked out does not make the image sound";
+        Err(Error::new(ErrorKind::Internal, message))
+    }
+
+    /// The image is sound: it says so.
+    fn clear_marks(&mut self, draft: &Draft<'_>) -> Result<()> {
+        let marked = self.new_header.incompatible.without(Incompatible::CORRUPT);
+        // An image of the kind that never keeps its counts stays one.
+        let never_counts = self.old_header.is_for_hyperkit();
+        self.new_header.incompatible =
+            if never_counts { marked } else { marked.without(Incompatible::DIRTY) };
+        if self.new_header != self.old_header {
+            switch_header(draft, &self.new_header)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the changes out of the draft.
+    fn collect(&mut self, draft: &Draft<'_>) -> Result<()> {
+        let geometry = self.old_header.geometry;
+        self.changes = draft.changes(geometry.cluster_size())?;
+        self.new_len = draft.len()?;
+        let table = read_refcount_table(draft, &self.new_header)?;
+        self.blocks = table.iter().filter_map(|entry| entry.decode(geometry).ok()?).collect();
+        Ok(())
+    }
+}
+
+/// Clusters behind everything that nothing refers to: what is placed there cannot be mistaken for
+/// what an entry meant that leads behind the end of the file.
+fn room_for_new(
+    storage: &dyn Storage,
+    header: &Header,
+    end: HostCluster,
+    task: Task<'_>,
+) -> Result<Range<HostCluster>> {
+    // A small file can claim that millions of entries share a cluster: it may double at most.
+    let len = ClusterCount::new(end.get().saturating_add(SPARE));
+    let mut room = end..end + len;
+    for _ in 0..MAX_GAPS {
+        let (first, behind) =
+            (header.geometry.host_offset(room.start), header.geometry.host_offset(room.end));
+        let which = |finding: &Finding| match finding {
+            Finding::BeyondFile { to, len, .. } => {
+                to.host < behind && first < to.host.plus_bytes(*len)
+            }
+            _ => false,
+        };
+        let listing = Listing { limit: 1, which: &which };
+        if scan_listing(storage, header, listing, task)?.findings.is_empty() {
+            return Ok(room);
+        }
+        room = room.end..room.end + len;
+    }
+    let message = "entries lead to so many places behind the end of the file that there is no room";
+    Err(Error::new(ErrorKind::Corrupt, message))
+}
+
+/// Mends in rounds: what one of them makes known, such as the entries of a table that has a place
+/// of its own now, the next one sees.
+fn mend_references(draft: &Draft<'_>, mender: &mut Mender<'_>, task: Task<'_>) -> Result<()> {
+    for _ in 0..MAX_ROUNDS {
+        let mut found = Vec::new();
+        for step in [Step::RefcountTable, Step::Tables, Step::Entries, Step::Data] {
+            let which = |finding: &Finding| step_of(finding) == Some(step);
+            let listing = Listing { limit: AT_ONCE, which: &which };
+            found = scan_listing(draft, &mender.header, listing, task)?.findings;
+            if !found.is_empty() {
+                break;
+            }
+        }
+        let (writes, autoclear) = (draft.writes(), mender.header.autoclear);
+        found.iter().try_for_each(|finding| mender.mend(finding))?;
+        // What is left has no remedy after all.
+        if draft.writes() == writes && mender.header.autoclear == autoclear {
+            return Ok(());
+        }
+    }
+    Err(Error::new(ErrorKind::Corrupt, "the damage does not end"))
+}
+
+fn step_of(finding: &Finding) -> Option<Step> {
+    Remedy::of(finding)?.step(finding)
+}
