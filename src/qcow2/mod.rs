@@ -38,6 +38,7 @@ mod crash_tests;
 #[cfg(test)]
 mod crash_write_tests;
 mod create;
+pub mod damage;
 mod device;
 mod discard;
 mod entry;

@@ -258,13 +258,15 @@ impl fmt::Display for Finding {
         let at = self.host().get();
         match self {
             Finding::Leak { stored, found, .. } | Finding::Undercount { stored, found, .. } => {
-                write!(f, "the cluster at {at:#x} is counted {stored} times and used {found} times")
+                let (stored, found) = (Times(*stored), Times(*found));
+                write!(f, "the cluster at {at:#x} is counted {stored} and used {found}")
             }
             Finding::CopiedFlag { to, set, stored } => {
                 let (what, flag) = (to.what.name(), if *set { "set" } else { "not set" });
+                let stored = Times(*stored);
                 write!(
                     f,
-                    "the {what} at {at:#x} is counted {stored} times, and its COPIED flag is {flag}"
+                    "the {what} at {at:#x} is counted {stored}, and its COPIED flag is {flag}"
                 )
             }
             Finding::Malformed { problem, .. } => problem.fmt(f),
@@ -278,6 +280,19 @@ impl fmt::Display for Finding {
             Finding::Unreadable { to, kind } => {
                 write!(f, "the {} at {at:#x} cannot be read ({kind})", to.what.name())
             }
+        }
+    }
+}
+
+/// How often, in words.
+struct Times(u64);
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("never"),
+            1 => f.write_str("once"),
+            times => write!(f, "{times} times"),
         }
     }
 }
