@@ -14,6 +14,14 @@ pub enum Exit {
     Failed,
     /// 2: the request or the flags were not understood.
     NotUnderstood,
+    /// 2 of `check`: the image is corrupt.
+    Corrupt,
+    /// 3 of `check`: clusters are leaked, and nothing worse.
+    Leaks,
+    /// 63 of `check`: the format, or a feature of the image, is not supported.
+    Unsupported,
+    /// 64 of verbs whose findings have the lower codes: not understood.
+    Usage,
     /// 75: locked by another process; the same call may succeed later.
     TryAgain,
     /// 128 + n: ended by signal n.
@@ -26,6 +34,15 @@ impl Exit {
             return Exit::Signal(signal);
         }
         Exit::of_kind(error.kind())
+    }
+
+    /// The code where the lower ones stand for what was found.
+    pub(super) fn beside_findings(self, kind: ErrorKind) -> Exit {
+        match self {
+            Exit::NotUnderstood => Exit::Usage,
+            Exit::Failed if kind == ErrorKind::UnsupportedFeature => Exit::Unsupported,
+            exit => exit,
+        }
     }
 
     /// The code of a failure that is not a signal's doing.
@@ -46,7 +63,10 @@ impl From<Exit> for ExitCode {
         ExitCode::from(match exit {
             Exit::Done => 0,
             Exit::Failed => 1,
-            Exit::NotUnderstood => 2,
+            Exit::NotUnderstood | Exit::Corrupt => 2,
+            Exit::Leaks => 3,
+            Exit::Unsupported => 63,
+            Exit::Usage => 64,
             Exit::TryAgain => 75,
             Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(1),
         })

@@ -104,6 +104,30 @@ impl ChangeFlags {
     }
 }
 
+/// Flags of every verb that locks a disk and opens nothing else.
+#[derive(Debug, Args)]
+pub(super) struct LockedFlags {
+    #[command(flatten)]
+    locks: LockFlags,
+    /// How progress is shown on standard error: a bar on a terminal (auto), a JSON object a line
+    /// (json), or not at all (off)
+    #[arg(long, value_name = "HOW", value_enum, default_value = "auto", help_heading = None)]
+    progress: ProgressChoice,
+}
+
+impl LockedFlags {
+    /// Runs a verb on one disk, telling its progress.
+    pub(super) fn locked<R>(
+        &self,
+        cancel: &Cancel,
+        verb: impl FnOnce(Context<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let (trust, locks) = (Trust::none(), self.locks.options().policy()?);
+        let progress = self.progress.start();
+        verb(Context { progress: progress.as_ref(), cancel, trust: &trust, locks: &locks })
+    }
+}
+
 /// What a new disk is made of: flags of `create` and `ensure`.
 #[derive(Debug, Args)]
 pub(super) struct DiskFlags {

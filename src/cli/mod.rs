@@ -1,7 +1,9 @@
 //! The command line: flags as typed become requests as meant, reports become text or JSON.
 
 mod capabilities;
+mod check;
 mod create;
+mod damage;
 mod docs;
 mod ensure;
 mod exit;
@@ -52,11 +54,14 @@ enum Verb {
     Ensure(ensure::Args),
     Resize(resize::Args),
     Info(info::Args),
+    Check(check::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
     Completions(docs::CompletionsArgs),
     Man(docs::ManArgs),
+    #[command(hide = true)]
+    Damage(damage::Args),
 }
 
 /// Runs the program with these arguments, the program's name first.
@@ -64,7 +69,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error, args.iter().any(|arg| arg == "--json")),
+        Err(error) => {
+            let exit = usage(&error, args.iter().any(|arg| arg == "--json"));
+            let verb = args.iter().skip(1).find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
+            let finds = verb.is_some_and(|verb| verb == "check");
+            return if finds { exit.beside_findings(ErrorKind::BadRequest) } else { exit };
+        }
     };
     let cancel = Cancel::new();
     let result = trip_on_signals(&cancel).and_then(|()| guarded(|| cli.dispatch(&cancel)));
@@ -72,7 +82,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(exit) => exit,
         Err(error) => {
             Output::new(cli.output.json).error(&error, cli.verb.hint(&error));
-            Exit::of(&error, &cancel)
+            cli.verb.exit_of(&error, &cancel)
         }
     }
 }
@@ -85,6 +95,8 @@ impl Cli {
             Verb::Ensure(args) => args.run(output, cancel),
             Verb::Resize(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
+            Verb::Check(args) => return args.run(output, cancel),
+            Verb::Damage(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
             Verb::Schema(args) => args.run(),
@@ -96,6 +108,15 @@ impl Cli {
 }
 
 impl Verb {
+    /// The exit code of an error of this verb.
+    fn exit_of(&self, error: &Error, cancel: &Cancel) -> Exit {
+        let exit = Exit::of(error, cancel);
+        match self {
+            Verb::Check(_) => exit.beside_findings(error.kind()),
+            _ => exit,
+        }
+    }
+
     /// What to do about an error of this verb.
     fn hint(&self, error: &Error) -> Option<&'static str> {
         let own = match self {
@@ -103,6 +124,8 @@ impl Verb {
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
             Verb::Info(_)
+            | Verb::Check(_)
+            | Verb::Damage(_)
             | Verb::Capabilities(_)
             | Verb::Rpc(_)
             | Verb::Schema(_)

@@ -4,9 +4,11 @@
 
 mod backing;
 mod capabilities;
+mod check;
 mod choices;
 mod context;
 mod create;
+mod damage;
 mod ensure;
 mod existing;
 mod fits;
@@ -22,15 +24,22 @@ mod wire;
 pub use capabilities::{
     CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks, capabilities,
 };
+pub use check::{
+    CheckReport, CheckRequest, CheckVerdict, FindingKind, FindingReport, FindingSeverity,
+    LostRange, Repair, RepairReport, UndoRepairReport, UndoRepairRequest, check, undo_repair,
+};
 pub use choices::{
     BackingStore, Compat, Compression, Format, Guest, IfExists, Preallocation, Preset, TrustLevel,
 };
 pub use context::Context;
 pub use create::{BackingReport, CreateReport, GuestReport, create};
+pub use damage::{Damage, DamageReport, DamageRequest, damage};
 pub use ensure::{EnsureReport, ensure};
 pub use info::{InfoReport, InfoRequest, Qcow2Report, SnapshotReport, info};
 pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, LayoutOptions};
 pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
-pub use verb::{Capabilities, Create, Ensure, Info, Resize, Verb, Visitor, each_verb};
+pub use verb::{
+    Capabilities, Check, Create, Ensure, Info, Resize, UndoRepair, Verb, Visitor, each_verb,
+};
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

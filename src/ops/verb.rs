@@ -6,6 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::capabilities::{CapabilitiesReport, CapabilitiesRequest, capabilities};
+use super::check::{
+    CheckReport, CheckRequest, UndoRepairReport, UndoRepairRequest, check, undo_repair,
+};
 use super::context::Context;
 use super::create::{CreateReport, create};
 use super::ensure::{EnsureReport, ensure};
@@ -87,6 +90,12 @@ verbs! {
 
     /// Tells what a disk is; takes no lock, so it works while a machine runs.
     Info = info(InfoRequest) -> InfoReport, opens: true, locks: false;
+
+    /// Checks whether an image is sound, and repairs it if asked to.
+    Check = check(CheckRequest) -> CheckReport, opens: false, locks: true;
+
+    /// Takes a repair back, from the file that it left beside the image.
+    UndoRepair = undo_repair(UndoRepairRequest) -> UndoRepairReport, opens: false, locks: true;
 
     /// Tells what this program and this host can do.
     Capabilities = capabilities(CapabilitiesRequest) -> CapabilitiesReport,

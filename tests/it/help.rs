@@ -6,8 +6,18 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Env, VMDISK};
 
-const VERBS: &[&str] =
-    &["create", "ensure", "resize", "info", "capabilities", "rpc", "schema", "completions", "man"];
+const VERBS: &[&str] = &[
+    "create",
+    "ensure",
+    "resize",
+    "info",
+    "check",
+    "capabilities",
+    "rpc",
+    "schema",
+    "completions",
+    "man",
+];
 
 /// The help of every verb is what was agreed on. After a deliberate change, run the test with
 /// `VMDISK_BLESS=1` and read the difference that this makes in `tests/data/help`.

@@ -71,6 +71,9 @@ fn examples_do_what_they_show() {
         env.write("id.pub", PUBLIC_KEY);
         env.qemu_img("create -q -f qcow2 boot2docker.qcow2 64M");
         env.qemu_img("create -q -f qcow2 busy.qcow2 64M");
+        env.qemu_img("create -q -f qcow2 damaged.qcow2 64M");
+        env.qemu_io("qcow2", "damaged.qcow2", "write -P 7 0 256k");
+        env.vmdisk("damage damaged.qcow2 --kind beyond-file --seed 1").exits(0);
         let busy = File::open(env.path("busy.qcow2")).expect("the disk in use");
         busy.lock().expect("a lock on the disk in use");
         let mut printed = None;

@@ -42,7 +42,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("std::fs", &["host"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
-    ("serde_json", &["cli", "protocol"]),
+    ("serde_json", &["cli", "protocol", "ops"]),
     ("serde", &["ops", "protocol", "cli"]),
     ("schemars", &["ops", "protocol"]),
     ("println", &["cli"]),

@@ -1,0 +1,156 @@
+//! `vmdisk check`.
+
+use std::path::PathBuf;
+
+use super::exit::Exit;
+use super::flags::LockedFlags;
+use super::names::one_of;
+use super::output::Output;
+use crate::error::Result;
+use crate::ops::{
+    self, CheckReport, CheckRequest, CheckVerdict, Format, Repair, RepairReport, UndoRepairRequest,
+};
+use crate::task::Cancel;
+use crate::units::ByteSize;
+
+/// So many findings are printed; `--json` has more.
+const SHOWN: usize = 20;
+
+/// Check an image, and repair it
+///
+/// Looks at the image's metadata, not at what the guest wrote. Changes nothing unless --repair is
+/// given; what that changes is saved beside the image first, and --undo puts it back.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 clean, 2 corrupt, 3 leaks only, 1 could not check, 63 the format or a \
+                        feature of the image is not supported, 64 not understood, 75 in use.
+
+Examples:
+  vmdisk check m.qcow2
+  vmdisk check m.qcow2 --json"
+)]
+pub(super) struct Args {
+    /// The disk
+    #[arg(required_unless_present = "undo")]
+    path: Option<PathBuf>,
+    /// Its format, where name and content leave a doubt
+    #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
+    format: Option<Format>,
+    /// Repair: leaks lowers counts of clusters that nothing uses, all mends everything that can be
+    /// mended
+    #[arg(long, short, value_name = "WHAT", value_parser = one_of(Repair::ALL, Repair::name))]
+    repair: Option<Repair>,
+    /// Tell only what a repair would do
+    #[arg(long, requires = "repair")]
+    dry_run: bool,
+    /// Take a repair back, from the file that it left beside the image
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["repair", "format"])]
+    undo: Option<PathBuf>,
+    #[command(flatten)]
+    flags: LockedFlags,
+}
+
+impl Args {
+    pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<Exit> {
+        let Some(path) = self.path.clone().filter(|_| self.undo.is_none()) else {
+            return self.undo(output, cancel);
+        };
+        let (format, repair, dry_run) = (self.format, self.repair, self.dry_run);
+        let request = CheckRequest { path, format, repair, dry_run };
+        let report = self.flags.locked(cancel, |context| ops::check(&request, context))?;
+        output.report(&report, text)?;
+        Ok(match report.verdict {
+            CheckVerdict::Clean => Exit::Done,
+            CheckVerdict::Leaks => Exit::Leaks,
+            CheckVerdict::Corrupt => Exit::Corrupt,
+        })
+    }
+}
+
+impl Args {
+    fn undo(&self, output: Output, cancel: &Cancel) -> Result<Exit> {
+        let undo_file = self.undo.clone().unwrap_or_default();
+        let request = UndoRepairRequest { undo_file, path: self.path.clone() };
+        let report = self.flags.locked(cancel, |context| ops::undo_repair(&request, context))?;
+        output.report(&report, |report| match report.changed {
+            true => format!("{} is as it was before the repair\n", report.path),
+            false => format!("{} was as before the repair already\n", report.path),
+        })?;
+        Ok(Exit::Done)
+    }
+}
+
+fn text(report: &CheckReport) -> String {
+    let mut text = String::new();
+    for finding in report.findings.iter().take(SHOWN) {
+        text.push_str(&format!("{}: {}", finding.severity, finding.message));
+        if let Some(guest) = finding.guest_offset_bytes {
+            text.push_str(&format!(" (guest byte {guest})"));
+        }
+        text.push('\n');
+    }
+    let shown = u64::try_from(report.findings.len().min(SHOWN)).unwrap_or(u64::MAX);
+    let all = report.leaks.saturating_add(report.corruptions).saturating_add(report.notices);
+    if all > shown {
+        text.push_str(&format!("and {} more\n", all - shown));
+    }
+    let verdict = match report.verdict {
+        CheckVerdict::Clean => "is sound".to_owned(),
+        CheckVerdict::Leaks => format!("is sound, and wastes {} clusters", report.leaks),
+        CheckVerdict::Corrupt => {
+            format!("is CORRUPT: {} faults, {} leaked clusters", report.corruptions, report.leaks)
+        }
+    };
+    text.push_str(&format!("{} {verdict}\n", report.path));
+    let flags = [(report.dirty, "was not closed"), (report.marked_corrupt, "is marked corrupt")];
+    for (_, flag) in flags.iter().filter(|(set, _)| *set) {
+        text.push_str(&format!("  the image {flag}\n"));
+    }
+    if let Some(repair) = &report.repair {
+        text.push_str(&repaired(repair));
+    }
+    text.push_str(&format!(
+        "  {} of {} clusters allocated, {} compressed; in use up to {}\n",
+        report.allocated_clusters,
+        report.total_clusters,
+        report.compressed_clusters,
+        ByteSize::from_bytes(report.image_end_bytes),
+    ));
+    text
+}
+
+fn repaired(report: &RepairReport) -> String {
+    let (leaks, corruptions) = (report.leaks_before, report.corruptions_before);
+    let mut text = match (&report.undo_file, report.unmended.is_empty()) {
+        (Some(_), _) => {
+            format!("  repaired: {corruptions} faults and {leaks} leaked clusters before\n")
+        }
+        (None, false) => "  not repaired:\n".to_owned(),
+        (None, true) if report.replaced_bytes == 0 => "  nothing to repair\n".to_owned(),
+        (None, true) => format!(
+            "  a repair would replace {} of metadata, copy {} clusters and add {}\n",
+            ByteSize::from_bytes(report.replaced_bytes),
+            report.copied_clusters,
+            ByteSize::from_bytes(report.added_bytes),
+        ),
+    };
+    for finding in report.unmended.iter().take(SHOWN) {
+        text.push_str(&format!("  cannot be mended: {}\n", finding.message));
+    }
+    for lost in report.lost.iter().take(SHOWN) {
+        let place = match lost.guest_offset_bytes {
+            Some(guest) => {
+                format!("guest bytes {guest} to {}", guest.saturating_add(lost.length_bytes))
+            }
+            None => format!("{} bytes of a snapshot", lost.length_bytes),
+        };
+        text.push_str(&format!("  lost: {place}\n"));
+    }
+    if report.lost.len() > SHOWN {
+        text.push_str(&format!("  and {} more (--json lists them)\n", report.lost.len() - SHOWN));
+    }
+    if let Some(undo_file) = &report.undo_file {
+        text.push_str(&format!("  to take it back: vmdisk check --undo {undo_file}\n"));
+    }
+    text
+}
