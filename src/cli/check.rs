@@ -144,7 +144,8 @@ fn repaired(report: &RepairReport) -> String {
             }
             None => format!("{} bytes of a snapshot", lost.length_bytes),
         };
-        text.push_str(&format!("  lost: {place}\n"));
+        let how = if lost.kept { "doubtful, kept" } else { "lost" };
+        text.push_str(&format!("  {how}: {place}\n"));
     }
     if report.lost.len() > SHOWN {
         text.push_str(&format!("  and {} more (--json lists them)\n", report.lost.len() - SHOWN));

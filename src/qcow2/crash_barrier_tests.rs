@@ -17,7 +17,7 @@ const WIDE: Shape = Shape { order: 6, size: 60 * KIB, ..PLAIN };
 /// The syncs that nothing depends on: the function that asks for it, which of those in it it is,
 /// and why it is spare.
 const SPARE: &[(&str, usize, &str)] = &[
-    ("write_counts", 1, "flags that come before their counts do so under the dirty bit"),
+    ("make_true", 1, "flags that come before their counts do so under the dirty bit"),
     ("drop_idle_blocks", 1, "a count that goes with its block need not go down before"),
 ];
 

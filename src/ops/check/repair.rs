@@ -43,8 +43,7 @@ pub struct RepairReport {
     pub copied_clusters: u64,
     /// Bytes that the file is longer.
     pub added_bytes: u64,
-    /// What the guest lost: it reads as zeros now, or, where the image cannot say so, as what is
-    /// below.
+    /// What the guest lost, or may have lost.
     pub lost: Vec<LostRange>,
     /// What could not be mended; then nothing was changed.
     pub unmended: Vec<FindingReport>,
@@ -66,6 +65,9 @@ pub struct LostRange {
     pub length_bytes: u64,
     /// Where in the file the entry was, in bytes.
     pub entry_offset_bytes: u64,
+    /// Whether what was found is kept: metadata lay in the same place, so that nobody can tell
+    /// whose it is. Otherwise the range reads as zeros, or as what is below.
+    pub kept: bool,
 }
 
 /// Repairs an image that is locked, unless `dry_run`.
@@ -136,6 +138,7 @@ impl LostRange {
             guest_offset_bytes: lost.guest.map(|guest| guest.get()),
             length_bytes: lost.bytes,
             entry_offset_bytes: lost.entry.get(),
+            kept: lost.kept,
         }
     }
 }

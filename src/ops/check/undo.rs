@@ -87,8 +87,8 @@ struct Stored {
 struct StoredReplaced {
     offset_bytes: u64,
     old_hex: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    between_hex: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    between_hex: Vec<String>,
     new_hex: String,
 }
 
@@ -163,16 +163,13 @@ impl StoredReplaced {
         StoredReplaced {
             offset_bytes: replaced.offset,
             old_hex: hex(&replaced.old),
-            between_hex: replaced.between.as_deref().map(hex),
+            between_hex: replaced.between.iter().map(|bytes| hex(bytes)).collect(),
             new_hex: hex(&replaced.new),
         }
     }
 
     fn meaning(self) -> Option<Replaced> {
-        let between = match &self.between_hex {
-            Some(between) => Some(unhex(between)?),
-            None => None,
-        };
+        let between = self.between_hex.iter().map(|bytes| unhex(bytes)).collect::<Option<_>>()?;
         let (old, new) = (unhex(&self.old_hex)?, unhex(&self.new_hex)?);
         Some(Replaced { offset: self.offset_bytes, old, between, new })
     }

@@ -33,6 +33,11 @@ impl Dice {
         of.get(self.index(of.len())).copied()
     }
 
+    /// How far a word can be shifted.
+    pub(super) fn shift(&mut self) -> u32 {
+        u32::try_from(self.below(u64::from(u64::BITS))).unwrap_or_default()
+    }
+
     /// A byte with one bit set.
     pub(super) fn bit(&mut self) -> u8 {
         [1, 2, 4, 8, 16, 32, 64, 128].get(self.index(8)).copied().unwrap_or(1)

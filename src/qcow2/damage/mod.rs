@@ -50,6 +50,8 @@ pub enum Damage {
     Cut,
     /// Some bits of the tables are flipped.
     TableBits,
+    /// A word of a table is any other, or what another word says.
+    TableWord,
     /// Some bits of the header are flipped.
     HeaderBits,
     /// A field of the header claims a lot.
@@ -85,6 +87,7 @@ impl Damage {
         Damage::Subclusters,
         Damage::Cut,
         Damage::TableBits,
+        Damage::TableWord,
         Damage::HeaderBits,
         Damage::Claim,
         Damage::Directory,
@@ -108,6 +111,7 @@ impl Damage {
             Damage::Subclusters => "subclusters",
             Damage::Cut => "cut",
             Damage::TableBits => "table-bits",
+            Damage::TableWord => "table-word",
             Damage::HeaderBits => "header-bits",
             Damage::Claim => "claim",
             Damage::Directory => "directory",
@@ -138,6 +142,7 @@ impl Damage {
             Damage::Subclusters => entries::contradict(&places, &mut dice),
             Damage::Cut => places.cut(&mut dice),
             Damage::TableBits => places.flip_bits(&mut dice),
+            Damage::TableWord => places.change_word(&mut dice),
             Damage::HeaderBits => header::flip_bits(storage, &mut dice),
             Damage::Claim => header::claim(storage, header, &mut dice),
             Damage::Directory => header::garble_directory(storage, header, &mut dice),

@@ -140,13 +140,32 @@ impl<'a> Places<'a> {
     pub(super) fn flip_bits(&self, dice: &mut Dice) -> Result<Vec<Wound>> {
         let mut wounds = Vec::new();
         for _ in 0..=dice.below(8) {
-            let Some(table) = self.metadata(dice) else { break };
-            // Tables begin with what is in use.
-            let reach = if dice.below(2) == 0 { 64 } else { self.geometry().cluster_size() };
-            let at = table.plus_bytes(dice.below(reach)).get();
-            wounds.extend(flip_bit(self.storage, at, dice)?);
+            let Some(at) = self.place(dice) else { break };
+            wounds.extend(flip_bit(self.storage, at.get(), dice)?);
         }
         Ok(wounds)
+    }
+
+    /// A word becomes another, or any.
+    pub(super) fn change_word(&self, dice: &mut Dice) -> Result<Vec<Wound>> {
+        let (Some(at), Some(from)) = (self.place(dice), self.place(dice)) else {
+            return Ok(Vec::new());
+        };
+        let [at, from] = [at, from].map(|place| place.get() & !(ENTRY_SIZE.wrapping_sub(1)));
+        if at.max(from).saturating_add(ENTRY_SIZE) > self.file_len {
+            return Ok(Vec::new());
+        }
+        let mut word = [0; 8];
+        read_padded_at(self.storage, from, &mut word)?;
+        let any = dice.next().checked_shr(dice.shift()).unwrap_or_default();
+        let new = if dice.below(2) == 0 { any } else { u64::from_be_bytes(word) };
+        Ok(vec![Wound::word(self.storage, at, new)?])
+    }
+
+    /// Some byte of the tables; they begin with what is in use.
+    fn place(&self, dice: &mut Dice) -> Option<HostOffset> {
+        let reach = if dice.below(2) == 0 { 64 } else { self.geometry().cluster_size() };
+        Some(self.metadata(dice)?.plus_bytes(dice.below(reach)))
     }
 }
 

@@ -43,25 +43,32 @@ impl RepairPlan {
     }
 
     fn write_in_order(&self, storage: &dyn Storage) -> Result<()> {
-        let marked = self.marked();
-        if let Some(marked) = &marked {
-            switch_header(storage, marked)?;
+        if let Some(marked) = self.marked() {
+            // It is on the medium with the next sync: before anything refers to what is new.
+            Self::write_header(storage, &marked)?;
         }
         if self.new_len > self.old_len {
             storage.set_len(self.new_len)?;
         }
         self.transfers.iter().try_for_each(|transfer| self.transfer(storage, *transfer))?;
         self.write(storage, Place::New)?;
-        storage.sync()?;
         self.raise_counts(storage)?;
-        storage.sync()?;
-        self.write(storage, Place::Table)?;
-        if self.new_header != self.old_header || marked.is_some() {
-            switch_header(storage, &self.new_header)?;
+        match self.counting() {
+            Some(counting) => switch_header(storage, &counting)?,
+            None => storage.sync()?,
         }
+        self.write(storage, Place::Table)?;
         storage.sync()?;
+        if self.new_header != self.old_header || self.marked().is_some() {
+            Self::write_header(storage, &self.new_header)?;
+        }
         self.write(storage, Place::Block)?;
         storage.sync()
+    }
+
+    fn write_header(storage: &dyn Storage, header: &Header) -> Result<()> {
+        let (offset, bytes) = header.encode_switch();
+        storage.write_at(offset, &bytes)
     }
 
     fn write(&self, storage: &dyn Storage, place: Place) -> Result<()> {
@@ -86,7 +93,7 @@ impl RepairPlan {
         counts
     }
 
-    /// The header while the work is under way.
+    /// The header while the work is under way: nobody may write by it.
     fn marked(&self) -> Option<Header> {
         let only_counts = self.changes.iter().all(|change| self.place_of(change) == Place::Block);
         let can_say_so = self.old_header.version == Version::V3;
@@ -94,19 +101,31 @@ impl RepairPlan {
         (!only_counts && can_say_so).then(|| Header { incompatible, ..self.old_header.clone() })
     }
 
-    /// What is written in the place of a change before the last step, if it is something else
-    /// than in the end.
-    pub(super) fn between(&self, change: &Change, place: Place) -> Option<Vec<u8>> {
+    /// The header once the new refcount table counts, before anything that it counts is referred
+    /// to.
+    fn counting(&self) -> Option<Header> {
+        let refcount_table = self.new_header.refcount_table;
+        let before = self.marked().unwrap_or_else(|| self.old_header.clone());
+        self.moves_refcount_table().then(|| Header { refcount_table, ..before })
+    }
+
+    /// What is written in the place of a change before the last step, in turn, if it is something
+    /// else than in the end.
+    pub(super) fn between(&self, change: &Change, place: Place) -> Vec<Vec<u8>> {
+        let sector = |header: Header| {
+            let (offset, bytes) = header.encode_switch();
+            let mut sector = change.old.clone();
+            let start = usize::try_from(offset).ok()?;
+            sector.get_mut(start..)?.get_mut(..bytes.len())?.copy_from_slice(&bytes);
+            Some(sector)
+        };
         match place {
-            Place::Block => Some(self.raised(change)),
+            Place::Block => vec![self.raised(change)],
             Place::Header => {
-                let (offset, bytes) = self.marked()?.encode_switch();
-                let mut sector = change.old.clone();
-                let start = usize::try_from(offset).ok()?;
-                sector.get_mut(start..)?.get_mut(..bytes.len())?.copy_from_slice(&bytes);
-                Some(sector)
+                let headers = [self.marked(), self.counting()].into_iter().flatten();
+                headers.filter_map(sector).collect()
             }
-            Place::New | Place::Table => None,
+            Place::New | Place::Table => Vec::new(),
         }
     }
 

@@ -73,6 +73,11 @@ impl<'a> Draft<'a> {
         Ok(changes)
     }
 
+    /// The file as it is.
+    pub(super) const fn below(&self) -> &'a dyn Storage {
+        self.below
+    }
+
     /// How often it was written to.
     pub(super) fn writes(&self) -> u64 {
         self.state().writes
@@ -238,7 +243,7 @@ mod tests {
         #[test]
         fn it_is_a_file_above_a_file(
             len in 0usize..5000,
-            steps in prop::collection::vec((0u64..6000, 0usize..1500, 1u8..255, 0u8..8), 0..12),
+            steps in prop::collection::vec((0u64..6000, 1usize..1500, 1u8..255, 0u8..8), 0..12),
         ) {
             let start: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
             let (below, model) = (MemoryStorage::new(start.clone()), MemoryStorage::new(start.clone()));

@@ -3,7 +3,11 @@
 
 mod apply;
 mod counts;
+#[cfg(test)]
+mod crash_tests;
 mod draft;
+#[cfg(test)]
+mod patient_tests;
 mod plan;
 mod references;
 mod remedy;

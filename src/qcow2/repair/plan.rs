@@ -45,6 +45,9 @@ pub struct Lost {
     pub entry: HostOffset,
     /// Bytes of the guest's disk.
     pub bytes: u64,
+    /// Whether what was found is kept: metadata lies in the same place, so that nobody can tell
+    /// whose it is. Otherwise the range reads as zeros, or as what is below.
+    pub kept: bool,
 }
 
 /// Where the content of a new cluster comes from.
@@ -125,15 +128,17 @@ impl RepairPlan {
         let listing = Listing { limit: MAX_FINDINGS, which: &Finding::is_damage };
         let report = scan_listing(&draft, &plan.new_header, listing, task)?;
         plan.unmended = report.findings;
-        if plan.unmended.is_empty() {
-            plan.make_counts_true(&draft, mode, task)?;
-        }
-        if plan.unmended.is_empty() {
-            plan.collect(&draft)?;
-        } else {
-            plan.lost.clear();
-            plan.transfers.clear();
-            plan.new_header = header.clone();
+        let sound = match plan.unmended.is_empty() {
+            true => plan.make_counts_true(&draft, mode, task)?,
+            false => None,
+        };
+        match sound {
+            Some(report) => plan.collect(&draft, &report)?,
+            None => {
+                plan.lost.clear();
+                plan.transfers.clear();
+                plan.new_header = header.clone();
+            }
         }
         Ok(plan)
     }
@@ -143,30 +148,38 @@ impl RepairPlan {
         self.changes.is_empty()
     }
 
+    /// Whether counts are kept in another place afterwards.
+    pub(super) fn moves_refcount_table(&self) -> bool {
+        self.new_header.refcount_table != self.old_header.refcount_table
+    }
+
     /// How many clusters get places of their own.
     pub fn copied_clusters(&self) -> u64 {
         u64::try_from(self.transfers.len()).unwrap_or(u64::MAX)
     }
 
+    /// What a scan of the draft finds in the end; nothing where a count cannot be made true.
     fn make_counts_true(
         &mut self,
         draft: &Draft<'_>,
         mode: RepairMode,
         task: Task<'_>,
-    ) -> Result<()> {
+    ) -> Result<Option<ScanReport>> {
         if mode == RepairMode::Leaks {
             let report = scan(draft, &self.new_header, task)?;
-            return counts::lower(draft, &self.new_header, report.ledger());
+            counts::lower(draft, &self.new_header, report.ledger())?;
+            return Ok(Some(report));
         }
         // What is replaced in the first round is free in the second.
         for _ in 0..MAX_COUNTING_ROUNDS {
             let report = scan(draft, &self.new_header, task)?;
             if report.is_clean() {
-                return self.clear_marks(draft);
+                self.clear_marks(draft)?;
+                return Ok(Some(report));
             }
             if let Some(finding) = counts::beyond_width(&self.new_header, report.ledger()) {
                 self.unmended.push(finding);
-                return Ok(());
+                return Ok(None);
             }
             self.new_header.refcount_table =
                 counts::make_true(draft, &self.new_header, report.ledger(), self.new_from)?;
@@ -188,10 +201,15 @@ impl RepairPlan {
         Ok(())
     }
 
-    /// Takes the changes out of the draft.
-    fn collect(&mut self, draft: &Draft<'_>) -> Result<()> {
+    /// Takes the changes out of the draft: those of what is in use in the end. What is not, such
+    /// as a refcount table that moved, is what the image has until the header is switched.
+    fn collect(&mut self, draft: &Draft<'_>, report: &ScanReport) -> Result<()> {
         let geometry = self.old_header.geometry;
         self.changes = draft.changes(geometry.cluster_size())?;
+        self.changes.retain(|change| {
+            let cluster = geometry.host_cluster(HostOffset::new(change.offset));
+            report.ledger().get(cluster) > 0
+        });
         self.new_len = draft.len()?;
         let table = read_refcount_table(draft, &self.new_header)?;
         self.blocks = table.iter().filter_map(|entry| entry.decode(geometry).ok()?).collect();
@@ -243,7 +261,7 @@ fn mend_references(draft: &Draft<'_>, mender: &mut Mender<'_>, task: Task<'_>) -
             }
         }
         let (writes, autoclear) = (draft.writes(), mender.header.autoclear);
-        found.iter().try_for_each(|finding| mender.mend(finding))?;
+        mender.mend_all(&found)?;
         // What is left has no remedy after all.
         if draft.writes() == writes && mender.header.autoclear == autoclear {
             return Ok(());

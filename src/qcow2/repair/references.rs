@@ -1,6 +1,7 @@
 //! References that are wrong: what they say is put right where that can be told, else they are
 //! dropped and what was behind them is lost; two owners of one cluster get one each.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::draft::Draft;
@@ -31,6 +32,9 @@ pub(super) struct Mender<'a> {
     room: Range<HostCluster>,
     pub(super) transfers: Vec<Transfer>,
     pub(super) lost: Vec<Lost>,
+    /// What a round of moving tables writes at its end, and the L1 entries that are among it.
+    moves: Vec<(HostOffset, Vec<u8>)>,
+    moved: BTreeSet<HostOffset>,
 }
 
 impl<'a> Mender<'a> {
@@ -41,11 +45,22 @@ impl<'a> Mender<'a> {
         room: Range<HostCluster>,
     ) -> Result<Self> {
         let (file_len, header) = (draft.len()?, header.clone());
-        Ok(Mender { draft, header, file_len, room, transfers: Vec::new(), lost: Vec::new() })
+        let (transfers, lost, moves) = (Vec::new(), Vec::new(), Vec::new());
+        let moved = BTreeSet::new();
+        Ok(Mender { draft, header, file_len, room, transfers, lost, moves, moved })
+    }
+
+    /// Mends what one scan has found.
+    pub(super) fn mend_all(&mut self, findings: &[Finding]) -> Result<()> {
+        findings.iter().try_for_each(|finding| self.mend(finding))?;
+        // A table that moves may lie where another one's entry is: all are copied as they were found.
+        self.moved.clear();
+        let moves = std::mem::take(&mut self.moves);
+        moves.into_iter().try_for_each(|(at, bytes)| self.draft.write_at(at.get(), &bytes))
     }
 
     /// Mends what a finding says, unless it was mended with another.
-    pub(super) fn mend(&mut self, finding: &Finding) -> Result<()> {
+    fn mend(&mut self, finding: &Finding) -> Result<()> {
         let Some(to) = finding.reference() else { return Ok(()) };
         match (Remedy::of(finding), to.what, to.entry) {
             (Some(Remedy::Entry), Structure::L2Table, _) => {
@@ -61,7 +76,10 @@ impl<'a> Mender<'a> {
                 Ok(())
             }
             (Some(Remedy::OwnCluster), Structure::L2Table, _) => self.own_table(to),
-            (Some(Remedy::OwnCluster), _, Some(at)) => self.own_cluster(at, to),
+            (Some(Remedy::OwnCluster), _, Some(at)) => {
+                let with_metadata = matches!(finding, Finding::Overlap { .. });
+                self.own_cluster(at, to, with_metadata)
+            }
             (Some(Remedy::MoveTable), ..) => self.move_refcount_table(),
             _ => Ok(()),
         }
@@ -83,7 +101,7 @@ impl<'a> Mender<'a> {
         if entry != L1Entry::EMPTY {
             self.put_word(at, L1Entry::EMPTY.word())?;
             let bytes = self.geometry().l2_entries().saturating_mul(cluster_size);
-            self.lost.push(Lost { guest, entry: at, bytes });
+            self.lose(guest, at, bytes, false);
         }
         Ok(())
     }
@@ -111,7 +129,7 @@ impl<'a> Mender<'a> {
         self.put_entry(at, bare)?;
         if entry.loses_subclusters_in(bare) {
             let bytes = geometry.cluster_size();
-            self.lost.push(Lost { guest: to.guest, entry: at, bytes });
+            self.lose(to.guest, at, bytes, false);
         }
         Ok(())
     }
@@ -121,12 +139,13 @@ impl<'a> Mender<'a> {
     fn drop_entry(&mut self, at: HostOffset, to: Reference) -> Result<()> {
         let geometry = self.geometry();
         self.put_entry(at, L2Entry::lost(self.header.version, geometry))?;
-        self.lost.push(Lost { guest: to.guest, entry: at, bytes: geometry.cluster_size() });
+        self.lose(to.guest, at, geometry.cluster_size(), false);
         Ok(())
     }
 
-    /// A guest cluster gets a host cluster of its own, with what it reads now.
-    fn own_cluster(&mut self, at: HostOffset, to: Reference) -> Result<()> {
+    /// A guest cluster gets a host cluster of its own, with what it reads now; where metadata lies
+    /// in that place too, it is doubtful whose that is.
+    fn own_cluster(&mut self, at: HostOffset, to: Reference, with_metadata: bool) -> Result<()> {
         let (geometry, entry) = (self.geometry(), self.entry(at)?);
         let from = match self.header.mapping(entry) {
             Ok(Mapping::Compressed(range)) if range.offset == to.host => {
@@ -147,36 +166,43 @@ impl<'a> Mender<'a> {
             Source::Cluster(_) => entry.moved_to(new),
         };
         self.put_entry(at, own)?;
+        if with_metadata {
+            self.lose(to.guest, at, geometry.cluster_size(), true);
+        }
         self.transfers.push(Transfer { from, to: new.offset });
         Ok(())
     }
 
+    /// What was behind an entry is lost, as far as the disk reaches.
+    fn lose(&mut self, guest: Option<GuestOffset>, entry: HostOffset, bytes: u64, kept: bool) {
+        let left = guest.map_or(u64::MAX, |at| self.header.virtual_size.saturating_sub(at.get()));
+        if left > 0 {
+            self.lost.push(Lost { guest, entry, bytes: bytes.min(left), kept });
+        }
+    }
+
+    /// Whether a packed cluster can be moved: as it is in the file, from where it will be copied.
     fn unpacks(&self, offset: HostOffset, len: u64) -> Result<bool> {
         let codec = Codec::new(self.header.compression, self.geometry().cluster_len());
         let mut unpacker = codec.unpacker();
         unpacker.packed = vec![0; usize::try_from(len).unwrap_or_default()];
-        read_padded_at(self.draft, offset.get(), &mut unpacker.packed)?;
+        read_padded_at(self.draft.below(), offset.get(), &mut unpacker.packed)?;
         Ok(unpacker.unpack(&mut vec![0; self.geometry().cluster_len()]).is_ok())
     }
 
     /// An L2 table gets a cluster of its own: for one L1 entry, or for all that refer to it.
     fn own_table(&mut self, to: Reference) -> Result<()> {
-        let leads_there =
-            |at: HostOffset| Ok(L1Entry::from_word(self.word(at)?).offset_bits() == to.host);
         let mut entries = self.entries_of_table(to)?;
-        let leading: Result<Vec<bool>> = entries.iter().map(|(at, _)| leads_there(*at)).collect();
-        let mut leading = leading?.into_iter();
-        entries.retain(|_| leading.next().unwrap_or_default());
+        entries.retain(|(at, _)| self.moved.insert(*at));
         if entries.is_empty() {
             return Ok(());
         }
         let mut table = vec![0; self.geometry().cluster_len()];
         read_padded_at(self.draft, to.host.get(), &mut table)?;
         let new = self.new_cluster()?;
-        self.draft.write_at(new.get(), &table)?;
-        for (at, _) in entries {
-            self.put_word(at, L1Entry::encode(ClusterRef::sole(new)).word())?;
-        }
+        self.moves.push((new, table));
+        let entry = L1Entry::encode(ClusterRef::sole(new)).word().to_be_bytes();
+        self.moves.extend(entries.into_iter().map(|(at, _)| (at, entry.to_vec())));
         Ok(())
     }
 

@@ -34,8 +34,9 @@ pub struct Replaced {
     pub offset: u64,
     /// What was there.
     pub old: Vec<u8>,
-    /// What the repair wrote there on its way, if that was something else than in the end.
-    pub between: Option<Vec<u8>>,
+    /// What the repair wrote there on its way, in turn, where that was something else than in the
+    /// end.
+    pub between: Vec<Vec<u8>>,
     /// What the repair wrote there.
     pub new: Vec<u8>,
 }
@@ -89,7 +90,7 @@ impl RepairPlan {
             // A block device, which cannot be cut to take it back.
             let mut old = vec![0; new.len()];
             read_padded_at(storage, offset, &mut old)?;
-            record.changed.push(Replaced { offset, old, between: None, new });
+            record.changed.push(Replaced { offset, old, between: Vec::new(), new });
         }
         Ok(record)
     }
@@ -100,10 +101,8 @@ impl RepairPlan {
         read_padded_at(storage, 0, &mut sector)?;
         let change = Change { offset: 0, old: sector.clone(), new: sector };
         let between = self.between(&change, Place::Header);
-        Ok(between.map(|between| {
-            let Change { offset, old, new } = change;
-            Replaced { offset, old, between: Some(between), new }
-        }))
+        let Change { offset, old, new } = change;
+        Ok((!between.is_empty()).then_some(Replaced { offset, old, between, new }))
     }
 }
 
@@ -170,7 +169,7 @@ impl UndoRecord {
             Some((first, others)) if first.offset == 0 => (Some(first), others),
             _ => (None, &*self.changed),
         };
-        if let Some(marked) = header.and_then(|header| header.between.as_ref()) {
+        if let Some(marked) = header.and_then(|header| header.between.last()) {
             storage.write_at(0, marked)?;
             storage.sync()?;
         }
@@ -200,12 +199,9 @@ impl Replaced {
     /// Every sector must be as it was at some point of the repair.
     fn require_own(&self, now: &[u8]) -> Result<()> {
         let old = self.old_padded();
-        let states = [Some(&old), self.between.as_ref(), Some(&self.new)];
+        let states = || [&old, &self.new].into_iter().chain(&self.between);
         for (index, sector) in (0usize..).zip(now.chunks(SECTOR)) {
-            let known = states
-                .iter()
-                .flatten()
-                .any(|state| state.chunks(SECTOR).nth(index) == Some(sector));
+            let known = states().any(|state| state.chunks(SECTOR).nth(index) == Some(sector));
             if !known {
                 let within = u64::try_from(index.saturating_mul(SECTOR)).unwrap_or(u64::MAX);
                 return Err(changed_since(self.offset.saturating_add(within)));
