@@ -68,6 +68,10 @@ pub(super) enum Problem {
     ImpossibleCount { offset: u64, count: u64 },
     #[error("an entry of the snapshot table makes no sense, or lies beyond the file")]
     SnapshotTable,
+    #[error("an entry of the snapshot table does not say how large disk and machine state are")]
+    SnapshotIncomplete,
+    #[error("guest data lies in an external data file that the image does not name")]
+    NamelessData,
     #[error("bitmaps: {0}")]
     Bitmaps(&'static str),
     #[error("encryption header at {offset:#x} with {len} bytes: it is unaligned or too long")]
@@ -79,6 +83,11 @@ pub(super) enum Problem {
 }
 
 impl FormatError {
+    /// Whether every reference can be told in spite of it.
+    pub(super) const fn leaves_references(&self) -> bool {
+        matches!(self.0, Problem::SnapshotIncomplete)
+    }
+
     /// The kind that callers see: what this version cannot do is not damage.
     pub(super) fn kind(&self) -> ErrorKind {
         match self.0 {

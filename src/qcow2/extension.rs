@@ -59,16 +59,20 @@ impl Extension {
     /// file name or the cluster does.
     pub(super) fn parse_all(mut area: &[u8]) -> Result<Vec<Extension>, FormatError> {
         let mut extensions = Vec::new();
-        // Fewer than eight bytes left means that there is no room for an end marker.
-        while let Some((prefix, rest)) = area.split_first_chunk::<PREFIX>() {
+        while !area.is_empty() {
+            // QEMU refuses an area that ends in the middle of an extension's prefix.
+            let Some((prefix, rest)) = area.split_first_chunk::<PREFIX>() else {
+                return Err(Problem::ExtensionTooLong { id: END, len: 0 }.into());
+            };
             let (id, len) = split_prefix(*prefix);
-            if id == END {
-                break;
-            }
             let len = usize::try_from(len).map_err(|_| Problem::ExtensionTooLong { id, len })?;
+            // As in QEMU, that of the end marker too.
             let Some((data, rest)) = rest.split_at_checked(len) else {
                 return Err(Problem::ExtensionTooLong { id, len: prefix_len(*prefix) }.into());
             };
+            if id == END {
+                break;
+            }
             extensions.push(Self::parse(id, data)?);
             let padding = len.next_multiple_of(PREFIX).saturating_sub(len);
             area = rest.get(padding..).unwrap_or_default();

@@ -140,7 +140,7 @@ impl UncheckedHeader {
             version: if v3 { Version::V3 } else { Version::V2 },
             geometry,
             virtual_size: raw.size.get(),
-            backing: backing_name(bytes, &raw, &extensions)?,
+            backing: backing_name(bytes, &raw, bits, &extensions)?,
             encryption: encryption(raw.crypt_method.get())?,
             l1: table(raw.l1_table_offset, raw.l1_size),
             refcount_table: table(raw.refcount_table_offset, raw.refcount_table_clusters),
@@ -195,6 +195,10 @@ impl UncheckedHeader {
                 header.snapshots.offset,
                 u64::from(count).saturating_mul(40),
             )?;
+        } else if !geometry.is_aligned(header.snapshots.offset) {
+            // QEMU refuses even the place of a table without entries.
+            let offset = header.snapshots.offset.get();
+            return Err(Problem::Unaligned { what: "snapshot table", offset }.into());
         }
         Ok(header)
     }
@@ -386,11 +390,17 @@ fn extension_area<'a>(
 fn backing_name(
     bytes: &[u8],
     raw: &RawHeader,
+    bits: ClusterBits,
     extensions: &[Extension],
 ) -> Result<Option<BackingName>, FormatError> {
     let (offset, len) = (raw.backing_file_offset.get(), raw.backing_file_size.get());
-    if offset == 0 || len == 0 {
+    if offset == 0 {
         return Ok(None);
+    }
+    if len == 0 {
+        // No name; but QEMU refuses a place for one behind the first cluster.
+        let inside = offset <= bits.cluster_size();
+        return if inside { Ok(None) } else { Err(Problem::BackingName { offset, len }.into()) };
     }
     let start = index(offset);
     let name = start.checked_add(index(len)).and_then(|end| bytes.get(start..end));

@@ -4,6 +4,8 @@
 mod atomic;
 mod battery;
 mod chain;
+mod check;
+mod damaged;
 mod datapath;
 mod draw;
 mod ensure;

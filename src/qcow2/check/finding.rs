@@ -221,11 +221,11 @@ impl Finding {
 
     /// Whether a reference is wrong, so that counting references does not tell what is in use.
     pub(in crate::qcow2) const fn is_damage(&self) -> bool {
-        let counting = matches!(
-            self,
-            Finding::Leak { .. } | Finding::Undercount { .. } | Finding::CopiedFlag { .. }
-        );
-        !counting
+        match self {
+            Finding::Leak { .. } | Finding::Undercount { .. } | Finding::CopiedFlag { .. } => false,
+            Finding::Malformed { problem, .. } => !problem.leaves_references(),
+            _ => true,
+        }
     }
 
     /// The error of an operation that cannot go on because of it.

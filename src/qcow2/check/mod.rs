@@ -20,5 +20,5 @@ pub use report::{MAX_FINDINGS, ScanReport};
 pub use scan::scan;
 
 pub(super) use ledger::Ledger;
-pub(super) use report::Listing;
-pub(super) use scan::scan_listing;
+pub(super) use report::ScanOptions;
+pub(super) use scan::scan_with;

@@ -7,16 +7,21 @@ use crate::qcow2::geometry::HostOffset;
 /// So many findings are listed; all are counted.
 pub const MAX_FINDINGS: usize = 1000;
 
-/// Which findings are listed; all are counted.
+/// How an image is scanned.
 #[derive(Clone, Copy)]
-pub(in crate::qcow2) struct Listing<'a> {
+pub(in crate::qcow2) struct ScanOptions<'a> {
+    /// So many findings are listed; all are counted.
     pub(in crate::qcow2) limit: usize,
+    /// Which findings are listed.
     pub(in crate::qcow2) which: &'a dyn Fn(&Finding) -> bool,
+    /// Bytes of the file that count as behind its end: nothing was ever written there.
+    pub(in crate::qcow2) gap: (HostOffset, HostOffset),
 }
 
-impl Default for Listing<'_> {
+impl Default for ScanOptions<'_> {
     fn default() -> Self {
-        Listing { limit: MAX_FINDINGS, which: &|_| true }
+        let gap = (HostOffset::ZERO, HostOffset::ZERO);
+        ScanOptions { limit: MAX_FINDINGS, which: &|_| true, gap }
     }
 }
 
@@ -75,7 +80,7 @@ impl ScanReport {
         &mut self.ledger
     }
 
-    pub(super) fn record(&mut self, finding: Finding, listing: Listing<'_>) {
+    pub(super) fn record(&mut self, finding: Finding, options: ScanOptions<'_>) {
         let total = match finding.severity() {
             Severity::Notice => &mut self.notices,
             Severity::Leak => &mut self.leaks,
@@ -85,7 +90,7 @@ impl ScanReport {
         if self.damage.is_none() && finding.is_damage() {
             self.damage = Some(finding.clone());
         }
-        if self.findings.len() < listing.limit && (listing.which)(&finding) {
+        if self.findings.len() < options.limit && (options.which)(&finding) {
             self.findings.push(finding);
         }
     }

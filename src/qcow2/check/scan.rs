@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::finding::{Finding, Reference, Structure};
 use super::ledger::{Meeting, Role};
-use super::report::{Listing, ScanReport};
+use super::report::{ScanOptions, ScanReport};
 use super::stored::{BlockAt, StoredCounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
@@ -34,14 +34,14 @@ const MAX_ENCRYPTION_HEADER: u64 = 64 << 20;
 /// [`Cancelled`](ErrorKind::Cancelled), and what the storage says of its length and the refcount
 /// table: then nothing is known.
 pub fn scan(storage: &dyn Storage, header: &Header, task: Task<'_>) -> Result<ScanReport> {
-    scan_listing(storage, header, Listing::default(), task)
+    scan_with(storage, header, ScanOptions::default(), task)
 }
 
-/// As [`scan()`], and says which findings are listed.
-pub(in crate::qcow2) fn scan_listing(
+/// As [`scan()`], in a way of one's own.
+pub(in crate::qcow2) fn scan_with(
     storage: &dyn Storage,
     header: &Header,
-    listing: Listing<'_>,
+    options: ScanOptions<'_>,
     task: Task<'_>,
 ) -> Result<ScanReport> {
     let geometry = header.geometry;
@@ -52,7 +52,7 @@ pub(in crate::qcow2) fn scan_listing(
         task,
         file_len: storage.len()?,
         report: ScanReport::default(),
-        listing,
+        options,
         stored: StoredCounts::new(storage, geometry),
         tables: BTreeMap::new(),
         tables_in_all: 0,
@@ -76,7 +76,7 @@ pub(super) struct Scan<'a> {
     pub(super) task: Task<'a>,
     pub(super) file_len: u64,
     pub(super) report: ScanReport,
-    listing: Listing<'a>,
+    options: ScanOptions<'a>,
     pub(super) stored: StoredCounts<'a>,
     /// L2 tables that were not read yet, and how often each is referred to.
     pub(super) tables: BTreeMap<HostCluster, u64>,
@@ -94,6 +94,11 @@ impl Scan<'_> {
         let table = header.refcount_table;
         let len = u64::from(table.count).saturating_mul(cluster);
         self.claim(Reference::to(Structure::RefcountTable, table.offset), len);
+        if header.has_external_data() && header.data_file().is_none() {
+            // A flag that a damaged header gained would make every entry lie.
+            let to = Reference::to(Structure::Header, HostOffset::ZERO);
+            self.malformed(to, Problem::NamelessData);
+        }
         let encryption = header.extensions.iter().find_map(|extension| match extension {
             Extension::Encryption { offset, len } => Some((HostOffset::new(*offset), *len)),
             _ => None,
@@ -145,7 +150,9 @@ impl Scan<'_> {
         }
         let end = to.host.plus_bytes(len).get();
         // The last cluster of a file may be cut short: what is missing was never written.
-        if end.saturating_sub(self.file_len) >= self.geometry.cluster_size() {
+        let (gap, behind_gap) = self.options.gap;
+        let in_gap = to.host < behind_gap && gap.get() < end;
+        if in_gap || end.saturating_sub(self.file_len) >= self.geometry.cluster_size() {
             let file_len = self.file_len;
             self.record(Finding::BeyondFile { to, len, file_len });
             return false;
@@ -164,7 +171,7 @@ impl Scan<'_> {
     }
 
     pub(super) fn record(&mut self, finding: Finding) {
-        self.report.record(finding, self.listing);
+        self.report.record(finding, self.options);
     }
 
     pub(super) fn malformed(&mut self, to: Reference, problem: impl Into<FormatError>) {

@@ -6,7 +6,7 @@ use crate::error::{ErrorKind, Result};
 use crate::qcow2::entry::L1Entry;
 use crate::qcow2::error::Problem;
 use crate::qcow2::geometry::{ENTRY_SIZE, MAX_L1_BYTES};
-use crate::qcow2::header::TableRef;
+use crate::qcow2::header::{TableRef, Version};
 use crate::qcow2::snapshot::SnapshotReader;
 use crate::qcow2::table::read_words;
 
@@ -23,7 +23,13 @@ impl Scan<'_> {
         for snapshot in reader.by_ref() {
             self.task.check()?;
             match snapshot {
-                Ok(snapshot) => l1_tables.push(snapshot.l1),
+                Ok(snapshot) => {
+                    // Version 3 asks for the sizes of disk and machine state.
+                    if self.header.version == Version::V3 && snapshot.disk_size_bytes.is_none() {
+                        self.malformed(to, Problem::SnapshotIncomplete);
+                    }
+                    l1_tables.push(snapshot.l1);
+                }
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     self.malformed(to, Problem::SnapshotTable);
                     break;

@@ -106,7 +106,7 @@ impl RepairPlan {
     fn counting(&self) -> Option<Header> {
         let refcount_table = self.new_header.refcount_table;
         let before = self.marked().unwrap_or_else(|| self.old_header.clone());
-        self.moves_refcount_table().then(|| Header { refcount_table, ..before })
+        self.moves_refcount_table().then_some(Header { refcount_table, ..before })
     }
 
     /// What is written in the place of a change before the last step, in turn, if it is something

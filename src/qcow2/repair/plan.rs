@@ -9,7 +9,7 @@ use super::references::Mender;
 use super::remedy::{Remedy, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
-use crate::qcow2::check::{Finding, Listing, MAX_FINDINGS, ScanReport, scan, scan_listing};
+use crate::qcow2::check::{Finding, MAX_FINDINGS, ScanOptions, ScanReport, scan, scan_with};
 use crate::qcow2::feature::Incompatible;
 use crate::qcow2::flush::switch_header;
 use crate::qcow2::geometry::{ClusterCount, GuestOffset, HostCluster, HostOffset};
@@ -108,9 +108,10 @@ impl RepairPlan {
         let end = free_end(storage, header.geometry, end)?;
         let room = room_for_new(storage, header, end, task)?;
         let new_from = room.start;
+        let gap = gap(storage, header, new_from)?;
         let mut mender = Mender::new(&draft, header, room)?;
         if mode == RepairMode::All {
-            mend_references(&draft, &mut mender, task)?;
+            mend_references(&draft, &mut mender, gap, task)?;
         }
         let mut plan = RepairPlan {
             before,
@@ -125,8 +126,9 @@ impl RepairPlan {
             new_header: mender.header,
             blocks: BTreeSet::new(),
         };
-        let listing = Listing { limit: MAX_FINDINGS, which: &Finding::is_damage };
-        let report = scan_listing(&draft, &plan.new_header, listing, task)?;
+        let unmended = |finding: &Finding| finding.is_damage() || Remedy::of(finding).is_none();
+        let options = ScanOptions { limit: MAX_FINDINGS, which: &unmended, gap };
+        let report = scan_with(&draft, &plan.new_header, options, task)?;
         plan.unmended = report.findings;
         let sound = match plan.unmended.is_empty() {
             true => plan.make_counts_true(&draft, mode, task)?,
@@ -237,8 +239,8 @@ fn room_for_new(
             }
             _ => false,
         };
-        let listing = Listing { limit: 1, which: &which };
-        if scan_listing(storage, header, listing, task)?.findings.is_empty() {
+        let options = ScanOptions { limit: 1, which: &which, ..ScanOptions::default() };
+        if scan_with(storage, header, options, task)?.findings.is_empty() {
             return Ok(room);
         }
         room = room.end..room.end + len;
@@ -247,15 +249,30 @@ fn room_for_new(
     Err(Error::new(ErrorKind::Corrupt, message))
 }
 
+/// What the file gets between its end and what is new: an entry that leads there leads nowhere.
+fn gap(
+    storage: &dyn Storage,
+    header: &Header,
+    new_from: HostCluster,
+) -> Result<(HostOffset, HostOffset)> {
+    let end = header.geometry.host_cluster_after(storage.len()?);
+    Ok((header.geometry.host_offset(end), header.geometry.host_offset(new_from)))
+}
+
 /// Mends in rounds: what one of them makes known, such as the entries of a table that has a place
 /// of its own now, the next one sees.
-fn mend_references(draft: &Draft<'_>, mender: &mut Mender<'_>, task: Task<'_>) -> Result<()> {
+fn mend_references(
+    draft: &Draft<'_>,
+    mender: &mut Mender<'_>,
+    gap: (HostOffset, HostOffset),
+    task: Task<'_>,
+) -> Result<()> {
     for _ in 0..MAX_ROUNDS {
         let mut found = Vec::new();
         for step in [Step::RefcountTable, Step::Tables, Step::Entries, Step::Data] {
             let which = |finding: &Finding| step_of(finding) == Some(step);
-            let listing = Listing { limit: AT_ONCE, which: &which };
-            found = scan_listing(draft, &mender.header, listing, task)?.findings;
+            let options = ScanOptions { limit: AT_ONCE, which: &which, gap };
+            found = scan_with(draft, &mender.header, options, task)?.findings;
             if !found.is_empty() {
                 break;
             }

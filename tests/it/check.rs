@@ -1,0 +1,178 @@
+//! `check`, its repairs and taking them back, at the command line.
+
+use std::fs::{self, File};
+
+use serde_json::Value;
+
+use crate::support::{Env, Run, failure};
+
+/// An image with data, in clusters of 64 KiB.
+fn image() -> Env {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 d.qcow2 64M");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 7 0 256k");
+    env
+}
+
+fn damaged(kind: &str, seed: u32) -> Env {
+    let env = image();
+    let report = env.report(&format!("damage d.qcow2 --kind {kind} --seed {seed}"));
+    assert_ne!(report["offsets_bytes"], Value::Array(Vec::new()), "{kind} has a place");
+    env
+}
+
+/// An image with one cluster that is counted and not used.
+fn leaking() -> Env {
+    let env = image();
+    env.qemu_io("qcow2", "d.qcow2", "write -P 1 0 1M");
+    let before = bytes(&env);
+    env.qemu_io("qcow2", "d.qcow2", "discard 512k 64k");
+    let after = bytes(&env);
+    // The discarded entry, but not the count.
+    let changed: Vec<_> = (0..after.len()).filter(|&at| before[at] != after[at]).collect();
+    let count = *changed.first().expect("a count");
+    env.patch("d.qcow2", count as u64, &before[count..count + 1]);
+    env
+}
+
+fn bytes(env: &Env) -> Vec<u8> {
+    fs::read(env.path("d.qcow2")).expect("the image")
+}
+
+/// What a check says in JSON, and that it ends with this code.
+fn checked(env: &Env, flags: &str, code: i32) -> Value {
+    env.vmdisk(&format!("check d.qcow2 --json {flags}")).exits(code).json()
+}
+
+/// The codes of `qemu-img check`, and the same from both.
+#[test]
+fn exit_codes_are_those_of_qemu_img() {
+    let cases = [(image(), 0, "clean"), (leaking(), 3, "leaks")];
+    let corrupt = ["undercount", "copied-flag", "beyond-file", "misaligned", "reserved-bit"];
+    let corrupt = corrupt.map(|kind| (damaged(kind, 1), 2, "corrupt"));
+    for (env, code, verdict) in cases.into_iter().chain(corrupt) {
+        let before = bytes(&env);
+        assert_eq!(checked(&env, "", code)["verdict"], verdict);
+        let text = env.vmdisk("check d.qcow2").exits(code).stdout;
+        assert!(text.contains("d.qcow2 is "), "{text}");
+        env.run("qemu-img", ["check", "-q", "d.qcow2"]).exits(code);
+        assert!(bytes(&env) == before, "a check changes nothing");
+    }
+}
+
+#[test]
+fn what_cannot_be_checked_says_why() {
+    let env = image();
+    env.qemu_img("create -q -f raw d.raw 1M");
+    env.write("short.qcow2", b"QFI\xfb");
+    let fails = |line: &str, code: i32, kind: &str| {
+        let run = env.vmdisk(&format!("{line} --json")).exits(code);
+        assert_eq!(run.json()["error"]["data"]["kind"], kind, "{line}");
+        assert_eq!(run.json()["error"]["data"]["changed"], false, "{line}");
+    };
+    fails("check none.qcow2", 1, "not_found");
+    fails("check d.raw", 63, "unsupported_feature");
+    fails("check short.qcow2", 1, "corrupt");
+    fails("check d.qcow2 --format raw", 63, "unsupported_feature");
+    fails("check --undo none", 1, "not_found");
+    fails("check --undo d.raw", 64, "bad_request");
+    for usage in ["check", "check d.qcow2 --repair some", "check d.qcow2 --dry-run"] {
+        env.vmdisk(usage).exits(64);
+    }
+    let busy = File::open(env.path("d.qcow2")).expect("the image");
+    busy.lock().expect("a lock");
+    fails("check d.qcow2", 75, "locked");
+    fails("check d.qcow2 --repair all", 75, "locked");
+}
+
+#[test]
+fn a_repair_is_saved_first_and_taken_back() {
+    let leaking = [("leak", "leaks", leaking())];
+    let damages = ["beyond-file", "no-counts"].map(|kind| (kind, "all", damaged(kind, 1)));
+    for (kind, level, env) in leaking.into_iter().chain(damages) {
+        let (before, disk) = (bytes(&env), env.disk("qcow2", "d.qcow2"));
+        let plan = &checked(
+            &env,
+            &format!("--repair {level} --dry-run"),
+            if kind == "leak" { 3 } else { 2 },
+        )["repair"];
+        assert_eq!(plan["changed"], false);
+        assert!(bytes(&env) == before && env.names() == ["d.qcow2"], "a dry run changes nothing");
+
+        let report = checked(&env, &format!("--repair {level}"), 0);
+        let repair = &report["repair"];
+        assert_eq!((&report["verdict"], &repair["changed"]), (&"clean".into(), &true.into()));
+        for told in ["lost", "replaced_bytes", "added_bytes", "copied_clusters", "leaks_before"] {
+            assert_eq!(repair[told], plan[told], "{told} is as the dry run said");
+        }
+        env.is_clean("d.qcow2");
+        if kind == "beyond-file" {
+            assert_eq!(repair["lost"][0]["length_bytes"], 65536);
+            assert_eq!(repair["lost"][0]["kept"], false);
+        } else {
+            assert!(env.disk("qcow2", "d.qcow2") == disk, "{kind}: nothing is lost");
+        }
+        let mended = bytes(&env);
+        let nothing = &checked(&env, "--repair all", 0)["repair"];
+        assert_eq!((&nothing["changed"], nothing.get("undo_file")), (&false.into(), None));
+
+        let saved = env.names().into_iter().find(|name| name != "d.qcow2").expect("a saved file");
+        assert!(saved.starts_with("d.qcow2.repair-"), "{saved}");
+        assert!(repair["undo_file"].as_str().expect("a name").ends_with(&saved));
+        let undone = env.report(&format!("check --undo {saved}"));
+        assert_eq!(undone["changed"], true);
+        assert!(bytes(&env) == before, "{kind}: it is what it was, byte for byte");
+        assert_eq!(env.report(&format!("check --undo {saved}"))["changed"], false);
+
+        // Written to since: nothing is put back.
+        env.write("d.qcow2", &mended);
+        env.qemu_io("qcow2", "d.qcow2", "write 20M 1M");
+        let since = bytes(&env);
+        let run = env.vmdisk(&format!("check --undo {saved} --json")).exits(1);
+        assert_eq!(failure(&run, "corrupt")["data"]["changed"], false);
+        assert!(bytes(&env) == since);
+    }
+}
+
+/// Only counts of what nothing uses are touched, whatever else is wrong.
+#[test]
+fn leaks_are_dropped_from_an_image_that_is_otherwise_sound() {
+    let env = leaking();
+    env.vmdisk("damage d.qcow2 --kind copied-flag --seed 3").exits(0);
+    let report = checked(&env, "--repair leaks", 2);
+    assert_eq!((&report["leaks"], &report["corruptions"]), (&0.into(), &1.into()));
+    assert_eq!(report["repair"]["level"], "leaks");
+    assert_eq!(checked(&env, "--repair all", 0)["verdict"], "clean");
+}
+
+/// What cannot be mended leaves the image alone, and says what it is.
+#[test]
+fn what_cannot_be_mended_is_left_alone() {
+    let env = image();
+    env.qemu_img("snapshot -c one d.qcow2");
+    let header = bytes(&env);
+    let table = u64::from_be_bytes(header[64..72].try_into().expect("8 bytes"));
+    env.patch("d.qcow2", table, &u64::MAX.to_be_bytes());
+    let before = bytes(&env);
+    let run: Run = env.vmdisk("check d.qcow2 --repair all --json").exits(2);
+    let repair = &run.json()["repair"];
+    assert_eq!(repair["changed"], false);
+    assert!(!repair["unmended"].as_array().expect("a list").is_empty());
+    assert!(bytes(&env) == before && env.names() == ["d.qcow2"]);
+    let text = env.vmdisk("check d.qcow2 --repair all").exits(2).stdout;
+    assert!(text.contains("cannot be mended"), "{text}");
+}
+
+/// An image that was not closed is not touched but by a repair, which clears the mark.
+#[test]
+fn marks_are_cleared_once_the_image_is_sound() {
+    let env = image();
+    let incompatible = 72;
+    for (bit, name) in [(1u8, "dirty"), (2, "marked_corrupt")] {
+        env.patch("d.qcow2", incompatible + 7, &[bit]);
+        assert_eq!(checked(&env, "", 0)[name], true);
+        let report = checked(&env, "--repair all", 0);
+        assert_eq!((&report[name], &report["repair"]["changed"]), (&false.into(), &true.into()));
+        env.is_clean("d.qcow2");
+    }
+}

@@ -1,0 +1,130 @@
+//! Many damaged images: each is told apart, mended or left alone, in little time, whatever is
+//! claimed; and what was mended is sound for `qemu-img` too.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use vmdisk::host::{Access, FileStorage};
+use vmdisk::qcow2::Header;
+use vmdisk::qcow2::check::scan;
+use vmdisk::qcow2::damage::Damage;
+use vmdisk::qcow2::repair::{RepairMode, RepairPlan};
+use vmdisk::task::Cancel;
+
+use crate::draw::{Draw, each, whole_matrix};
+use crate::fixtures::IMAGES;
+use crate::scan::task;
+use crate::support::Env;
+
+/// No image takes longer, in a build that is not slowed down by its checks.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 2 });
+
+/// What became of the images.
+#[derive(Debug, Default)]
+struct Tally {
+    unreadable: AtomicUsize,
+    sound: AtomicUsize,
+    mended: AtomicUsize,
+    beyond_repair: AtomicUsize,
+}
+
+fn hurt(storage: &FileStorage, draw: &mut Draw) {
+    for _ in 0..=draw.below(3) {
+        let Ok(header) = Header::read(storage) else { return };
+        let damage = draw.pick(Damage::ALL);
+        let wounds = damage.plan(storage, &header, draw.next()).unwrap_or_default();
+        wounds.iter().try_for_each(|wound| wound.inflict(storage)).expect("a wound");
+    }
+}
+
+/// Checks and repairs the damaged image of `env`; whether it was mended.
+fn treat(env: &Env, tally: &Tally) -> bool {
+    let path = env.path("d.qcow2");
+    let damaged = fs::read(&path).expect("the image");
+    let count = |of: &AtomicUsize| of.fetch_add(1, Ordering::Relaxed);
+    let storage = env.storage("d.qcow2", Access::Write);
+    let Ok(header) = Header::read(&storage) else {
+        count(&tally.unreadable);
+        return false;
+    };
+    let cancel = Cancel::new();
+    let plan = RepairPlan::new(&storage, &header, RepairMode::All, task(&cancel));
+    let unchanged = || fs::read(&path).expect("the image") == damaged;
+    assert!(unchanged(), "looking changes nothing");
+    let Ok(plan) = plan else {
+        count(&tally.beyond_repair);
+        return false;
+    };
+    let record = plan.undo_record(&storage).expect("a record");
+    plan.apply(&storage, task(&cancel)).expect("a repair");
+    if !plan.unmended.is_empty() {
+        assert!(plan.is_empty() && unchanged(), "what cannot be mended is left alone");
+        count(&tally.beyond_repair);
+        return false;
+    }
+    count(if plan.is_empty() { &tally.sound } else { &tally.mended });
+    let mended = Header::read(&storage).expect("a header");
+    let found = scan(&storage, &mended, task(&cancel)).expect("a scan");
+    assert!(found.is_clean(), "{:?}", found.findings);
+    let repaired = fs::read(&path).expect("the image");
+    record.undo(&storage).expect("it is taken back");
+    assert!(unchanged(), "it is what it was");
+    storage_is(&storage, &repaired);
+    true
+}
+
+fn storage_is(storage: &FileStorage, bytes: &[u8]) {
+    use vmdisk::host::storage::Storage;
+    storage.set_len(bytes.len() as u64).expect("a length");
+    storage.write_at(0, bytes).expect("a write");
+}
+
+/// A sample of what `VMDISK_MATRIX=full` tries 10 000 times.
+#[test]
+fn damaged_images_are_mended_or_left_alone() {
+    let mut draw = Draw::seeded(11);
+    let rounds = if whole_matrix() { 10_000 / IMAGES.len() + 1 } else { 12 };
+    let cases: Vec<_> = IMAGES.iter().map(|image| (*image, draw.fork().next())).collect();
+    let tally = Tally::default();
+    each(&cases, |((name, make), seed)| {
+        let (env, mut draw) = (Env::new(), Draw::from_seed(*seed));
+        make(&env);
+        let sound = fs::read(env.path("d.qcow2")).expect("the image");
+        for round in 0..rounds {
+            env.write("d.qcow2", &sound);
+            hurt(&env.storage("d.qcow2", Access::Write), &mut draw);
+            let begun = Instant::now();
+            let mended = treat(&env, &tally);
+            let took = begun.elapsed();
+            assert!(took < PATIENCE, "{name}, round {round}: {took:?}");
+            if mended {
+                let theirs = env.run("qemu-img", ["check", "-f", "qcow2", "d.qcow2"]);
+                assert_eq!(theirs.code, Some(0), "{name}, round {round}: {theirs:?}");
+            }
+        }
+    });
+    println!("{tally:?}");
+    assert!(tally.mended.into_inner() > rounds * IMAGES.len() / 3);
+}
+
+/// The program itself, with 96 MiB of address space for all that it is.
+#[test]
+fn claims_take_no_memory() {
+    let mut draw = Draw::seeded(12);
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 d.qcow2 1G");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 7 0 1M");
+    let sound = fs::read(env.path("d.qcow2")).expect("the image");
+    for _ in 0..60 {
+        env.write("d.qcow2", &sound);
+        for kind in ["claim", "header-bits", "table-word"] {
+            let seed = draw.below(1 << 30);
+            env.vmdisk(&format!("damage d.qcow2 --kind {kind} --seed {seed}"));
+        }
+        let line = "ulimit -v 98304; exec \"$0\" check d.qcow2 --repair all --json";
+        let run = env.run("sh", ["-c", line, crate::support::VMDISK]);
+        assert!(matches!(run.code, Some(0..=3 | 63 | 64)), "{run:?}");
+        let _ = run.json();
+    }
+}
