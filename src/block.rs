@@ -1,5 +1,7 @@
 //! What the guest sees: a run of bytes at guest offsets.
 
+pub mod salvage;
+
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 

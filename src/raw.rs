@@ -1,13 +1,16 @@
 //! A raw disk: the guest's bytes are the file's bytes.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use crate::block::salvage::{LossReason, Rescue, Salvage};
 use crate::block::{
     BlockDevice, DeviceOptions, Discard, Extent, ExtentKind, is_zero, require_inside, require_run,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{
-    Allocation, FirstFailure, Latch, Storage, read_padded_at, refuse_read_only, write_zeros,
+    Allocation, FirstFailure, Found, Latch, Storage, read_padded_at, read_past_errors,
+    refuse_read_only, write_zeros,
 };
 use crate::task::Task;
 use crate::units::VirtualSize;
@@ -158,6 +161,25 @@ impl BlockDevice for Raw {
             false => ExtentKind::Data { host_offset: offset },
         };
         Ok(Extent { offset, len: run.end.saturating_sub(offset), kind })
+    }
+}
+
+impl Salvage for Raw {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn salvage(&mut self, range: Range<u64>, to: &mut dyn Rescue) -> Result<()> {
+        to.reached(range.start)?;
+        read_past_errors(&*self.storage, range, |at, found| {
+            to.reached(at)?;
+            match found {
+                Found::Data(data) => to.data(at, data)?,
+                Found::Unreadable(len) => to.lost(at, len, LossReason::Unreadable),
+                Found::BeyondFile(len) => to.lost(at, len, LossReason::BeyondFile),
+            }
+            Ok(())
+        })
     }
 }
 

@@ -1,10 +1,12 @@
 //! [`Storage`]: the few things that an image format asks of the file that it lives in.
 
 mod latch;
+mod past_errors;
 
 use std::sync::RwLock;
 
 pub use latch::{FirstFailure, Latch};
+pub use past_errors::{Found, data_bytes, read_past_errors};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::task::Task;

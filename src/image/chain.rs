@@ -102,12 +102,25 @@ impl Opening<'_> {
     /// [`BackingCycle`](ErrorKind::BackingCycle) for a chain that comes back to itself or is
     /// deeper than [`MAX_CHAIN_DEPTH`], and as [`Trust::admit`].
     pub fn below(&self, top: &Link, above: &[FileId]) -> Result<Vec<Link>> {
+        match self.below_as_far(top, above) {
+            (links, None) => Ok(links),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// Everything below `top` that can be opened, nearest first, and why it goes no further.
+    pub(super) fn below_as_far(&self, top: &Link, above: &[FileId]) -> (Vec<Link>, Option<Error>) {
+        let mut links: Vec<Link> = Vec::new();
+        let failed = self.collect_below(top, above, &mut links).err();
+        (links, failed)
+    }
+
+    fn collect_below(&self, top: &Link, above: &[FileId], links: &mut Vec<Link>) -> Result<()> {
         let mut seen = Seen(above.to_vec());
         seen.0.push(top.storage.id()?);
-        let mut links: Vec<Link> = Vec::new();
         loop {
             let last = links.last().unwrap_or(top);
-            let Some(next) = self.next(last, &mut seen)? else { return Ok(links) };
+            let Some(next) = self.next(last, &mut seen)? else { return Ok(()) };
             if seen.0.len() > MAX_CHAIN_DEPTH {
                 let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
                 return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&top.path));
@@ -202,7 +215,7 @@ impl Opening<'_> {
     }
 
     /// The file that an image keeps its guest data in, where that is not the image itself.
-    fn data_file(
+    pub(super) fn data_file(
         &self,
         image: &Path,
         header: &Header,
@@ -230,9 +243,20 @@ fn access(writable: bool) -> (Access, LockMode) {
 }
 
 /// The files of a chain, none of which comes twice.
-struct Seen(Vec<FileId>);
+#[derive(Default)]
+pub(super) struct Seen(Vec<FileId>);
 
 impl Seen {
+    /// Remembers a file of the chain.
+    pub(super) fn remember(&mut self, file: FileId) {
+        self.0.push(file);
+    }
+
+    /// All of them.
+    pub(super) fn files(self) -> Vec<FileId> {
+        self.0
+    }
+
     /// Refuses the file that `path` leads to now. It is not even opened: our own lock on it would
     /// be in the way, and where there are no locks, guest data would overwrite an image.
     fn require_new(&self, path: &Path, what: Named, image: &Path) -> Result<()> {

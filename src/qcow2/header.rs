@@ -156,18 +156,32 @@ impl UncheckedHeader {
         Ok(UncheckedHeader { raw, header })
     }
 
-    /// Checks every bound against the format's limits and the length of the file.
-    pub(super) fn verify(self, file_len: u64) -> Result<Header, FormatError> {
-        let UncheckedHeader { raw, header } = self;
-        let geometry = header.geometry;
-        let max = geometry.max_virtual_size();
+    /// Checks what is bounded by the format alone: the size of the disk and of its L1 table, which
+    /// may lie anywhere, and be too short.
+    pub(super) fn verify_limits(self) -> Result<Header, FormatError> {
+        let header = self.header;
+        let max = header.geometry.max_virtual_size();
         let size = header.virtual_size;
         if size > max {
             return Err(Problem::VirtualSize { size, max }.into());
         }
         let entries = header.l1.count;
-        let (needed, max) = (geometry.l1_entries_for(size), MAX_L1_BYTES / ENTRY_SIZE);
-        if u64::from(entries) < needed || u64::from(entries) > max {
+        let (needed, max) = (header.geometry.l1_entries_for(size), MAX_L1_BYTES / ENTRY_SIZE);
+        if u64::from(entries) > max {
+            return Err(Problem::L1Size { entries, needed, max }.into());
+        }
+        Ok(header)
+    }
+
+    /// Checks every bound against the format's limits and the length of the file.
+    pub(super) fn verify(self, file_len: u64) -> Result<Header, FormatError> {
+        let raw = self.raw;
+        let header = self.verify_limits()?;
+        let geometry = header.geometry;
+        let entries = header.l1.count;
+        let needed = geometry.l1_entries_for(header.virtual_size);
+        if u64::from(entries) < needed {
+            let max = MAX_L1_BYTES / ENTRY_SIZE;
             return Err(Problem::L1Size { entries, needed, max }.into());
         }
         let clusters = header.refcount_table.count;
@@ -216,6 +230,19 @@ impl Header {
         let bytes = read_first_cluster(storage)?;
         let header =
             UncheckedHeader::parse(&bytes).and_then(|unchecked| unchecked.verify(file_len));
+        header.map_err(FormatError::into_error)
+    }
+
+    /// Reads the header of an image whose tables may lie anywhere: for [`Salvager`] alone, which
+    /// expects that.
+    ///
+    /// [`Salvager`]: super::Salvager
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), of the header itself.
+    pub fn read_past_damage(storage: &dyn Storage) -> Result<Header> {
+        let bytes = read_first_cluster(storage)?;
+        let header = UncheckedHeader::parse(&bytes).and_then(UncheckedHeader::verify_limits);
         header.map_err(FormatError::into_error)
     }
 

@@ -7,6 +7,7 @@
 //!   `entry`, `table`, `refblock`, `snapshot`.
 //! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
 //! - Whether an image is sound: [`check`].
+//! - What can be read of one that is not: `salvage`.
 //! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
 //! - Guest data: `device` is the disk; `lookup` finds, `read`, `write` and `discard` do, `pack`
@@ -91,6 +92,7 @@ mod release;
 pub mod repair;
 mod resize;
 mod runs;
+mod salvage;
 #[cfg(test)]
 mod scenario_tests;
 #[cfg(any(test, fuzzing))]
@@ -104,6 +106,8 @@ mod survive_tests;
 mod table;
 #[cfg(test)]
 mod wait_tests;
+#[cfg(test)]
+mod wounds_tests;
 mod write;
 
 pub use create::create;
@@ -117,4 +121,5 @@ pub use open::{Backing, Parts, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
 pub use resize::{ResizeOptions, Resized};
+pub use salvage::{Below, Salvager};
 pub use snapshot::{Snapshot, read_snapshots};

@@ -26,6 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("guest", &["block", "units", "error"]),
     ("task.rs", &["error"]),
     ("block.rs", &["units", "error"]),
+    ("block", &["units", "error"]),
     ("image", &["qcow2", "raw", "host", "block", "error", "task", "units"]),
     ("qcow2", &["host::storage", "block", "units", "error", "task"]),
     ("raw.rs", &["host::storage", "block", "units", "error", "task"]),
