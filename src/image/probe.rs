@@ -68,12 +68,26 @@ impl Magic {
     /// # Errors
     /// What the storage says.
     pub fn read(storage: &dyn Storage) -> Result<Option<Magic>> {
-        let mut head = [0; 512];
-        let found = storage.read_at(0, &mut head)?;
-        if let Some(magic) = Self::of_head(&head[..found]) {
-            return Ok(Some(magic));
+        match Self::at_head(storage)?.first() {
+            Some(magic) => Ok(Some(*magic)),
+            None => Self::at_end(storage),
         }
-        // A fixed VHD has its magic in its last sector only.
+    }
+
+    /// Everything that the content claims to be: for an honest disk, one format at most.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub fn read_all(storage: &dyn Storage) -> Result<Vec<Magic>> {
+        let mut all = Self::at_head(storage)?;
+        all.extend(Self::at_end(storage)?);
+        // What ends with the copy of its beginning is one thing.
+        all.dedup();
+        Ok(all)
+    }
+
+    /// A fixed VHD has its magic in its last sector only.
+    fn at_end(storage: &dyn Storage) -> Result<Option<Magic>> {
         let mut footer = [0; 8];
         if let Some(at) = storage.len()?.checked_sub(512) {
             storage.read_at(at, &mut footer)?;
@@ -81,7 +95,7 @@ impl Magic {
         Ok((&footer == b"conectix").then_some(Magic::Foreign("VHD")))
     }
 
-    fn of_head(head: &[u8]) -> Option<Magic> {
+    fn at_head(storage: &dyn Storage) -> Result<Vec<Magic>> {
         const FOREIGN: [(usize, &[u8], &str); 7] = [
             (0, b"KDMV", "VMDK"),
             (0, b"COWD", "VMDK"),
@@ -91,13 +105,14 @@ impl Magic {
             (0, b"QED\0", "QED"),
             (0x40, &[0x7f, 0x10, 0xda, 0xbe], "VDI"),
         ];
-        if head.starts_with(&qcow2::MAGIC) {
-            return Some(Magic::Qcow2);
-        }
-        let foreign = FOREIGN
-            .iter()
-            .find(|(at, magic, _)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic)));
-        foreign.map(|(_, _, name)| Magic::Foreign(name))
+        let mut head = [0; 512];
+        let found = storage.read_at(0, &mut head)?;
+        let head = &head[..found];
+        let begins =
+            |at: usize, magic: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(magic));
+        let qcow2 = begins(0, &qcow2::MAGIC).then_some(Magic::Qcow2);
+        let foreign = FOREIGN.iter().filter(|(at, magic, _)| begins(*at, magic));
+        Ok(qcow2.into_iter().chain(foreign.map(|(_, _, name)| Magic::Foreign(name))).collect())
     }
 }
 

@@ -100,6 +100,11 @@ impl FormatError {
         }
     }
 
+    /// Whether it is no damage, but something that this version does not know.
+    pub fn is_unsupported(&self) -> bool {
+        self.kind() == ErrorKind::UnsupportedFeature
+    }
+
     /// As the crate's error, keeping this as its cause.
     pub(super) fn into_error(self) -> Error {
         let message = match self.kind() {

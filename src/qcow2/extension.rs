@@ -3,6 +3,7 @@
 
 use super::error::{FormatError, Problem};
 use super::feature::{FeatureKind, FeatureName, RECORD_LEN};
+use super::lengths::{index, len_of};
 
 const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xE279_2ACA;
@@ -25,6 +26,36 @@ pub struct BitmapDirectory {
     pub size_bytes: u64,
     /// The directory's host offset.
     pub offset: u64,
+}
+
+/// One header extension as stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stored<'a> {
+    /// Its type.
+    pub(super) id: u32,
+    /// Where its data begins in the area of extensions, in bytes.
+    pub(super) at: u64,
+    /// Its data.
+    pub(super) data: &'a [u8],
+}
+
+impl Stored<'_> {
+    /// What it means.
+    pub(super) fn parse(self) -> Result<Extension, FormatError> {
+        Extension::parse(self.id, self.data)
+    }
+
+    /// What it is, if that is known.
+    pub(super) fn name(self) -> Option<&'static str> {
+        match self.id {
+            BACKING_FORMAT => Some("backing format"),
+            EXTERNAL_DATA => Some("external data file"),
+            FEATURE_NAMES => Some("feature names"),
+            BITMAPS => Some("bitmaps"),
+            ENCRYPTION => Some("encryption header"),
+            _ => None,
+        }
+    }
 }
 
 /// One header extension.
@@ -57,27 +88,37 @@ pub enum Extension {
 impl Extension {
     /// Reads every extension in `area`, which begins behind the header and ends where the backing
     /// file name or the cluster does.
-    pub(super) fn parse_all(mut area: &[u8]) -> Result<Vec<Extension>, FormatError> {
-        let mut extensions = Vec::new();
-        while !area.is_empty() {
-            // QEMU refuses an area that ends in the middle of an extension's prefix.
-            let Some((prefix, rest)) = area.split_first_chunk::<PREFIX>() else {
-                return Err(Problem::ExtensionTooLong { id: END, len: 0 }.into());
+    pub(super) fn parse_all(area: &[u8]) -> Result<Vec<Extension>, FormatError> {
+        Self::walk(area).map(|found| found.and_then(|found| found.parse())).collect()
+    }
+
+    /// Every extension in that area as stored, up to the first that reaches beyond it.
+    pub(super) fn walk(area: &[u8]) -> impl Iterator<Item = Result<Stored<'_>, FormatError>> {
+        let mut rest = area;
+        std::iter::from_fn(move || {
+            let at = len_of(area).saturating_sub(len_of(rest));
+            if rest.is_empty() {
+                return None;
+            }
+            // QEMU refuses an area that ends in the middle of an extension's prefix, and an end
+            // marker with a length that does not fit.
+            let Some((prefix, behind)) = std::mem::take(&mut rest).split_first_chunk::<PREFIX>()
+            else {
+                return Some(Err(Problem::ExtensionTooLong { id: END, len: 0 }.into()));
             };
             let (id, len) = split_prefix(*prefix);
-            let len = usize::try_from(len).map_err(|_| Problem::ExtensionTooLong { id, len })?;
-            // As in QEMU, that of the end marker too.
-            let Some((data, rest)) = rest.split_at_checked(len) else {
-                return Err(Problem::ExtensionTooLong { id, len: prefix_len(*prefix) }.into());
+            let len = index(len);
+            let Some((data, behind)) = behind.split_at_checked(len) else {
+                let len = prefix_len(*prefix);
+                return Some(Err(Problem::ExtensionTooLong { id, len }.into()));
             };
             if id == END {
-                break;
+                return None;
             }
-            extensions.push(Self::parse(id, data)?);
             let padding = len.next_multiple_of(PREFIX).saturating_sub(len);
-            area = rest.get(padding..).unwrap_or_default();
-        }
-        Ok(extensions)
+            rest = behind.get(padding..).unwrap_or_default();
+            Some(Ok(Stored { id, at: at.saturating_add(len_of(prefix)), data }))
+        })
     }
 
     /// Where the end marker ends of the extensions that begin at `start`; behind the last byte that

@@ -6,7 +6,7 @@
 //! - What is on disk: [`geometry`], `header` (with `first_cluster`), `feature`, `extension`,
 //!   `entry`, `table`, `refblock`, `snapshot`.
 //! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
-//! - Whether an image is sound: [`check`].
+//! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`.
 //! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
@@ -24,6 +24,7 @@ mod alloc;
 mod audit_tests;
 mod cache;
 pub mod check;
+mod claims;
 mod clusters;
 mod compress;
 #[cfg(test)]
@@ -110,6 +111,7 @@ mod wait_tests;
 mod wounds_tests;
 mod write;
 
+pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
 pub use create::create;
 pub use error::FormatError;
 pub use extension::{BitmapDirectory, Extension};
