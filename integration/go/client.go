@@ -1,5 +1,5 @@
-// Package vmdisk is a client of the program vmdisk, which creates, grows and inspects the disks of
-// local virtual machines. It keeps one `vmdisk rpc` running and asks it one thing after the other.
+// Package vmdisk is a client of the program vmdisk, which creates, grows, inspects and mends the disks
+// of local virtual machines. It keeps one `vmdisk rpc` running and asks it one thing after the other.
 package vmdisk
 
 import (
@@ -89,6 +89,29 @@ func (c *Client) Resize(ctx context.Context, request ResizeRequest, options ...C
 // [Client.Create].
 func (c *Client) Info(ctx context.Context, request InfoRequest, options ...CallOption) (*InfoReport, error) {
 	return call[InfoReport](ctx, c, "info", &request, options)
+}
+
+// Inspect tells what an image file claims, and whether it is safe to use, without following any of
+// it. Errors are as with [Client.Create]; that an image is unsafe is none.
+func (c *Client) Inspect(ctx context.Context, request InspectRequest, options ...CallOption) (*InspectReport, error) {
+	return call[InspectReport](ctx, c, "inspect", &request, options)
+}
+
+// Check tells whether an image is sound, and repairs it if asked to. Errors are as with
+// [Client.Create]; that an image is damaged is none.
+func (c *Client) Check(ctx context.Context, request CheckRequest, options ...CallOption) (*CheckReport, error) {
+	return call[CheckReport](ctx, c, "check", &request, options)
+}
+
+// UndoRepair takes a repair back. Errors are as with [Client.Create].
+func (c *Client) UndoRepair(ctx context.Context, request UndoRepairRequest, options ...CallOption) (*UndoRepairReport, error) {
+	return call[UndoRepairReport](ctx, c, "undo_repair", &request, options)
+}
+
+// Salvage reads what can be read of a damaged disk into a new raw disk. Errors are as with
+// [Client.Create]; that something is lost is none.
+func (c *Client) Salvage(ctx context.Context, request SalvageRequest, options ...CallOption) (*SalvageReport, error) {
+	return call[SalvageReport](ctx, c, "salvage", &request, options)
 }
 
 // Capabilities tells what the program and the host can do. Errors are as with [Client.Create].

@@ -129,6 +129,15 @@ func withNull(schema *node, named bool) *node {
 	return &changed
 }
 
+// goName is the name of a method, such as undo_repair, in Go.
+func goName(method string) string {
+	words := strings.Split(method, "_")
+	for i, word := range words {
+		words[i] = strings.ToUpper(word[:1]) + word[1:]
+	}
+	return strings.Join(words, "")
+}
+
 func printed(t *testing.T, document *document) []byte {
 	t.Helper()
 	text, err := json.Marshal(document)
@@ -168,7 +177,7 @@ func compare(t *testing.T, document *document) []string {
 			c.object(method.Name, request, reflect.TypeOf(Progress{}), false)
 			continue
 		}
-		name := strings.ToUpper(method.Name[:1]) + method.Name[1:]
+		name := goName(method.Name)
 		methods = append(methods, name)
 		function, found := client.MethodByName(name)
 		if !found {

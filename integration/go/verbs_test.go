@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -71,6 +72,57 @@ func TestEveryVerb(t *testing.T) {
 	can := must(client.Capabilities(background, CapabilitiesRequest{Folder: filepath.Dir(path)}))(t)
 	if can.Host == nil || can.Host.Locks == "" || can.Limits.MinVirtualSizeBytes != 512 || len(can.Formats) != 2 {
 		t.Errorf("%+v", can)
+	}
+}
+
+func TestDamagedDisks(t *testing.T) {
+	client, folder := genuine(t), t.TempDir()
+	path := filepath.Join(folder, "m.qcow2")
+	must(client.Create(background, CreateRequest{Path: path, Size: MiB(64)}))(t)
+
+	inspected := must(client.Inspect(background, InspectRequest{Path: path, Untrusted: true, MaxSize: MiB(64)}))(t)
+	if inspected.Verdict != VerdictSafe || inspected.Header == nil || inspected.Header.VirtualSizeBytes != 64<<20 || len(inspected.Reasons) != 0 {
+		t.Errorf("%+v", inspected)
+	}
+	inspected = must(client.Inspect(background, InspectRequest{Path: path, Untrusted: true, MaxSize: MiB(32)}))(t)
+	if inspected.Verdict != VerdictUnsafe || len(inspected.Reasons) != 1 || inspected.Reasons[0].Rule != RuleOversizeDisk {
+		t.Errorf("%+v", inspected)
+	}
+
+	checked := must(client.Check(background, CheckRequest{Path: path}))(t)
+	if checked.Verdict != CheckClean || checked.Repair != nil || checked.TotalClusters != 1024 {
+		t.Errorf("%+v", checked)
+	}
+	damage := exec.Command(program(t), "damage", path, "--kind", "beyond-file", "--seed", "1")
+	if output, err := damage.CombinedOutput(); err != nil {
+		t.Fatal(err, string(output))
+	}
+	checked = must(client.Check(background, CheckRequest{Path: path}))(t)
+	if checked.Verdict != CheckCorrupt || len(checked.Findings) == 0 || checked.Findings[0].RepairableBy != RepairAll {
+		t.Errorf("%+v", checked)
+	}
+
+	request := SalvageRequest{Path: path, Out: filepath.Join(folder, "out.raw")}
+	salvaged := must(client.Salvage(background, request))(t)
+	if salvaged.VirtualSizeBytes != 64<<20 || salvaged.LostBytes != 64<<10 || len(salvaged.Lost) != 1 || salvaged.Lost[0].Reason != LostBeyondFile {
+		t.Errorf("%+v", salvaged)
+	}
+	if _, err := client.Salvage(background, request); !errors.Is(err, ErrExists) {
+		t.Error(err)
+	}
+	request.IfExists = IfTakenReplace
+	must(client.Salvage(background, request))(t)
+
+	mended := must(client.Check(background, CheckRequest{Path: path, Repair: RepairAll}))(t)
+	if mended.Verdict != CheckClean || mended.Repair == nil || !mended.Repair.Changed || mended.Repair.UndoFile == "" {
+		t.Fatalf("%+v", mended)
+	}
+	undo := UndoRepairRequest{UndoFile: mended.Repair.UndoFile}
+	if undone := must(client.UndoRepair(background, undo))(t); !undone.Changed {
+		t.Errorf("%+v", undone)
+	}
+	if again := must(client.Check(background, CheckRequest{Path: path}))(t); again.Corruptions != checked.Corruptions {
+		t.Errorf("%+v", again)
 	}
 }
 

@@ -16,9 +16,13 @@ pub enum Exit {
     NotUnderstood,
     /// 2 of `check`: the image is corrupt.
     Corrupt,
+    /// 2 of `salvage`: a part of the disk is lost.
+    Lost,
+    /// 2 of `inspect`: the image is not safe to use.
+    Unsafe,
     /// 3 of `check`: clusters are leaked, and nothing worse.
     Leaks,
-    /// 63 of `check`: the format, or a feature of the image, is not supported.
+    /// 63 of verbs whose findings have the lower codes: the format, or a feature of the image, is not supported.
     Unsupported,
     /// 64 of verbs whose findings have the lower codes: not understood.
     Usage,
@@ -63,7 +67,7 @@ impl From<Exit> for ExitCode {
         ExitCode::from(match exit {
             Exit::Done => 0,
             Exit::Failed => 1,
-            Exit::NotUnderstood | Exit::Corrupt => 2,
+            Exit::NotUnderstood | Exit::Corrupt | Exit::Lost | Exit::Unsafe => 2,
             Exit::Leaks => 3,
             Exit::Unsupported => 63,
             Exit::Usage => 64,

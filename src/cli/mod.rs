@@ -10,11 +10,13 @@ mod exit;
 mod flags;
 mod hint;
 mod info;
+mod inspect;
 mod names;
 mod output;
 mod progress;
 mod resize;
 mod rpc;
+mod salvage;
 
 use std::ffi::OsString;
 
@@ -54,7 +56,9 @@ enum Verb {
     Ensure(ensure::Args),
     Resize(resize::Args),
     Info(info::Args),
+    Inspect(inspect::Args),
     Check(check::Args),
+    Salvage(salvage::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
@@ -64,6 +68,9 @@ enum Verb {
     Damage(damage::Args),
 }
 
+/// The verbs whose findings have exit codes.
+const FINDS: &[&str] = &["inspect", "check", "salvage"];
+
 /// Runs the program with these arguments, the program's name first.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     let args: Vec<OsString> = args.into_iter().collect();
@@ -72,7 +79,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Err(error) => {
             let exit = usage(&error, args.iter().any(|arg| arg == "--json"));
             let verb = args.iter().skip(1).find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
-            let finds = verb.is_some_and(|verb| verb == "check");
+            let finds = verb.is_some_and(|verb| FINDS.iter().any(|finds| verb == finds));
             return if finds { exit.beside_findings(ErrorKind::BadRequest) } else { exit };
         }
     };
@@ -95,7 +102,9 @@ impl Cli {
             Verb::Ensure(args) => args.run(output, cancel),
             Verb::Resize(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
+            Verb::Inspect(args) => return args.run(output, cancel),
             Verb::Check(args) => return args.run(output, cancel),
+            Verb::Salvage(args) => return args.run(output, cancel),
             Verb::Damage(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
@@ -112,7 +121,9 @@ impl Verb {
     fn exit_of(&self, error: &Error, cancel: &Cancel) -> Exit {
         let exit = Exit::of(error, cancel);
         match self {
-            Verb::Check(_) => exit.beside_findings(error.kind()),
+            Verb::Inspect(_) | Verb::Check(_) | Verb::Salvage(_) => {
+                exit.beside_findings(error.kind())
+            }
             _ => exit,
         }
     }
@@ -124,7 +135,9 @@ impl Verb {
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
             Verb::Info(_)
+            | Verb::Inspect(_)
             | Verb::Check(_)
+            | Verb::Salvage(_)
             | Verb::Damage(_)
             | Verb::Capabilities(_)
             | Verb::Rpc(_)

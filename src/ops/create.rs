@@ -12,10 +12,10 @@ use super::existing::Existing;
 use super::fits::check_fit;
 use super::options::CreateRequest;
 use super::payload::Prepared;
+use super::place::{Place, exists, is_taken, note_name};
 use super::wire::{bytes_hex, lossy, stored_text};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{DEFAULT_MODE, FileStorage, Occupant, Owner, Publish, Staging, resolve_target};
-use crate::image::probe;
+use crate::host::{FileStorage, Staging, resolve_target};
 use crate::units::{ByteSize, VirtualSize};
 use crate::{qcow2, raw};
 
@@ -84,16 +84,11 @@ pub struct GuestReport {
 /// is as it was before.
 pub fn create(request: &CreateRequest, context: Context<'_>) -> Result<CreateReport> {
     let target = resolve_target(&request.path)?;
-    let refuse = |kind, why: &str| Err(Error::new(kind, why).at_path(&request.path));
-    match (Occupant::of(&target)?, request.if_exists) {
-        (Occupant::Nobody, _) => build(request, &target, None, context),
-        (Occupant::LinkToNowhere, _) => {
-            refuse(ErrorKind::Exists, "is a symbolic link that leads nowhere")
-        }
-        (Occupant::Folder, _) => refuse(ErrorKind::NotADisk, "is a folder: name a file in it"),
-        (Occupant::File, IfExists::Fail) => refuse(ErrorKind::Exists, "exists already"),
-        (Occupant::File, IfExists::Keep) => keep_if_it_fits(request, &target, context),
-        (Occupant::File, IfExists::Replace) => {
+    match (is_taken(&request.path, &target)?, request.if_exists) {
+        (false, _) => build(request, &target, None, context),
+        (true, IfExists::Fail) => Err(exists(&request.path)),
+        (true, IfExists::Keep) => keep_if_it_fits(request, &target, context),
+        (true, IfExists::Replace) => {
             let replaced = Existing::open_to_replace(&target, context)?;
             build(request, &target, Some(replaced), context)
         }
@@ -155,13 +150,8 @@ pub(super) fn build(
     context: Context<'_>,
 ) -> Result<CreateReport> {
     let mut notes = Vec::new();
-    let old = replaced.as_ref().map(FileStorage::info).transpose()?;
-    let owner = match &request.owner {
-        Some(owner) => Some(Owner::parse(owner)?),
-        None => old.map(|old| Owner { user: old.user, group: Some(old.group) }),
-    };
-    let mode = request.mode.or_else(|| old.map(|old| old.mode & 0o777)).unwrap_or(DEFAULT_MODE);
-    let publish = old.map_or(Publish::NoReplace, |old| Publish::Replace(old.id));
+    let Place { mode, owner, publish } =
+        Place::of(replaced.as_ref(), request.mode, request.owner.as_deref())?;
     let format = request.format();
     let base = match &request.backing {
         Some(_) if format == Format::Raw => {
@@ -174,7 +164,7 @@ pub(super) fn build(
     let size = virtual_size(request, base.as_ref(), &mut notes)?;
     let prepared = request.guest.prepare(base.is_some(), context)?;
     note_keys(prepared.as_ref(), &mut notes);
-    note_name(request, format, &mut notes);
+    note_name(&request.path, format, &mut notes);
     let plan = Plan::new(request, format, size, base.as_ref(), prepared.as_ref())?;
 
     let staging = Staging::begin(target, mode, owner)?;
@@ -241,20 +231,6 @@ fn note_keys(prepared: Option<&Prepared>, notes: &mut Vec<String>) {
             "no key is installed: the guest formats the disk but nobody can log in by key"
                 .to_owned(),
         );
-    }
-}
-
-fn note_name(request: &CreateRequest, format: Format, notes: &mut Vec<String>) {
-    let promised = probe::Format::promised_by(&request.path).map(Format::from);
-    if let Some(promised) = promised.filter(|promised| *promised != format) {
-        notes.push(format!(
-            "the name promises {promised}: other verbs will have to be told that the format is \
-             {format}"
-        ));
-    }
-    let extension = request.path.extension().unwrap_or_default().to_ascii_lowercase();
-    if ["vmdk", "vhd", "vhdx", "vdi", "qed", "dmg"].iter().any(|foreign| extension == *foreign) {
-        notes.push(format!("the disk is {format}, whatever its name says"));
     }
 }
 

@@ -13,11 +13,14 @@ mod ensure;
 mod existing;
 mod fits;
 mod info;
+mod inspect;
 mod options;
 mod payload;
+mod place;
 mod policy;
 mod preset;
 mod resize;
+mod salvage;
 mod verb;
 mod wire;
 
@@ -36,10 +39,16 @@ pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use damage::{Damage, DamageReport, DamageRequest, damage};
 pub use ensure::{EnsureReport, ensure};
 pub use info::{InfoReport, InfoRequest, Qcow2Report, SnapshotReport, info};
+pub use inspect::{
+    ExtensionReport, FeatureReport, FeatureSet, HeaderReport, InspectReport, InspectRequest,
+    Reason, Rule, SafetyVerdict, TableReport, inspect,
+};
 pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, LayoutOptions};
 pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
+pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Create, Ensure, Info, Resize, UndoRepair, Verb, Visitor, each_verb,
+    Capabilities, Check, Create, Ensure, Info, Inspect, Resize, Salvage, UndoRepair, Verb, Visitor,
+    each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

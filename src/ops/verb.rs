@@ -13,8 +13,10 @@ use super::context::Context;
 use super::create::{CreateReport, create};
 use super::ensure::{EnsureReport, ensure};
 use super::info::{InfoReport, InfoRequest, info};
+use super::inspect::{InspectReport, InspectRequest, inspect};
 use super::options::{CreateRequest, EnsureRequest};
 use super::resize::{ResizeReport, ResizeRequest, resize};
+use super::salvage::{SalvageReport, SalvageRequest, salvage};
 use crate::error::Result;
 
 /// A verb: a request in, a report out.
@@ -91,11 +93,17 @@ verbs! {
     /// Tells what a disk is; takes no lock, so it works while a machine runs.
     Info = info(InfoRequest) -> InfoReport, opens: true, locks: false;
 
+    /// Tells what an image file claims, and whether it is safe to use, without following any of it.
+    Inspect = inspect(InspectRequest) -> InspectReport, opens: false, locks: false;
+
     /// Checks whether an image is sound, and repairs it if asked to.
     Check = check(CheckRequest) -> CheckReport, opens: false, locks: true;
 
     /// Takes a repair back, from the file that it left beside the image.
     UndoRepair = undo_repair(UndoRepairRequest) -> UndoRepairReport, opens: false, locks: true;
+
+    /// Reads what can be read of a damaged disk into a new raw disk, and tells what is lost.
+    Salvage = salvage(SalvageRequest) -> SalvageReport, opens: true, locks: true;
 
     /// Tells what this program and this host can do.
     Capabilities = capabilities(CapabilitiesRequest) -> CapabilitiesReport,

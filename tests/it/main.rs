@@ -13,6 +13,7 @@ mod fields;
 mod fixtures;
 mod header;
 mod help;
+mod inspect;
 #[cfg(target_os = "linux")]
 mod interrupted;
 mod locks;
@@ -26,6 +27,7 @@ mod refusals;
 mod resize;
 mod room;
 mod rpc;
+mod salvage;
 mod scan;
 mod support;
 mod tidy;

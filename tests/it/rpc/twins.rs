@@ -51,6 +51,18 @@ fn reports_are_the_same() {
         ("info d.qcow2", "info", json!({ "path": "d.qcow2" })),
         ("info over.qcow2 --chain", "info", json!({ "path": "over.qcow2", "chain": true })),
         ("info d.raw --format raw", "info", json!({ "path": "d.raw", "format": "raw" })),
+        ("inspect d.qcow2", "inspect", json!({ "path": "d.qcow2" })),
+        (
+            "inspect d.qcow2 --untrusted --max-size 1M --format qcow2",
+            "inspect",
+            json!({ "path": "d.qcow2", "untrusted": true, "max_size": "1M", "format": "qcow2" }),
+        ),
+        ("salvage d.qcow2 o.raw", "salvage", json!({ "path": "d.qcow2", "out": "o.raw" })),
+        (
+            "salvage d.qcow2 o.raw --if-exists replace --format qcow2",
+            "salvage",
+            json!({ "path": "d.qcow2", "out": "o.raw", "if_exists": "replace", "format": "qcow2" }),
+        ),
         ("capabilities .", "capabilities", json!({ "folder": "." })),
         ("capabilities", "capabilities", json!({})),
         // And of failures.
