@@ -129,6 +129,9 @@ type LostRange struct {
 	LengthBytes uint64 `json:"length_bytes"`
 	// EntryOffsetBytes is where in the file the entry was, in bytes.
 	EntryOffsetBytes uint64 `json:"entry_offset_bytes"`
+	// Kept says that what was found is kept: metadata lay in the same place, so that nobody can
+	// tell whose it is. Otherwise the range reads as zeros, or as what is below.
+	Kept bool `json:"kept"`
 }
 
 // UndoRepairReport is what was done about a repair.

@@ -20,6 +20,9 @@ use crate::support::Env;
 /// No image takes longer, in a build that is not slowed down by its checks.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 2 });
 
+/// What `qemu-img check` says where a key, a driver or a file is not there that the header names.
+const NAMED: &[&str] = &["encrypt.key-secret", "Could not open backing file", "No such file"];
+
 /// What became of the images.
 #[derive(Debug, Default)]
 struct Tally {
@@ -100,7 +103,9 @@ fn damaged_images_are_mended_or_left_alone() {
             assert!(took < PATIENCE, "{name}, round {round}: {took:?}");
             if mended {
                 let theirs = env.run("qemu-img", ["check", "-f", "qcow2", "d.qcow2"]);
-                assert_eq!(theirs.code, Some(0), "{name}, round {round}: {theirs:?}");
+                // It opens what an image names, and that may have been damaged.
+                let named = NAMED.iter().any(|named| theirs.stderr.contains(named));
+                assert!(named || theirs.code == Some(0), "{name}, round {round}: {theirs:?}");
             }
         }
     });

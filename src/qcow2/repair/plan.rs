@@ -1,7 +1,7 @@
 //! Working out a repair: mended in a draft, checked there, and told as what would change.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::counts;
 use super::draft::{Change, Draft};
@@ -23,8 +23,9 @@ const AT_ONCE: usize = 1 << 16;
 /// More scans than any damage needs.
 const MAX_ROUNDS: usize = 1 << 8;
 const MAX_COUNTING_ROUNDS: usize = 4;
-/// So many clusters may be added to the smallest image.
-const SPARE: u64 = 1024;
+/// So many bytes may be added to the smallest image, within these limits in clusters.
+const SPARE_BYTES: u64 = 16 << 20;
+const SPARE_CLUSTERS: RangeInclusive<u64> = 16..=1024;
 const MAX_GAPS: usize = 64;
 
 /// How far a repair goes.
@@ -228,7 +229,9 @@ fn room_for_new(
     task: Task<'_>,
 ) -> Result<Range<HostCluster>> {
     // A small file can claim that millions of entries share a cluster: it may double at most.
-    let len = ClusterCount::new(end.get().saturating_add(SPARE));
+    let spare = SPARE_BYTES.div_ceil(header.geometry.cluster_size());
+    let spare = spare.clamp(*SPARE_CLUSTERS.start(), *SPARE_CLUSTERS.end());
+    let len = ClusterCount::new(end.get().saturating_add(spare));
     let mut room = end..end + len;
     for _ in 0..MAX_GAPS {
         let (first, behind) =

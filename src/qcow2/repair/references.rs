@@ -100,6 +100,9 @@ impl<'a> Mender<'a> {
         }
         if entry != L1Entry::EMPTY {
             self.put_word(at, L1Entry::EMPTY.word())?;
+        }
+        // Flags alone never led anywhere.
+        if !matches!(entry.decode(self.geometry()), Ok(None)) {
             let bytes = self.geometry().l2_entries().saturating_mul(cluster_size);
             self.lose(guest, at, bytes, false);
         }

@@ -3,13 +3,14 @@
 
 use proptest::prelude::*;
 
-use super::patient_tests::{changed_silently, clusters, header_of, hurt, image, task};
+use super::patient_tests::{changed_silently, clusters, header_of, hurt, task};
 use super::*;
 use crate::host::storage::MemoryStorage;
+use crate::qcow2::Header;
 use crate::qcow2::check::scan;
 use crate::qcow2::damage::Damage;
-use crate::qcow2::shape_tests::{PLAIN, Shape};
-use crate::qcow2::{CompressionType, Header, Preallocation, Version};
+use crate::qcow2::shape_tests::Shape;
+use crate::qcow2::wounds_tests::{image, shape};
 use crate::task::Cancel;
 
 fn damages() -> impl Strategy<Value = Vec<(Damage, u64)>> {
@@ -18,26 +19,12 @@ fn damages() -> impl Strategy<Value = Vec<(Damage, u64)>> {
     prop::collection::vec(prop_oneof![2 => whatever, 1 => word], 1..5)
 }
 
-fn shape() -> impl Strategy<Value = Shape> {
-    (0u32..=6, any::<bool>(), any::<bool>(), 0u8..4).prop_map(|(order, below, lazy, kind)| {
-        let below = below.then_some(30 << 10);
-        let shape = Shape { order, below, lazy, ..PLAIN };
-        match kind {
-            0 => Shape { version: Version::V2, ..shape },
-            1 => Shape { extended: true, cluster_bits: 14, size: 300 << 10, ..shape },
-            2 => Shape { compression: CompressionType::Zstd, ..shape },
-            _ => Shape { preallocation: Preallocation::Metadata, below: None, ..shape },
-        }
-        .allowed()
-    })
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
     fn random_damage_is_mended(shape in shape(), damages in damages()) {
-        let storage = MemoryStorage::new(image(shape));
+        let storage = MemoryStorage::new(image(shape).0);
         hurt(&storage, &damages);
         let bytes = storage.contents();
         let Some(header) = header_of(&bytes) else { return Ok(()) };
