@@ -3,7 +3,7 @@
 
 #![allow(dead_code, unused_imports, missing_docs, reason = "used by the rest of the program")]
 
-#[path = "../../src/block.rs"]
+#[path = "../../src/block/mod.rs"]
 pub mod block;
 #[path = "../../src/error.rs"]
 mod error;

@@ -25,7 +25,6 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("ops", &["image", "guest", "host", "units", "error", "task", "block", "qcow2", "raw"]),
     ("guest", &["block", "units", "error"]),
     ("task.rs", &["error"]),
-    ("block.rs", &["units", "error"]),
     ("block", &["units", "error"]),
     ("image", &["qcow2", "raw", "host", "block", "error", "task", "units"]),
     ("qcow2", &["host::storage", "block", "units", "error", "task"]),
