@@ -10,7 +10,7 @@ use super::remedy::{Remedy, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 use crate::qcow2::check::{Finding, MAX_FINDINGS, ScanOptions, ScanReport, scan, scan_with};
-use crate::qcow2::feature::Incompatible;
+use crate::qcow2::feature::{Autoclear, Incompatible};
 use crate::qcow2::flush::switch_header;
 use crate::qcow2::geometry::{ClusterCount, GuestOffset, HostCluster, HostOffset};
 use crate::qcow2::growth::free_end;
@@ -198,6 +198,15 @@ impl RepairPlan {
         let never_counts = self.old_header.is_for_hyperkit();
         self.new_header.incompatible =
             if never_counts { marked } else { marked.without(Incompatible::DIRTY) };
+        if draft.writes() == 0 && self.new_header == self.old_header {
+            return Ok(());
+        }
+        // What other programs vouch for is not known to be true any more.
+        let bitmaps = self.new_header.autoclear.contains(Autoclear::BITMAPS);
+        let raw_data = self.new_header.autoclear.contains(Autoclear::RAW_EXTERNAL_DATA);
+        self.new_header.autoclear = Autoclear::default()
+            .with_if(bitmaps, Autoclear::BITMAPS)
+            .with_if(raw_data, Autoclear::RAW_EXTERNAL_DATA);
         if self.new_header != self.old_header {
             switch_header(draft, &self.new_header)?;
         }

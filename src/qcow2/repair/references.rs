@@ -14,7 +14,7 @@ use crate::qcow2::compress::Codec;
 use crate::qcow2::entry::{ClusterRef, L1Entry, L2Entry, Mapping, RefcountTableEntry};
 use crate::qcow2::feature::Autoclear;
 use crate::qcow2::geometry::{
-    ClusterCount, ENTRY_SIZE, Geometry, GuestOffset, HostCluster, HostOffset,
+    ClusterCount, ENTRY_SIZE, Geometry, GuestOffset, HostCluster, HostOffset, MAX_L1_BYTES,
 };
 use crate::qcow2::growth::require_room;
 use crate::qcow2::header::{Header, TableRef};
@@ -218,7 +218,10 @@ impl<'a> Mender<'a> {
         let snapshots = read_snapshots(self.draft, &self.header)?;
         let snapshots = snapshots.into_iter().map(|snapshot| (snapshot.l1, false));
         let mut found = Vec::new();
-        for (l1, is_active) in snapshots.chain([(self.header.l1, true)]) {
+        // A table that no scan walks is not believed here either.
+        let bounded = |l1: &TableRef| u64::from(l1.count) <= MAX_L1_BYTES / ENTRY_SIZE;
+        let tables = snapshots.chain([(self.header.l1, true)]).filter(|(l1, _)| bounded(l1));
+        for (l1, is_active) in tables {
             let words = read_words(self.draft, l1.offset, u64::from(l1.count))?;
             for (index, word) in (0u64..).zip(words) {
                 if L1Entry::from_word(word).offset_bits() == to.host {

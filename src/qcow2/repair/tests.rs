@@ -5,11 +5,12 @@ use proptest::prelude::*;
 
 use super::patient_tests::{changed_silently, clusters, header_of, hurt, task};
 use super::*;
-use crate::host::storage::MemoryStorage;
+use crate::error::ErrorKind;
+use crate::host::storage::{MemoryStorage, Storage};
 use crate::qcow2::Header;
 use crate::qcow2::check::scan;
 use crate::qcow2::damage::Damage;
-use crate::qcow2::shape_tests::Shape;
+use crate::qcow2::shape_tests::{PLAIN, Shape};
 use crate::qcow2::wounds_tests::{image, shape};
 use crate::task::Cancel;
 
@@ -54,4 +55,23 @@ proptest! {
         prop_assert!(storage.contents() == bytes);
         prop_assert!(!record.undo(&storage).unwrap());
     }
+}
+
+/// A guest that took the leaked cluster again, and more behind the end, keeps what it wrote.
+#[test]
+fn a_file_that_has_grown_since_is_not_cut() {
+    let storage = MemoryStorage::new(image(PLAIN).0);
+    hurt(&storage, &[(Damage::LostBlock, 1)]);
+    let (header, cancel) = (Header::read(&storage).unwrap(), Cancel::new());
+    let plan = RepairPlan::new(&storage, &header, RepairMode::All, task(&cancel)).unwrap();
+    let record = plan.undo_record(&storage).unwrap();
+    plan.apply(&storage, task(&cancel)).unwrap();
+    for change in &record.changed {
+        storage.write_at(change.offset, &change.old).unwrap();
+    }
+    storage.write_at(storage.len().unwrap(), b"new").unwrap();
+    let since = storage.contents();
+    let error = record.undo(&storage).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && !error.changed(), "{error}");
+    assert!(storage.contents() == since);
 }

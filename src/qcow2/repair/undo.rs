@@ -123,23 +123,24 @@ impl UndoRecord {
     /// repair left: somebody has written to it since.
     pub fn undo(&self, storage: &dyn Storage) -> Result<bool> {
         self.require_sense()?;
-        let mut finished = true;
-        let mut undone = storage.len()? == self.old_len;
+        let len = storage.len()?;
+        let (mut begun, mut undone) = (false, len == self.old_len);
         for change in &self.changed {
             let mut now = vec![0; change.new.len()];
             read_padded_at(storage, change.offset, &mut now)?;
             change.require_own(&now)?;
-            finished &= now == change.new;
+            begun |= change.has_begun(&now);
             undone &= now == change.old_padded();
         }
         if undone {
             return Ok(false);
         }
-        if finished {
-            // An interrupted repair left an image that nobody could write to.
-            if storage.len()? != self.new_len {
-                return Err(changed_since(self.new_len));
-            }
+        // What is new was on the medium before anything referred to it. A file that is longer has
+        // grown since, whatever its counts say.
+        if len > self.new_len || begun && len < self.new_len {
+            return Err(changed_since(self.new_len));
+        }
+        if begun {
             self.added.iter().try_for_each(|added| added.require_own(storage))?;
         }
         self.put_back(storage).map_err(Error::after_changes)?;
@@ -194,6 +195,15 @@ impl Replaced {
         let mut old = self.old.clone();
         old.resize(self.new.len(), 0);
         old
+    }
+
+    /// Whether a sector is as it is in the end alone.
+    fn has_begun(&self, now: &[u8]) -> bool {
+        let old = self.old_padded();
+        (0usize..).zip(now.chunks(SECTOR)).any(|(index, sector)| {
+            let is = |state: &Vec<u8>| state.chunks(SECTOR).nth(index) == Some(sector);
+            is(&self.new) && !is(&old) && !self.between.iter().any(is)
+        })
     }
 
     /// Every sector must be as it was at some point of the repair.
