@@ -95,6 +95,12 @@ impl<'a> Task<'a> {
         Task { progress, cancel }
     }
 
+    /// The same, without progress: for work that is done more often than once.
+    #[must_use]
+    pub const fn quiet(self) -> Self {
+        Task { progress: &Silent, ..self }
+    }
+
     /// Stops here if that was asked for.
     ///
     /// # Errors

@@ -10,6 +10,9 @@ type CheckRequest struct {
 	Repair Repair `json:"repair,omitempty"`
 	// DryRun tells only what a repair would do. Default: false.
 	DryRun bool `json:"dry_run,omitempty"`
+	// SaveTo is where what is needed to take the repair back is saved, in a new file. Default: beside
+	// the disk. A block device has no such place: it must be named.
+	SaveTo string `json:"save_to,omitempty"`
 	// LockTimeoutSeconds is how long to wait for a disk that is in use. Default: 0.
 	LockTimeoutSeconds float64 `json:"lock_timeout_seconds,omitempty"`
 	// NoLock goes on where the file system offers no locks. Default: false.
@@ -111,8 +114,12 @@ type RepairReport struct {
 	// AddedBytes is bytes that the file is longer.
 	AddedBytes uint64 `json:"added_bytes"`
 	// Lost is what the guest lost: it reads as zeros now, or, where the image cannot say so, as what
-	// is below.
+	// is below. The first ranges, in the order of the disk.
 	Lost []LostRange `json:"lost"`
+	// LostLeftOut is how many more ranges there are.
+	LostLeftOut uint64 `json:"lost_left_out"`
+	// LostBytes is bytes of all of them that the guest lost; those that are kept do not count.
+	LostBytes uint64 `json:"lost_bytes"`
 	// Unmended is what could not be mended; then nothing was changed.
 	Unmended []FindingReport `json:"unmended"`
 	// UndoFile is what was saved to take the repair back; empty where nothing was.
@@ -127,7 +134,7 @@ type LostRange struct {
 	GuestOffsetBytes *uint64 `json:"guest_offset_bytes"`
 	// LengthBytes is its length, in bytes.
 	LengthBytes uint64 `json:"length_bytes"`
-	// EntryOffsetBytes is where in the file the entry was, in bytes.
+	// EntryOffsetBytes is where in the file the first of the entries was, in bytes.
 	EntryOffsetBytes uint64 `json:"entry_offset_bytes"`
 	// Kept says that what was found is kept: metadata lay in the same place, so that nobody can
 	// tell whose it is. Otherwise the range reads as zeros, or as what is below.

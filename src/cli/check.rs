@@ -43,6 +43,9 @@ pub(super) struct Args {
     /// Tell only what a repair would do
     #[arg(long, requires = "repair")]
     dry_run: bool,
+    /// Save what is needed to take the repair back in this new file, not beside the disk
+    #[arg(long, value_name = "FILE", requires = "repair", conflicts_with = "dry_run")]
+    save_to: Option<PathBuf>,
     /// Take a repair back, from the file that it left beside the image
     #[arg(long, value_name = "FILE", conflicts_with_all = ["repair", "format"])]
     undo: Option<PathBuf>,
@@ -56,7 +59,7 @@ impl Args {
             return self.undo(output, cancel);
         };
         let (format, repair, dry_run) = (self.format, self.repair, self.dry_run);
-        let request = CheckRequest { path, format, repair, dry_run };
+        let request = CheckRequest { path, format, repair, dry_run, save_to: self.save_to.clone() };
         let report = self.flags.locked(cancel, |context| ops::check(&request, context))?;
         output.report(&report, text)?;
         Ok(match report.verdict {
@@ -135,7 +138,11 @@ fn repaired(report: &RepairReport) -> String {
         ),
     };
     for finding in report.unmended.iter().take(SHOWN) {
-        text.push_str(&format!("  cannot be mended: {}\n", finding.message));
+        let how = match finding.repairable_by {
+            Some(level) => format!("needs --repair {level}"),
+            None => "cannot be mended".to_owned(),
+        };
+        text.push_str(&format!("  {how}: {}\n", finding.message));
     }
     for lost in report.lost.iter().take(SHOWN) {
         let place = match lost.guest_offset_bytes {
@@ -147,8 +154,12 @@ fn repaired(report: &RepairReport) -> String {
         let how = if lost.kept { "doubtful, kept" } else { "lost" };
         text.push_str(&format!("  {how}: {place}\n"));
     }
-    if report.lost.len() > SHOWN {
-        text.push_str(&format!("  and {} more (--json lists them)\n", report.lost.len() - SHOWN));
+    let shown = u64::try_from(report.lost.len().min(SHOWN)).unwrap_or(u64::MAX);
+    let listed = u64::try_from(report.lost.len()).unwrap_or(u64::MAX);
+    let all = listed.saturating_add(report.lost_left_out);
+    if all > shown {
+        let bytes = ByteSize::from_bytes(report.lost_bytes);
+        text.push_str(&format!("  and {} more; {bytes} are lost in all\n", all - shown));
     }
     if let Some(undo_file) = &report.undo_file {
         text.push_str(&format!("  to take it back: vmdisk check --undo {undo_file}\n"));

@@ -74,7 +74,7 @@ fn text(report: &SalvageReport) -> String {
     let unlisted = report.lost.len().saturating_sub(SHOWN) as u64;
     let more = unlisted.saturating_add(report.lost_left_out);
     if more > 0 {
-        text.push_str(&format!("  and {more} more (--json lists them)\n"));
+        text.push_str(&format!("  and {more} more\n"));
     }
     match report.lost_bytes {
         0 => text.push_str("  nothing is lost\n"),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use repair::SavePlace;
 pub use repair::{LostRange, Repair, RepairReport};
 pub use undo::{UndoRepairReport, UndoRepairRequest, undo_repair};
 
@@ -35,12 +36,34 @@ pub struct CheckRequest {
     /// Whether to tell only what a repair would do. Default: `false`.
     #[serde(default)]
     pub dry_run: bool,
+    /// Where what is needed to take the repair back is saved, in a new file. Default: beside the
+    /// disk, as DISK.repair-SECONDS. A block device has no such place: it must be named.
+    pub save_to: Option<PathBuf>,
 }
 
 impl CheckRequest {
     /// A check that changes nothing.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        CheckRequest { path: path.into(), format: None, repair: None, dry_run: false }
+        let path = path.into();
+        CheckRequest { path, format: None, repair: None, dry_run: false, save_to: None }
+    }
+
+    /// Whether the disk may be written to.
+    fn changes(&self) -> bool {
+        self.repair.is_some() && !self.dry_run
+    }
+
+    fn require_sense(&self) -> Result<()> {
+        let refuse = |message, field| {
+            Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field(field))
+        };
+        if self.dry_run && self.repair.is_none() {
+            return refuse("a dry run needs a repair that it is of", "dry_run");
+        }
+        if self.save_to.is_some() && !self.changes() {
+            return refuse("without a repair there is nothing to save", "save_to");
+        }
+        Ok(())
     }
 }
 
@@ -164,10 +187,12 @@ pub struct FindingReport {
 /// repairable whenever the power goes.
 ///
 /// # Errors
-/// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for a disk that is not qcow2, and what
-/// opening says; damage is no error.
+/// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for a disk that is not qcow2,
+/// [`IncompatibleOptions`](ErrorKind::IncompatibleOptions) for a repair of a block device that names
+/// no place to save to, and what opening says; damage is no error.
 pub fn check(request: &CheckRequest, context: Context<'_>) -> Result<CheckReport> {
-    let open = match request.repair.is_some() && !request.dry_run {
+    request.require_sense()?;
+    let open = match request.changes() {
         true => Existing::open_to_change,
         false => Existing::open_to_read,
     };
@@ -190,10 +215,19 @@ fn check_open(
     let Some(level) = request.repair else {
         return Ok(report(request, header, &scan(storage, header, context.task())?));
     };
-    let done = repair::repair(path, storage, header, level, request.dry_run, context.task())?;
-    let header = Header::read(storage)?;
-    let found = scan(storage, &header, context.task())?;
-    Ok(CheckReport { repair: Some(done), ..report(request, &header, &found) })
+    let place = match (request.dry_run, &request.save_to) {
+        (true, _) => None,
+        (false, Some(path)) => Some(SavePlace::Named(path.clone())),
+        (false, None) => Some(SavePlace::beside(path, storage)?),
+    };
+    let done = repair::repair(path, storage, header, level, place, context.task())?;
+    let look_again = || {
+        let header = Header::read(storage)?;
+        let found = scan(storage, &header, context.task().quiet())?;
+        Ok(report(request, &header, &found))
+    };
+    let after = look_again().map_err(|error| done.interrupted(error))?;
+    Ok(CheckReport { repair: Some(done), ..after })
 }
 
 fn report(request: &CheckRequest, header: &Header, found: &ScanReport) -> CheckReport {

@@ -149,13 +149,19 @@ fn replaced(
     if !is_taken(&request.out, target)? {
         return Ok(None);
     }
-    if source.files.contains(&FileId::of(target)?) {
-        let message = "is what would be read: name another file for what is salvaged";
+    let refuse = |message| {
         let error = Error::new(ErrorKind::BadRequest, message).at_path(&request.out);
-        return Err(error.in_field("out"));
+        Err(error.in_field("out"))
+    };
+    if source.files.contains(&FileId::of(target)?) {
+        return refuse("is what would be read: name another file for what is salvaged");
     }
     match request.if_exists {
         IfTaken::Fail => Err(exists(&request.out)),
+        IfTaken::Replace if source.missing.is_some() => refuse(
+            "may be the very file that could not be opened below the disk: name another one for \
+             what is salvaged",
+        ),
         IfTaken::Replace => Existing::open_to_replace(target, context).map(Some),
     }
 }

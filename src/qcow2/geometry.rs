@@ -118,6 +118,9 @@ impl Sub for ClusterCount {
     }
 }
 
+/// The largest cluster that QEMU opens, in bytes.
+pub const MAX_CLUSTER_SIZE: u64 = 2 << 20;
+
 /// The base-2 logarithm of the cluster size: 9 (512 B) to 21 (2 MiB).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterBits(u32);

@@ -134,7 +134,7 @@ fn a_repair_is_saved_first_and_taken_back() {
     }
 }
 
-/// Only counts of what nothing uses are touched, whatever else is wrong.
+/// Only counts of what nothing uses are lowered, whatever else is wrong.
 #[test]
 fn leaks_are_dropped_from_an_image_that_is_otherwise_sound() {
     let env = leaking();
@@ -143,6 +143,66 @@ fn leaks_are_dropped_from_an_image_that_is_otherwise_sound() {
     assert_eq!((&report["leaks"], &report["corruptions"]), (&0.into(), &1.into()));
     assert_eq!(report["repair"]["level"], "leaks");
     assert_eq!(checked(&env, "--repair all", 0)["verdict"], "clean");
+}
+
+/// The counts of a snapshot that is not listed any more: what has one owner now says so.
+#[test]
+fn what_a_lost_snapshot_counted_is_dropped() {
+    let env = image();
+    env.qemu_img("snapshot -c one d.qcow2");
+    let disk = env.disk("qcow2", "d.qcow2");
+    // No snapshots, and an unknown program vouches for something.
+    env.patch("d.qcow2", 60, &0u32.to_be_bytes());
+    env.patch("d.qcow2", 88, &[0x80]);
+    let before = bytes(&env);
+    let report = checked(&env, "--repair leaks", 0);
+    assert!(report["repair"]["leaks_before"].as_u64().expect("a number") >= 5, "{report}");
+    assert_eq!(bytes(&env)[88..96], [0; 8], "nobody vouches for what was changed");
+    env.is_clean("d.qcow2");
+    assert!(env.disk("qcow2", "d.qcow2") == disk);
+    let saved = report["repair"]["undo_file"].as_str().expect("a name");
+    env.report(&format!("check --undo {saved}"));
+    assert!(bytes(&env) == before);
+}
+
+/// Half of a download: the guest ranges that are lost are few, however many clusters they are.
+#[test]
+fn a_file_that_was_cut_is_mended_at_once() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 -o preallocation=metadata d.qcow2 8G");
+    File::options()
+        .write(true)
+        .open(env.path("d.qcow2"))
+        .expect("the image")
+        .set_len(4 << 30)
+        .expect("a cut");
+    let report = checked(&env, "--repair all", 0);
+    let lost = report["repair"]["lost"].as_array().expect("a list");
+    assert_eq!((lost.len(), &report["repair"]["lost_left_out"]), (1, &0.into()), "{report}");
+    let bytes = report["repair"]["lost_bytes"].as_u64().expect("a number");
+    assert!((4 << 30..5 << 30).contains(&bytes), "{bytes}");
+    env.is_clean("d.qcow2");
+}
+
+/// The file to save to is the caller's choice, and is never written over.
+#[test]
+fn a_repair_is_saved_where_the_caller_says() {
+    let env = damaged("beyond-file", 1);
+    env.write("kept", b"kept");
+    let run = env.vmdisk("check d.qcow2 --repair all --save-to kept --json").exits(1);
+    assert_eq!(failure(&run, "exists")["data"]["changed"], false);
+    let before = bytes(&env);
+    let report = checked(&env, "--repair all --save-to saved", 0);
+    assert_eq!(report["repair"]["undo_file"], "saved");
+    assert_eq!(env.names(), ["d.qcow2", "kept", "saved"]);
+    // Its name does not say which disk it is about.
+    let run = env.vmdisk("check --undo saved --json").exits(64);
+    assert_eq!(run.json()["error"]["data"]["kind"], "bad_request");
+    assert_eq!(env.report("check d.qcow2 --undo saved")["changed"], true);
+    assert!(bytes(&env) == before);
+    for usage in ["check d.qcow2 --save-to s", "check d.qcow2 --repair all --dry-run --save-to s"] {
+        env.vmdisk(usage).exits(64);
+    }
 }
 
 /// What cannot be mended leaves the image alone, and says what it is.

@@ -71,7 +71,7 @@ fn treat(env: &Env, tally: &Tally) -> bool {
     let found = scan(&storage, &mended, task(&cancel)).expect("a scan");
     assert!(found.is_clean(), "{:?}", found.findings);
     let repaired = fs::read(&path).expect("the image");
-    record.undo(&storage).expect("it is taken back");
+    record.undo(&storage, task(&cancel)).expect("it is taken back");
     assert!(unchanged(), "it is what it was");
     storage_is(&storage, &repaired);
     true

@@ -1,5 +1,6 @@
 //! `check --repair`: mending what was found, and saving what is needed to take that back.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,10 +8,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::FindingReport;
-use super::undo::UndoFile;
+use super::undo::{REPAIR, UndoFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
-use crate::host::{DEFAULT_MODE, FileStorage, Publish, Staging};
+use crate::host::{DEFAULT_MODE, FileKind, FileStorage, Publish, Staging};
 use crate::ops::wire::{bytes_hex, choice, lossy};
 use crate::qcow2::Header;
 use crate::qcow2::repair::{Lost, RepairMode, RepairPlan};
@@ -43,8 +44,12 @@ pub struct RepairReport {
     pub copied_clusters: u64,
     /// Bytes that the file is longer.
     pub added_bytes: u64,
-    /// What the guest lost, or may have lost.
+    /// What the guest lost, or may have lost: the first ranges, in the order of the disk.
     pub lost: Vec<LostRange>,
+    /// How many more ranges there are.
+    pub lost_left_out: u64,
+    /// Bytes of all of them that the guest lost; those that are kept do not count.
+    pub lost_bytes: u64,
     /// What could not be mended; then nothing was changed.
     pub unmended: Vec<FindingReport>,
     /// What was saved to take the repair back.
@@ -55,6 +60,9 @@ pub struct RepairReport {
     pub undo_file_bytes_hex: Option<String>,
 }
 
+/// So many lost ranges are listed; all are counted.
+const MAX_LOST: usize = 1000;
+
 /// A range of a guest's disk.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct LostRange {
@@ -63,20 +71,28 @@ pub struct LostRange {
     pub guest_offset_bytes: Option<u64>,
     /// Its length, in bytes.
     pub length_bytes: u64,
-    /// Where in the file the entry was, in bytes.
+    /// Where in the file the first of the entries was, in bytes.
     pub entry_offset_bytes: u64,
     /// Whether what was found is kept: metadata lay in the same place, so that nobody can tell
     /// whose it is. Otherwise the range reads as zeros, or as what is below.
     pub kept: bool,
 }
 
-/// Repairs an image that is locked, unless `dry_run`.
+/// Where what is needed to take a repair back is saved.
+pub(super) enum SavePlace {
+    /// In a file of this name, which does not exist.
+    Named(PathBuf),
+    /// Beside the image, in the first file that does not exist.
+    Beside(PathBuf),
+}
+
+/// Repairs an image that is locked, if there is a place to save to; else nothing is written.
 pub(super) fn repair(
     path: &Path,
     storage: &FileStorage,
     header: &Header,
     level: Repair,
-    dry_run: bool,
+    place: Option<SavePlace>,
     task: Task<'_>,
 ) -> Result<RepairReport> {
     let mode = match level {
@@ -85,12 +101,36 @@ pub(super) fn repair(
     };
     let plan = RepairPlan::new(storage, header, mode, task)?;
     let mut undo_file = None;
-    if !dry_run && !plan.is_empty() {
-        let saved = save(path, &plan, storage)?;
-        plan.apply(storage, task)?;
+    if let Some(place) = place.filter(|_| !plan.is_empty()) {
+        task.check()?;
+        let name = path.file_name().unwrap_or_default();
+        let saved = place.save(&UndoFile::new(name, plan.undo_record(storage)?).to_json()?)?;
+        plan.apply(storage, task).map_err(|error| interrupted(error, &saved))?;
         undo_file = Some(saved);
     }
     Ok(report(&plan, level, undo_file))
+}
+
+/// An error behind which a repair can be taken back.
+fn interrupted(error: Error, undo_file: &Path) -> Error {
+    if !error.changed() {
+        // Best effort: it is of no use, and harmless.
+        let _ = fs::remove_file(undo_file);
+        return error;
+    }
+    let undo_file = undo_file.display();
+    let message = format!("the repair was interrupted; {undo_file} can take it back");
+    Error::new(error.kind(), message).with_source(error).after_changes()
+}
+
+impl RepairReport {
+    /// An error that came after the repair.
+    pub(super) fn interrupted(&self, error: Error) -> Error {
+        match &self.undo_file {
+            Some(undo_file) => interrupted(error.after_changes(), undo_file.as_ref()),
+            None => error,
+        }
+    }
 }
 
 fn report(plan: &RepairPlan, level: Repair, undo_file: Option<PathBuf>) -> RepairReport {
@@ -103,32 +143,57 @@ fn report(plan: &RepairPlan, level: Repair, undo_file: Option<PathBuf>) -> Repai
         replaced_bytes: plan.changes.iter().map(|change| bytes(change.old.len())).sum(),
         copied_clusters: plan.copied_clusters(),
         added_bytes: plan.new_len.saturating_sub(plan.old_len),
-        lost: plan.lost.iter().map(LostRange::of).collect(),
+        lost: plan.lost.iter().take(MAX_LOST).map(LostRange::of).collect(),
+        lost_left_out: bytes(plan.lost.len().saturating_sub(MAX_LOST)),
+        lost_bytes: plan.lost.iter().filter(|lost| !lost.kept).map(|lost| lost.bytes).sum(),
         unmended: plan.unmended.iter().map(FindingReport::of).collect(),
         undo_file: undo_file.as_deref().map(lossy),
         undo_file_bytes_hex: undo_file.as_deref().and_then(bytes_hex),
     }
 }
 
-/// Saves what is needed to take the repair back beside the image, and returns when it is on the
-/// medium.
-fn save(path: &Path, plan: &RepairPlan, storage: &FileStorage) -> Result<PathBuf> {
-    let Some(name) = path.file_name() else {
-        return Err(Error::new(ErrorKind::BadRequest, "not the name of a file").at_path(path));
-    };
-    let text = UndoFile::new(name, plan.undo_record(storage)?).to_json()?;
-    let mut seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-    loop {
-        let mut saved = name.to_owned();
-        saved.push(format!(".repair-{seconds}"));
-        let saved = path.with_file_name(saved);
-        let staging = Staging::begin(&saved, DEFAULT_MODE, None)?;
-        staging.storage().write_at(0, text.as_bytes())?;
-        match staging.publish(Publish::NoReplace) {
-            Ok(()) => return Ok(saved),
-            Err(error) if error.kind() == ErrorKind::Exists => seconds = seconds.saturating_add(1),
-            Err(error) => return Err(error),
+impl SavePlace {
+    /// Beside the image at `path`.
+    ///
+    /// # Errors
+    /// [`IncompatibleOptions`](ErrorKind::IncompatibleOptions) for a block device: files in that
+    /// folder do not last.
+    pub(super) fn beside(path: &Path, storage: &FileStorage) -> Result<SavePlace> {
+        if storage.info()?.kind == FileKind::BlockDevice {
+            let message = "a block device has no place beside it: name a file to save to";
+            return Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("save_to"));
         }
+        Ok(SavePlace::Beside(path.to_owned()))
+    }
+
+    /// Returns the name once the text is on the medium.
+    fn save(&self, text: &str) -> Result<PathBuf> {
+        let path = match self {
+            SavePlace::Named(path) => {
+                return Self::publish(path, text).map(|()| path.clone());
+            }
+            SavePlace::Beside(path) => path,
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let mut seconds = now.map_or(0, |age| age.as_secs());
+        loop {
+            let mut name = path.file_name().unwrap_or_default().to_owned();
+            name.push(format!("{REPAIR}{seconds}"));
+            let saved = path.with_file_name(name);
+            match Self::publish(&saved, text) {
+                Ok(()) => return Ok(saved),
+                Err(error) if error.kind() == ErrorKind::Exists => {
+                    seconds = seconds.saturating_add(1);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn publish(path: &Path, text: &str) -> Result<()> {
+        let staging = Staging::begin(path, DEFAULT_MODE, None)?;
+        staging.storage().write_at(0, text.as_bytes())?;
+        staging.publish(Publish::NoReplace)
     }
 }
 

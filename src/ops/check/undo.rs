@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,13 @@ use crate::ops::choices::Format;
 use crate::ops::context::Context;
 use crate::ops::existing::Existing;
 use crate::ops::wire::{bytes_hex, lossy};
-use crate::qcow2::repair::{Added, Replaced, UndoRecord};
+use crate::qcow2::repair::{Hashed, Replaced, UndoRecord};
 
 /// The form of these files that this version writes and reads.
 const VERSION: u32 = 1;
-/// The largest that is read, in bytes: the metadata of images that are much larger than any guest's.
+/// What stands between the disk's name and a time in the name of such a file.
+pub(super) const REPAIR: &str = ".repair-";
+/// The largest that is written and read, in bytes: the metadata of images that are much larger than any guest's.
 const MAX_LEN: u64 = 1 << 30;
 
 /// A repair that is to be taken back.
@@ -54,10 +56,13 @@ pub fn undo_repair(request: &UndoRepairRequest, context: Context<'_>) -> Result<
     let file = UndoFile::read(&saved)?;
     let path = match &request.path {
         Some(path) => path.clone(),
-        None => saved.with_file_name(&file.disk),
+        None => file.disk_beside(&saved)?,
     };
     let existing = Existing::open_to_change(&path, Some(Format::Qcow2), context)?;
-    let changed = file.record.undo(existing.storage()).map_err(|error| error.at_path(&path))?;
+    let changed = file
+        .record
+        .undo(existing.storage(), context.task())
+        .map_err(|error| error.at_path(&path))?;
     Ok(UndoRepairReport { path: lossy(&path), path_bytes_hex: bytes_hex(&path), changed })
 }
 
@@ -79,7 +84,8 @@ struct Stored {
     old_length_bytes: u64,
     new_length_bytes: u64,
     changed: Vec<StoredReplaced>,
-    added: Vec<StoredAdded>,
+    added: Vec<StoredHashed>,
+    copied: Vec<StoredHashed>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,7 +100,7 @@ struct StoredReplaced {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StoredAdded {
+struct StoredHashed {
     offset_bytes: u64,
     length_bytes: u64,
     sha256: String,
@@ -103,6 +109,19 @@ struct StoredAdded {
 impl UndoFile {
     pub(super) fn new(disk: &OsStr, record: UndoRecord) -> UndoFile {
         UndoFile { disk: disk.to_owned(), record }
+    }
+
+    /// The disk in the folder of the file, which is named after it: what a file says alone does not
+    /// choose what is written to.
+    fn disk_beside(&self, saved: &Path) -> Result<PathBuf> {
+        let mut begins = self.disk.clone();
+        begins.push(REPAIR);
+        let name = saved.file_name().unwrap_or_default();
+        if !name.as_bytes().starts_with(begins.as_bytes()) {
+            let message = "is not named after the disk that it is about: name the disk too";
+            return Err(Error::new(ErrorKind::BadRequest, message).at_path(saved));
+        }
+        Ok(saved.with_file_name(&self.disk))
     }
 
     pub(super) fn to_json(&self) -> Result<String> {
@@ -114,14 +133,20 @@ impl UndoFile {
             old_length_bytes: record.old_len,
             new_length_bytes: record.new_len,
             changed: record.changed.iter().map(StoredReplaced::of).collect(),
-            added: record.added.iter().map(StoredAdded::of).collect(),
+            added: record.added.iter().map(StoredHashed::of).collect(),
+            copied: record.copied.iter().map(StoredHashed::of).collect(),
         };
-        serde_json::to_string(&stored).map_err(|error| {
+        let text = serde_json::to_string(&stored).map_err(|error| {
             Error::new(ErrorKind::Internal, "cannot tell how to undo the repair").with_source(error)
-        })
+        })?;
+        if u64::try_from(text.len()).is_ok_and(|len| len <= MAX_LEN) {
+            return Ok(text);
+        }
+        let message = "the repair changes so much that it could not be taken back";
+        Err(Error::new(ErrorKind::UnsupportedFeature, message))
     }
 
-    fn read(path: &std::path::Path) -> Result<UndoFile> {
+    fn read(path: &Path) -> Result<UndoFile> {
         let not_one = |message| Error::new(ErrorKind::BadRequest, message).at_path(path);
         let storage = FileStorage::open(path, Access::Read)?;
         let info = storage.info()?;
@@ -147,12 +172,14 @@ impl Stored {
             !disk.is_empty() && disk != ".." && disk != "." && !disk.as_bytes().contains(&b'/');
         let changed =
             self.changed.into_iter().map(StoredReplaced::meaning).collect::<Option<_>>()?;
-        let added = self.added.into_iter().map(StoredAdded::meaning).collect::<Option<_>>()?;
+        let added = self.added.into_iter().map(StoredHashed::meaning).collect::<Option<_>>()?;
+        let copied = self.copied.into_iter().map(StoredHashed::meaning).collect::<Option<_>>()?;
         let record = UndoRecord {
             old_len: self.old_length_bytes,
             new_len: self.new_length_bytes,
             changed,
             added,
+            copied,
         };
         plain.then_some(UndoFile { disk, record })
     }
@@ -175,18 +202,18 @@ impl StoredReplaced {
     }
 }
 
-impl StoredAdded {
-    fn of(added: &Added) -> StoredAdded {
-        StoredAdded {
-            offset_bytes: added.offset,
-            length_bytes: added.len,
-            sha256: hex(&added.hash),
+impl StoredHashed {
+    fn of(known: &Hashed) -> StoredHashed {
+        StoredHashed {
+            offset_bytes: known.offset,
+            length_bytes: known.len,
+            sha256: hex(&known.hash),
         }
     }
 
-    fn meaning(self) -> Option<Added> {
+    fn meaning(self) -> Option<Hashed> {
         let hash = unhex(&self.sha256)?.try_into().ok()?;
-        Some(Added { offset: self.offset_bytes, len: self.length_bytes, hash })
+        Some(Hashed { offset: self.offset_bytes, len: self.length_bytes, hash })
     }
 }
 

@@ -1,18 +1,23 @@
 //! Counts, held against what refers to each cluster.
 
+use std::collections::BTreeSet;
+
+use super::rounds::AT_ONCE;
 use crate::error::Result;
-use crate::host::storage::Storage;
-use crate::qcow2::check::{Finding, Ledger};
-use crate::qcow2::geometry::HostCluster;
+use crate::host::storage::{Storage, read_padded_at};
+use crate::qcow2::check::{Finding, Ledger, Reference, ScanOptions, ScanReport, scan, scan_with};
+use crate::qcow2::entry::L2Entry;
+use crate::qcow2::geometry::{ClusterCount, HostCluster, HostOffset};
 use crate::qcow2::header::{Header, TableRef};
 use crate::qcow2::rebuild::TrueCounts;
 use crate::qcow2::refcounts::Refcounts;
 use crate::qcow2::table::read_refcount_table;
+use crate::task::Task;
 
 /// Lowers the counts of clusters that are counted more often than they are used, and changes
-/// nothing else.
-pub(super) fn lower(storage: &dyn Storage, header: &Header, ledger: &Ledger) -> Result<()> {
-    let geometry = header.geometry;
+/// nothing else. Returns the clusters that have one owner now.
+fn lower(storage: &dyn Storage, header: &Header, ledger: &Ledger) -> Result<BTreeSet<HostCluster>> {
+    let (geometry, mut sole) = (header.geometry, BTreeSet::new());
     let table = read_refcount_table(storage, header)?;
     Refcounts::new(storage, geometry, &table).each_block(|index, offset, stored| {
         let first = geometry.first_cluster_of_refblock(index);
@@ -25,10 +30,46 @@ pub(super) fn lower(storage: &dyn Storage, header: &Header, ledger: &Ledger) -> 
                 .map_or(0, |(_, count)| count);
             if stored.get(place) > used {
                 lowered.set(place, used);
+                sole.extend((used == 1).then_some(first + ClusterCount::new(place)));
             }
         }
         if lowered == *stored { Ok(()) } else { storage.write_at(offset.get(), lowered.bytes()) }
-    })
+    })?;
+    Ok(sole)
+}
+
+/// Lowers counts, and lets the entries of what has one owner now say so. Returns what a scan found
+/// before.
+pub(super) fn drop_leaks(
+    storage: &dyn Storage,
+    header: &Header,
+    gap: (HostOffset, HostOffset),
+    task: Task<'_>,
+) -> Result<ScanReport> {
+    let report = scan(storage, header, task)?;
+    let sole = lower(storage, header, report.ledger())?;
+    let cluster = |to: &Reference| header.geometry.host_cluster(to.host);
+    let which = |finding: &Finding| match finding {
+        Finding::CopiedFlag { to, set: false, .. } => sole.contains(&cluster(to)),
+        _ => false,
+    };
+    let options = ScanOptions { limit: AT_ONCE, which: &which, gap };
+    while !sole.is_empty() {
+        let found = scan_with(storage, header, options, task)?.findings;
+        let entries = found.iter().filter_map(|finding| finding.reference()?.entry);
+        entries.into_iter().try_for_each(|entry| set_copied(storage, entry))?;
+        if found.len() < AT_ONCE {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+fn set_copied(storage: &dyn Storage, at: HostOffset) -> Result<()> {
+    let mut word = [0; 8];
+    read_padded_at(storage, at.get(), &mut word)?;
+    let entry = L2Entry { word: u64::from_be_bytes(word), bitmap: 0 };
+    storage.write_at(at.get(), &entry.with_copied(true).word.to_be_bytes())
 }
 
 /// Makes every count and every COPIED flag true; blocks that are missing go to `from` or behind it.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::patient_tests::{changed_silently, clusters, header_of, hurt, task};
 use super::*;
+use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::recording::{Event, Failure, Fault, Record, RecordingStorage};
 use crate::host::storage::{MemoryStorage, Storage};
@@ -17,6 +18,9 @@ use crate::qcow2::shape_tests::{PLAIN, Shape};
 use crate::qcow2::wounds_tests::image;
 use crate::qcow2::{Header, Incompatible, Version};
 use crate::task::Cancel;
+
+/// What somebody writes to an image after the repair of it was interrupted.
+const SINCE: [u8; 7] = *b"written";
 
 /// A damaged image, and the repair of it.
 struct Patient {
@@ -102,8 +106,41 @@ impl Patient {
             return Err(format!("what is at {at} has changed"));
         }
         let storage = MemoryStorage::new(state.to_vec());
-        self.record.undo(&storage).map_err(|error| format!("it is not taken back: {error}"))?;
-        if storage.contents() == self.bytes { Ok(()) } else { Err("undone, it differs".into()) }
+        let undone = self.record.undo(&storage, task(&cancel));
+        undone.map_err(|error| format!("it is not taken back: {error}"))?;
+        if storage.contents() != self.bytes {
+            return Err("undone, it differs".into());
+        }
+        self.judge_written(state)
+    }
+
+    /// Who can open it writes to it: that is there afterwards, or the repair is not taken back.
+    fn judge_written(&self, state: &[u8]) -> Result<(), String> {
+        for at in (0..self.shape.size).step_by(5000) {
+            let storage = Arc::new(MemoryStorage::new(state.to_vec()));
+            let write = || {
+                let image = self.shape.open(&[storage.clone()], true)?;
+                image.write_at(at, &SINCE)?;
+                image.close()
+            };
+            if write().is_err() {
+                continue;
+            }
+            let (written, cancel) = (storage.contents(), Cancel::new());
+            if self.record.undo(&*storage, task(&cancel)).is_err() {
+                if storage.contents() != written {
+                    return Err("refused to be taken back, it differs".into());
+                }
+                continue;
+            }
+            // What made the place unreadable may be back: the bytes are there.
+            let place = written.windows(SINCE.len()).position(|bytes| bytes == SINCE);
+            let undone = storage.contents();
+            if place.is_none_or(|at| undone.get(at..at + SINCE.len()) != Some(&SINCE)) {
+                return Err(format!("taken back, it has lost what was written to {at}"));
+            }
+        }
+        Ok(())
     }
 
     /// Somebody may write to it: no cluster in use counts as free that did not before.

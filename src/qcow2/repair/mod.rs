@@ -6,11 +6,15 @@ mod counts;
 #[cfg(test)]
 mod crash_tests;
 mod draft;
+mod intact;
+mod owners;
 #[cfg(test)]
 mod patient_tests;
 mod plan;
 mod references;
 mod remedy;
+mod room;
+mod rounds;
 #[cfg(test)]
 mod tests;
 mod undo;
@@ -18,4 +22,4 @@ mod undo;
 pub use draft::Change;
 pub use plan::{Lost, RepairMode, RepairPlan};
 pub use remedy::Remedy;
-pub use undo::{Added, Hash, Replaced, UndoRecord};
+pub use undo::{Hash, Hashed, Replaced, UndoRecord};

@@ -1,33 +1,27 @@
 //! Working out a repair: mended in a draft, checked there, and told as what would change.
 
 use std::collections::BTreeSet;
-use std::ops::{Range, RangeInclusive};
 
 use super::counts;
 use super::draft::{Change, Draft};
 use super::references::Mender;
-use super::remedy::{Remedy, Step};
+use super::remedy::Remedy;
+use super::room::{gap, room_for_new};
+use super::rounds::mend_references;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
-use crate::qcow2::check::{Finding, MAX_FINDINGS, ScanOptions, ScanReport, scan, scan_with};
+use crate::qcow2::check::{
+    Finding, MAX_FINDINGS, ScanOptions, ScanReport, Severity, scan, scan_with,
+};
 use crate::qcow2::feature::{Autoclear, Incompatible};
 use crate::qcow2::flush::switch_header;
-use crate::qcow2::geometry::{ClusterCount, GuestOffset, HostCluster, HostOffset};
+use crate::qcow2::geometry::{GuestOffset, HostCluster, HostOffset};
 use crate::qcow2::growth::free_end;
 use crate::qcow2::header::Header;
 use crate::qcow2::table::read_refcount_table;
 use crate::task::Task;
 
-/// So many findings are mended between two scans: they take a few MiB.
-const AT_ONCE: usize = 1 << 16;
-/// More scans than any damage needs.
-const MAX_ROUNDS: usize = 1 << 8;
 const MAX_COUNTING_ROUNDS: usize = 4;
-/// So many bytes may be added to the smallest image, within these limits in clusters.
-const SPARE_BYTES: u64 = 16 << 20;
-const SPARE_CLUSTERS: RangeInclusive<u64> = 16..=1024;
-const MAX_GAPS: usize = 64;
-
 /// How far a repair goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepairMode {
@@ -37,18 +31,45 @@ pub enum RepairMode {
     All,
 }
 
-/// What a guest cluster, or a whole L2 table of them, has lost.
+/// What guest clusters in a row, or a whole L2 table of them, have lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
     /// Where that is on the guest's disk; nothing where only snapshots had it.
     pub guest: Option<GuestOffset>,
-    /// Where the entry is that was dropped.
+    /// Where the first entry is that was dropped.
     pub entry: HostOffset,
     /// Bytes of the guest's disk.
     pub bytes: u64,
     /// Whether what was found is kept: metadata lies in the same place, so that nobody can tell
     /// whose it is. Otherwise the range reads as zeros, or as what is below.
     pub kept: bool,
+}
+
+impl Lost {
+    /// Adds it to a list, to the last there if both are one on the guest's disk.
+    pub(super) fn add_to(self, list: &mut Vec<Lost>) {
+        match list.last_mut() {
+            Some(last)
+                if last.kept == self.kept
+                    && last.end().is_some_and(|end| Some(end) == self.guest) =>
+            {
+                last.bytes = last.bytes.saturating_add(self.bytes);
+            }
+            _ => list.push(self),
+        }
+    }
+
+    fn end(&self) -> Option<GuestOffset> {
+        self.guest.map(|guest| guest.plus_bytes(self.bytes))
+    }
+
+    /// The same in the order of the disk.
+    fn in_order(mut lost: Vec<Lost>) -> Vec<Lost> {
+        lost.sort_by_key(|lost| (lost.guest, lost.entry));
+        let mut joined = Vec::new();
+        lost.into_iter().for_each(|lost| lost.add_to(&mut joined));
+        joined
+    }
 }
 
 /// Where the content of a new cluster comes from.
@@ -74,7 +95,8 @@ pub struct RepairPlan {
     pub before: ScanReport,
     /// Every sector of metadata that changes, ascending.
     pub changes: Vec<Change>,
-    /// What the guest loses: it reads as zeros afterwards, or as what is below.
+    /// What the guest loses, in the order of its disk: it reads as zeros afterwards, or as what is
+    /// below.
     pub lost: Vec<Lost>,
     /// What cannot be mended; then nothing changes at all.
     pub unmended: Vec<Finding>,
@@ -104,6 +126,8 @@ impl RepairPlan {
         task: Task<'_>,
     ) -> Result<RepairPlan> {
         let before = scan(storage, header, task)?;
+        // What was looked at once is not told again.
+        let task = task.quiet();
         let draft = Draft::new(storage)?;
         let end = header.geometry.host_cluster_after(before.end_of_use.get());
         let end = free_end(storage, header.geometry, end)?;
@@ -117,7 +141,7 @@ impl RepairPlan {
         let mut plan = RepairPlan {
             before,
             changes: Vec::new(),
-            lost: mender.lost,
+            lost: Lost::in_order(mender.lost),
             unmended: Vec::new(),
             old_len: storage.len()?,
             new_len: storage.len()?,
@@ -127,12 +151,16 @@ impl RepairPlan {
             new_header: mender.header,
             blocks: BTreeSet::new(),
         };
-        let unmended = |finding: &Finding| finding.is_damage() || Remedy::of(finding).is_none();
+        let unmended = |finding: &Finding| match mode {
+            RepairMode::Leaks => finding.is_damage() && finding.severity() > Severity::Notice,
+            RepairMode::All => finding.is_damage() || Remedy::of(finding).is_none(),
+        };
         let options = ScanOptions { limit: MAX_FINDINGS, which: &unmended, gap };
         let report = scan_with(&draft, &plan.new_header, options, task)?;
         plan.unmended = report.findings;
         let sound = match plan.unmended.is_empty() {
-            true => plan.make_counts_true(&draft, mode, task)?,
+            true if mode == RepairMode::Leaks => Some(plan.drop_leaks(&draft, gap, task)?),
+            true => plan.make_counts_true(&draft, task)?,
             false => None,
         };
         match sound {
@@ -165,14 +193,8 @@ impl RepairPlan {
     fn make_counts_true(
         &mut self,
         draft: &Draft<'_>,
-        mode: RepairMode,
         task: Task<'_>,
     ) -> Result<Option<ScanReport>> {
-        if mode == RepairMode::Leaks {
-            let report = scan(draft, &self.new_header, task)?;
-            counts::lower(draft, &self.new_header, report.ledger())?;
-            return Ok(Some(report));
-        }
         // What is replaced in the first round is free in the second.
         for _ in 0..MAX_COUNTING_ROUNDS {
             let report = scan(draft, &self.new_header, task)?;
@@ -191,6 +213,18 @@ impl RepairPlan {
         Err(Error::new(ErrorKind::Internal, message))
     }
 
+    /// What a scan of the draft found before.
+    fn drop_leaks(
+        &mut self,
+        draft: &Draft<'_>,
+        gap: (HostOffset, HostOffset),
+        task: Task<'_>,
+    ) -> Result<ScanReport> {
+        let report = counts::drop_leaks(draft, &self.new_header, gap, task)?;
+        self.switch(draft)?;
+        Ok(report)
+    }
+
     /// The image is sound: it says so.
     fn clear_marks(&mut self, draft: &Draft<'_>) -> Result<()> {
         let marked = self.new_header.incompatible.without(Incompatible::CORRUPT);
@@ -198,15 +232,18 @@ impl RepairPlan {
         let never_counts = self.old_header.is_for_hyperkit();
         self.new_header.incompatible =
             if never_counts { marked } else { marked.without(Incompatible::DIRTY) };
+        self.switch(draft)
+    }
+
+    /// Once anything changes, what other programs vouch for is not known to be true any more.
+    fn switch(&mut self, draft: &Draft<'_>) -> Result<()> {
         if draft.writes() == 0 && self.new_header == self.old_header {
             return Ok(());
         }
-        // What other programs vouch for is not known to be true any more.
-        let bitmaps = self.new_header.autoclear.contains(Autoclear::BITMAPS);
-        let raw_data = self.new_header.autoclear.contains(Autoclear::RAW_EXTERNAL_DATA);
-        self.new_header.autoclear = Autoclear::default()
-            .with_if(bitmaps, Autoclear::BITMAPS)
-            .with_if(raw_data, Autoclear::RAW_EXTERNAL_DATA);
+        let known = [Autoclear::BITMAPS, Autoclear::RAW_EXTERNAL_DATA];
+        let kept = known.into_iter().filter(|bit| self.new_header.autoclear.contains(*bit));
+        self.new_header.autoclear =
+            kept.fold(Autoclear::default(), |kept, bit| kept.with_if(true, bit));
         if self.new_header != self.old_header {
             switch_header(draft, &self.new_header)?;
         }
@@ -227,78 +264,4 @@ impl RepairPlan {
         self.blocks = table.iter().filter_map(|entry| entry.decode(geometry).ok()?).collect();
         Ok(())
     }
-}
-
-/// Clusters behind everything that nothing refers to: what is placed there cannot be mistaken for
-/// what an entry meant that leads behind the end of the file.
-fn room_for_new(
-    storage: &dyn Storage,
-    header: &Header,
-    end: HostCluster,
-    task: Task<'_>,
-) -> Result<Range<HostCluster>> {
-    // A small file can claim that millions of entries share a cluster: it may double at most.
-    let spare = SPARE_BYTES.div_ceil(header.geometry.cluster_size());
-    let spare = spare.clamp(*SPARE_CLUSTERS.start(), *SPARE_CLUSTERS.end());
-    let len = ClusterCount::new(end.get().saturating_add(spare));
-    let mut room = end..end + len;
-    for _ in 0..MAX_GAPS {
-        let (first, behind) =
-            (header.geometry.host_offset(room.start), header.geometry.host_offset(room.end));
-        let which = |finding: &Finding| match finding {
-            Finding::BeyondFile { to, len, .. } => {
-                to.host < behind && first < to.host.plus_bytes(*len)
-            }
-            _ => false,
-        };
-        let options = ScanOptions { limit: 1, which: &which, ..ScanOptions::default() };
-        if scan_with(storage, header, options, task)?.findings.is_empty() {
-            return Ok(room);
-        }
-        room = room.end..room.end + len;
-    }
-    let message = "entries lead to so many places behind the end of the file that there is no room";
-    Err(Error::new(ErrorKind::Corrupt, message))
-}
-
-/// What the file gets between its end and what is new: an entry that leads there leads nowhere.
-fn gap(
-    storage: &dyn Storage,
-    header: &Header,
-    new_from: HostCluster,
-) -> Result<(HostOffset, HostOffset)> {
-    let end = header.geometry.host_cluster_after(storage.len()?);
-    Ok((header.geometry.host_offset(end), header.geometry.host_offset(new_from)))
-}
-
-/// Mends in rounds: what one of them makes known, such as the entries of a table that has a place
-/// of its own now, the next one sees.
-fn mend_references(
-    draft: &Draft<'_>,
-    mender: &mut Mender<'_>,
-    gap: (HostOffset, HostOffset),
-    task: Task<'_>,
-) -> Result<()> {
-    for _ in 0..MAX_ROUNDS {
-        let mut found = Vec::new();
-        for step in [Step::RefcountTable, Step::Tables, Step::Entries, Step::Data] {
-            let which = |finding: &Finding| step_of(finding) == Some(step);
-            let options = ScanOptions { limit: AT_ONCE, which: &which, gap };
-            found = scan_with(draft, &mender.header, options, task)?.findings;
-            if !found.is_empty() {
-                break;
-            }
-        }
-        let (writes, autoclear) = (draft.writes(), mender.header.autoclear);
-        mender.mend_all(&found)?;
-        // What is left has no remedy after all.
-        if draft.writes() == writes && mender.header.autoclear == autoclear {
-            return Ok(());
-        }
-    }
-    Err(Error::new(ErrorKind::Corrupt, "the damage does not end"))
-}
-
-fn step_of(finding: &Finding) -> Option<Step> {
-    Remedy::of(finding)?.step(finding)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::draft::Draft;
+use super::owners::Owners;
 use super::plan::{Lost, Source, Transfer};
 use super::remedy::Remedy;
 use crate::error::{Error, ErrorKind, Result};
@@ -14,12 +15,12 @@ use crate::qcow2::compress::Codec;
 use crate::qcow2::entry::{ClusterRef, L1Entry, L2Entry, Mapping, RefcountTableEntry};
 use crate::qcow2::feature::Autoclear;
 use crate::qcow2::geometry::{
-    ClusterCount, ENTRY_SIZE, Geometry, GuestOffset, HostCluster, HostOffset, MAX_L1_BYTES,
+    ClusterCount, ENTRY_SIZE, Geometry, GuestOffset, HostCluster, HostOffset,
 };
 use crate::qcow2::growth::require_room;
 use crate::qcow2::header::{Header, TableRef};
-use crate::qcow2::snapshot::read_snapshots;
-use crate::qcow2::table::{encode_words, read_refcount_table, read_words};
+use crate::qcow2::table::{L2Table, encode_words, read_refcount_table};
+use crate::task::Task;
 
 /// Mends references in a draft.
 pub(super) struct Mender<'a> {
@@ -28,8 +29,9 @@ pub(super) struct Mender<'a> {
     pub(super) header: Header,
     /// The length of the file as it was found: what lies behind it was never written.
     file_len: u64,
-    /// Where new clusters go.
+    /// Where new clusters go, and where the first of them went.
     room: Range<HostCluster>,
+    new_from: HostCluster,
     pub(super) transfers: Vec<Transfer>,
     pub(super) lost: Vec<Lost>,
     /// What a round of moving tables writes at its end, and the L1 entries that are among it.
@@ -46,13 +48,17 @@ impl<'a> Mender<'a> {
     ) -> Result<Self> {
         let (file_len, header) = (draft.len()?, header.clone());
         let (transfers, lost, moves) = (Vec::new(), Vec::new(), Vec::new());
-        let moved = BTreeSet::new();
-        Ok(Mender { draft, header, file_len, room, transfers, lost, moves, moved })
+        let (moved, new_from) = (BTreeSet::new(), room.start);
+        Ok(Mender { draft, header, file_len, room, new_from, transfers, lost, moves, moved })
     }
 
     /// Mends what one scan has found.
-    pub(super) fn mend_all(&mut self, findings: &[Finding]) -> Result<()> {
-        findings.iter().try_for_each(|finding| self.mend(finding))?;
+    pub(super) fn mend_all(&mut self, findings: &[Finding], task: Task<'_>) -> Result<()> {
+        let owners = Owners::find(self.draft, &self.header, findings)?;
+        for finding in findings {
+            task.check()?;
+            self.mend(finding, &owners)?;
+        }
         // A table that moves may lie where another one's entry is: all are copied as they were found.
         self.moved.clear();
         let moves = std::mem::take(&mut self.moves);
@@ -60,14 +66,14 @@ impl<'a> Mender<'a> {
     }
 
     /// Mends what a finding says, unless it was mended with another.
-    fn mend(&mut self, finding: &Finding) -> Result<()> {
+    fn mend(&mut self, finding: &Finding, owners: &Owners) -> Result<()> {
         let Some(to) = finding.reference() else { return Ok(()) };
         match (Remedy::of(finding), to.what, to.entry) {
-            (Some(Remedy::Entry), Structure::L2Table, _) => {
-                let entries = self.entries_of_table(to)?;
-                entries.into_iter().try_for_each(|(at, guest)| self.mend_table_entry(at, guest))
-            }
-            (Some(Remedy::Entry), _, Some(at)) => self.mend_entry(at, to),
+            (Some(Remedy::Entry), Structure::L2Table, _) => owners
+                .of(to)
+                .into_iter()
+                .try_for_each(|(at, guest)| self.mend_table_entry(at, guest)),
+            (Some(Remedy::Entry), _, Some(at)) => self.mend_table(at, to.guest),
             (Some(Remedy::Block), _, Some(at)) => {
                 self.put_word(at, RefcountTableEntry::EMPTY.word())
             }
@@ -75,7 +81,7 @@ impl<'a> Mender<'a> {
                 self.header.autoclear = self.header.autoclear.without(Autoclear::BITMAPS);
                 Ok(())
             }
-            (Some(Remedy::OwnCluster), Structure::L2Table, _) => self.own_table(to),
+            (Some(Remedy::OwnCluster), Structure::L2Table, _) => self.own_table(to, owners.of(to)),
             (Some(Remedy::OwnCluster), _, Some(at)) => {
                 let with_metadata = matches!(finding, Finding::Overlap { .. });
                 self.own_cluster(at, to, with_metadata)
@@ -109,9 +115,31 @@ impl<'a> Mender<'a> {
         Ok(())
     }
 
+    /// Every entry of the L2 table that has one at `at`, for this guest cluster: in a file that was
+    /// cut, most are as wrong as the first.
+    fn mend_table(&mut self, at: HostOffset, guest: Option<GuestOffset>) -> Result<()> {
+        let geometry = self.geometry();
+        let table = geometry.host_offset(geometry.host_cluster(at));
+        let before = at.get().saturating_sub(table.get()) / geometry.l2_entry_size();
+        let before = geometry.bytes_of(ClusterCount::new(before));
+        let first = guest.map(|guest| GuestOffset::new(guest.get().saturating_sub(before)));
+        let entries = L2Table::read_padded(self.draft, table, geometry)?;
+        for (index, entry) in (0u64..).zip(entries.entries()).filter(|(_, e)| !e.is_empty()) {
+            let at = table.plus_bytes(index.saturating_mul(geometry.l2_entry_size()));
+            let bytes = geometry.bytes_of(ClusterCount::new(index));
+            self.mend_entry(at, entry, first.map(|first| first.plus_bytes(bytes)))?;
+        }
+        Ok(())
+    }
+
     /// An L2 entry: reserved bits are cleared; what still leads nowhere reads as zeros.
-    fn mend_entry(&mut self, at: HostOffset, to: Reference) -> Result<()> {
-        let (geometry, entry) = (self.geometry(), self.entry(at)?);
+    fn mend_entry(
+        &mut self,
+        at: HostOffset,
+        entry: L2Entry,
+        guest: Option<GuestOffset>,
+    ) -> Result<()> {
+        let geometry = self.geometry();
         let bare = entry.without_reserved(self.header.version, geometry);
         let sound = match self.header.mapping(bare) {
             Ok(Mapping::Compressed(range)) => {
@@ -124,7 +152,7 @@ impl<'a> Mender<'a> {
             Err(_) => false,
         };
         if !sound {
-            return self.drop_entry(at, to);
+            return self.drop_entry(at, guest);
         }
         if bare == entry {
             return Ok(());
@@ -132,17 +160,17 @@ impl<'a> Mender<'a> {
         self.put_entry(at, bare)?;
         if entry.loses_subclusters_in(bare) {
             let bytes = geometry.cluster_size();
-            self.lose(to.guest, at, bytes, false);
+            self.lose(guest, at, bytes, false);
         }
         Ok(())
     }
 
     /// The guest cluster reads as zeros from now on; where version 2 cannot say so, as what is
     /// below.
-    fn drop_entry(&mut self, at: HostOffset, to: Reference) -> Result<()> {
+    fn drop_entry(&mut self, at: HostOffset, guest: Option<GuestOffset>) -> Result<()> {
         let geometry = self.geometry();
         self.put_entry(at, L2Entry::lost(self.header.version, geometry))?;
-        self.lose(to.guest, at, geometry.cluster_size(), false);
+        self.lose(guest, at, geometry.cluster_size(), false);
         Ok(())
     }
 
@@ -153,7 +181,7 @@ impl<'a> Mender<'a> {
         let from = match self.header.mapping(entry) {
             Ok(Mapping::Compressed(range)) if range.offset == to.host => {
                 if !self.unpacks(range.offset, range.len)? {
-                    return self.drop_entry(at, to);
+                    return self.drop_entry(at, to.guest);
                 }
                 Source::Compressed { offset: range.offset, len: range.len }
             }
@@ -178,9 +206,13 @@ impl<'a> Mender<'a> {
 
     /// What was behind an entry is lost, as far as the disk reaches.
     fn lose(&mut self, guest: Option<GuestOffset>, entry: HostOffset, bytes: u64, kept: bool) {
+        if self.header.has_external_data() && !kept {
+            // The data file alone reads otherwise than the disk.
+            self.header.autoclear = self.header.autoclear.without(Autoclear::RAW_EXTERNAL_DATA);
+        }
         let left = guest.map_or(u64::MAX, |at| self.header.virtual_size.saturating_sub(at.get()));
         if left > 0 {
-            self.lost.push(Lost { guest, entry, bytes: bytes.min(left), kept });
+            Lost { guest, entry, bytes: bytes.min(left), kept }.add_to(&mut self.lost);
         }
     }
 
@@ -193,9 +225,12 @@ impl<'a> Mender<'a> {
         Ok(unpacker.unpack(&mut vec![0; self.geometry().cluster_len()]).is_ok())
     }
 
-    /// An L2 table gets a cluster of its own: for one L1 entry, or for all that refer to it.
-    fn own_table(&mut self, to: Reference) -> Result<()> {
-        let mut entries = self.entries_of_table(to)?;
+    /// An L2 table gets a cluster of its own, for these L1 entries.
+    fn own_table(
+        &mut self,
+        to: Reference,
+        mut entries: Vec<(HostOffset, Option<GuestOffset>)>,
+    ) -> Result<()> {
         entries.retain(|(at, _)| self.moved.insert(*at));
         if entries.is_empty() {
             return Ok(());
@@ -207,32 +242,6 @@ impl<'a> Mender<'a> {
         let entry = L1Entry::encode(ClusterRef::sole(new)).word().to_be_bytes();
         self.moves.extend(entries.into_iter().map(|(at, _)| (at, entry.to_vec())));
         Ok(())
-    }
-
-    /// The L1 entry that refers to this table, or all of them, snapshots' included; and the guest
-    /// byte that each leads to.
-    fn entries_of_table(&self, to: Reference) -> Result<Vec<(HostOffset, Option<GuestOffset>)>> {
-        if let Some(at) = to.entry {
-            return Ok(vec![(at, to.guest)]);
-        }
-        let snapshots = read_snapshots(self.draft, &self.header)?;
-        let snapshots = snapshots.into_iter().map(|snapshot| (snapshot.l1, false));
-        let mut found = Vec::new();
-        // A table that no scan walks is not believed here either.
-        let bounded = |l1: &TableRef| u64::from(l1.count) <= MAX_L1_BYTES / ENTRY_SIZE;
-        let tables = snapshots.chain([(self.header.l1, true)]).filter(|(l1, _)| bounded(l1));
-        for (l1, is_active) in tables {
-            let words = read_words(self.draft, l1.offset, u64::from(l1.count))?;
-            for (index, word) in (0u64..).zip(words) {
-                if L1Entry::from_word(word).offset_bits() == to.host {
-                    let at = l1.offset.plus_bytes(index.saturating_mul(ENTRY_SIZE));
-                    let first = self.geometry().first_cluster_of_table(index);
-                    let guest = is_active.then(|| self.geometry().guest_offset(first));
-                    found.push((at, guest));
-                }
-            }
-        }
-        Ok(found)
     }
 
     /// The refcount table goes where nothing else is, without entries that make no sense.
@@ -268,10 +277,13 @@ impl<'a> Mender<'a> {
         Ok(offset)
     }
 
-    /// Whether a range lies inside the file as it was found; its last cluster may be cut short.
+    /// Whether a range lies inside the file as it was found, the last cluster of which may be cut
+    /// short, or in what is new.
     fn is_inside(&self, offset: HostOffset, len: u64) -> bool {
-        let missing = offset.plus_bytes(len).get().saturating_sub(self.file_len);
-        missing < self.geometry().cluster_size()
+        let (geometry, end) = (self.geometry(), offset.plus_bytes(len));
+        let new = offset >= geometry.host_offset(self.new_from)
+            && end <= geometry.host_offset(self.room.start);
+        new || end.get().saturating_sub(self.file_len) < geometry.cluster_size()
     }
 
     fn word(&self, at: HostOffset) -> Result<u64> {

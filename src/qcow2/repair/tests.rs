@@ -51,27 +51,77 @@ proptest! {
         prop_assert!(changed.is_none(), "the cluster at {changed:?}; lost {:?}", plan.lost);
         let again = RepairPlan::new(&storage, &mended, RepairMode::All, task(&cancel)).unwrap();
         prop_assert!(again.is_empty() && again.lost.is_empty());
-        prop_assert_eq!(record.undo(&storage).unwrap(), !plan.is_empty());
+        prop_assert_eq!(record.undo(&storage, task(&cancel)).unwrap(), !plan.is_empty());
         prop_assert!(storage.contents() == bytes);
-        prop_assert!(!record.undo(&storage).unwrap());
+        prop_assert!(!record.undo(&storage, task(&cancel)).unwrap());
+    }
+}
+
+/// The repair of a damaged image, done.
+fn repaired(damages: &[(Damage, u64)]) -> (MemoryStorage, UndoRecord) {
+    let storage = MemoryStorage::new(image(PLAIN).0);
+    hurt(&storage, damages);
+    let (header, cancel) = (Header::read(&storage).unwrap(), Cancel::new());
+    let plan = RepairPlan::new(&storage, &header, RepairMode::All, task(&cancel)).unwrap();
+    let record = plan.undo_record(&storage).unwrap();
+    plan.apply(&storage, task(&cancel)).unwrap();
+    (storage, record)
+}
+
+/// One that adds and copies clusters, and changes much.
+fn copying() -> (MemoryStorage, UndoRecord) {
+    let all = (0..100).map(|seed| repaired(&[(Damage::Shared, seed), (Damage::LostBlock, seed)]));
+    let much = |record: &UndoRecord| {
+        record.changed.len() > 1 && !record.copied.is_empty() && !record.added.is_empty()
+    };
+    all.into_iter().find(|(_, record)| much(record)).unwrap()
+}
+
+fn is_refused(record: &UndoRecord, storage: &MemoryStorage, kind: ErrorKind) {
+    let (before, cancel) = (storage.contents(), Cancel::new());
+    let error = record.undo(storage, task(&cancel)).unwrap_err();
+    assert!(error.kind() == kind && !error.changed(), "{error}");
+    assert!(storage.contents() == before);
+}
+
+/// Both owners would see what one has written since.
+#[test]
+fn what_was_copied_must_be_as_it_was() {
+    let (storage, record) = copying();
+    let copied = record.copied.first().unwrap();
+    storage.write_at(copied.offset + copied.len - 1, b"!").unwrap();
+    is_refused(&record, &storage, ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_record_that_no_repair_makes_is_refused() {
+    let (storage, record) = copying();
+    let lies: [fn(&mut UndoRecord); 9] = [
+        |record| record.changed.clear(),
+        |record| record.changed.reverse(),
+        |record| record.changed[0].old.push(0),
+        |record| record.changed[0].between.push(vec![0; 3]),
+        |record| record.changed[0].offset = u64::MAX,
+        |record| record.changed[0].between = vec![record.changed[0].new.clone(); 3],
+        |record| record.old_len = record.new_len + 1,
+        |record| record.added[0].len = 1 << 40,
+        |record| record.copied[0].offset = record.new_len,
+    ];
+    for (nth, lie) in lies.into_iter().enumerate() {
+        let mut record = record.clone();
+        lie(&mut record);
+        println!("lie {nth}");
+        is_refused(&record, &storage, ErrorKind::BadRequest);
     }
 }
 
 /// A guest that took the leaked cluster again, and more behind the end, keeps what it wrote.
 #[test]
 fn a_file_that_has_grown_since_is_not_cut() {
-    let storage = MemoryStorage::new(image(PLAIN).0);
-    hurt(&storage, &[(Damage::LostBlock, 1)]);
-    let (header, cancel) = (Header::read(&storage).unwrap(), Cancel::new());
-    let plan = RepairPlan::new(&storage, &header, RepairMode::All, task(&cancel)).unwrap();
-    let record = plan.undo_record(&storage).unwrap();
-    plan.apply(&storage, task(&cancel)).unwrap();
+    let (storage, record) = repaired(&[(Damage::LostBlock, 1)]);
     for change in &record.changed {
         storage.write_at(change.offset, &change.old).unwrap();
     }
     storage.write_at(storage.len().unwrap(), b"new").unwrap();
-    let since = storage.contents();
-    let error = record.undo(&storage).unwrap_err();
-    assert!(error.kind() == ErrorKind::Corrupt && !error.changed(), "{error}");
-    assert!(storage.contents() == since);
+    is_refused(&record, &storage, ErrorKind::Corrupt);
 }

@@ -1,16 +1,19 @@
 //! Taking a repair back: the sectors that it changed get their old bytes, if nobody has written
 //! there since.
 
+use std::collections::BTreeSet;
+
 use sha2::{Digest, Sha256};
 
 use super::apply::Place;
 use super::draft::Change;
-use super::plan::RepairPlan;
-use crate::error::{Error, ErrorKind, Result};
+use super::plan::{RepairPlan, Source};
+use crate::error::{Error, Result};
 use crate::host::storage::{Storage, read_padded_at};
+use crate::qcow2::geometry::HostOffset;
+use crate::task::Task;
 
-const SECTOR: usize = 512;
-
+pub(super) const SECTOR: usize = 512;
 /// A SHA-256 hash.
 pub type Hash = [u8; 32];
 
@@ -23,8 +26,10 @@ pub struct UndoRecord {
     pub new_len: u64,
     /// What was changed in place, ascending.
     pub changed: Vec<Replaced>,
-    /// What was written behind the old end.
-    pub added: Vec<Added>,
+    /// The sectors that were written behind the old end, ascending; what lies between is zeros.
+    pub added: Vec<Hashed>,
+    /// What had two owners and was copied: it must not have changed since, for both would see it.
+    pub copied: Vec<Hashed>,
 }
 
 /// Bytes that a repair replaced.
@@ -41,9 +46,9 @@ pub struct Replaced {
     pub new: Vec<u8>,
 }
 
-/// Bytes that a repair wrote behind the old end of the file.
+/// Bytes of the file that are known by their hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Added {
+pub struct Hashed {
     /// Where, in bytes from the beginning of the file.
     pub offset: u64,
     /// How many.
@@ -64,6 +69,7 @@ impl RepairPlan {
             new_len: self.new_len,
             changed: Vec::new(),
             added: Vec::new(),
+            copied: self.copied(storage)?,
         };
         if self.changes.first().is_some_and(|change| change.offset > 0) {
             record.changed.extend(self.marked_header(storage)?);
@@ -71,7 +77,7 @@ impl RepairPlan {
         for change in &self.changes {
             match self.place_of(change) {
                 Place::New if change.offset >= self.old_len => {
-                    record.added.push(Added::of(change.offset, &change.new))
+                    record.added.extend(sectors(change.offset, &change.new));
                 }
                 place => record.changed.push(Replaced {
                     offset: change.offset,
@@ -84,7 +90,7 @@ impl RepairPlan {
         for transfer in &self.transfers {
             let (offset, new) = (transfer.to.get(), self.transferred(storage, *transfer)?);
             if offset >= self.old_len {
-                record.added.push(Added::of(offset, &new));
+                record.added.extend(sectors(offset, &new));
                 continue;
             }
             // A block device, which cannot be cut to take it back.
@@ -92,7 +98,29 @@ impl RepairPlan {
             read_padded_at(storage, offset, &mut old)?;
             record.changed.push(Replaced { offset, old, between: Vec::new(), new });
         }
+        record.added.sort_by_key(|added| added.offset);
         Ok(record)
+    }
+
+    /// What clusters are copied from, but for those that the repair changes.
+    fn copied(&self, storage: &dyn Storage) -> Result<Vec<Hashed>> {
+        let geometry = self.old_header.geometry;
+        let cluster = |offset| geometry.host_cluster(HostOffset::new(offset));
+        let changed: BTreeSet<_> = self.changes.iter().map(|c| cluster(c.offset)).collect();
+        let mut copied = Vec::new();
+        for transfer in &self.transfers {
+            let (offset, len) = match transfer.from {
+                Source::Cluster(offset) => (offset.get(), geometry.cluster_size()),
+                Source::Compressed { offset, len } => (offset.get(), len),
+            };
+            let last = cluster(offset.saturating_add(len).saturating_sub(1));
+            if changed.range(cluster(offset)..=last).next().is_none() {
+                let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+                read_padded_at(storage, offset, &mut bytes)?;
+                copied.push(Hashed::of(offset, &bytes));
+            }
+        }
+        Ok(copied)
     }
 
     /// The header's first sector, where the repair changes it on its way alone.
@@ -106,11 +134,17 @@ impl RepairPlan {
     }
 }
 
-impl Added {
-    fn of(offset: u64, bytes: &[u8]) -> Added {
+impl Hashed {
+    fn of(offset: u64, bytes: &[u8]) -> Hashed {
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Added { offset, len, hash: Sha256::digest(bytes).into() }
+        Hashed { offset, len, hash: Sha256::digest(bytes).into() }
     }
+}
+
+/// Every sector by its hash.
+fn sectors(offset: u64, bytes: &[u8]) -> impl Iterator<Item = Hashed> {
+    let at = (offset..).step_by(SECTOR);
+    at.zip(bytes.chunks(SECTOR)).map(|(at, sector)| Hashed::of(at, sector))
 }
 
 impl UndoRecord {
@@ -119,49 +153,15 @@ impl UndoRecord {
     /// to be done.
     ///
     /// # Errors
-    /// [`Corrupt`](ErrorKind::Corrupt) before any change where the file differs from what the
-    /// repair left: somebody has written to it since.
-    pub fn undo(&self, storage: &dyn Storage) -> Result<bool> {
-        self.require_sense()?;
-        let len = storage.len()?;
-        let (mut begun, mut undone) = (false, len == self.old_len);
-        for change in &self.changed {
-            let mut now = vec![0; change.new.len()];
-            read_padded_at(storage, change.offset, &mut now)?;
-            change.require_own(&now)?;
-            begun |= change.has_begun(&now);
-            undone &= now == change.old_padded();
-        }
-        if undone {
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) before any change where the file differs from what the
+    /// repair left: somebody has written to it since; [`BadRequest`](crate::ErrorKind::BadRequest) for a
+    /// record that no repair makes; [`Cancelled`](crate::ErrorKind::Cancelled) before any change.
+    pub fn undo(&self, storage: &dyn Storage, task: Task<'_>) -> Result<bool> {
+        if self.is_taken_back(storage, task)? {
             return Ok(false);
-        }
-        // What is new was on the medium before anything referred to it. A file that is longer has
-        // grown since, whatever its counts say.
-        if len > self.new_len || begun && len < self.new_len {
-            return Err(changed_since(self.new_len));
-        }
-        if begun {
-            self.added.iter().try_for_each(|added| added.require_own(storage))?;
         }
         self.put_back(storage).map_err(Error::after_changes)?;
         Ok(true)
-    }
-
-    /// What a repair leaves makes sense; what somebody else has written need not.
-    fn require_sense(&self) -> Result<()> {
-        let inside = |offset: u64, len: u64, end: u64| {
-            offset.checked_add(len).is_some_and(|behind| behind <= end)
-        };
-        let len = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let sense = self.old_len <= self.new_len
-            && self.changed.iter().all(|change| {
-                change.old.len() <= change.new.len()
-                    && inside(change.offset, len(&change.old), self.old_len)
-                    && inside(change.offset, len(&change.new), self.new_len)
-            })
-            && self.added.iter().all(|added| inside(added.offset, added.len, self.new_len));
-        let message = "the record of the repair contradicts itself";
-        if sense { Ok(()) } else { Err(Error::new(ErrorKind::BadRequest, message)) }
     }
 
     fn put_back(&self, storage: &dyn Storage) -> Result<()> {
@@ -188,49 +188,4 @@ impl UndoRecord {
         }
         Ok(())
     }
-}
-
-impl Replaced {
-    fn old_padded(&self) -> Vec<u8> {
-        let mut old = self.old.clone();
-        old.resize(self.new.len(), 0);
-        old
-    }
-
-    /// Whether a sector is as it is in the end alone.
-    fn has_begun(&self, now: &[u8]) -> bool {
-        let old = self.old_padded();
-        (0usize..).zip(now.chunks(SECTOR)).any(|(index, sector)| {
-            let is = |state: &Vec<u8>| state.chunks(SECTOR).nth(index) == Some(sector);
-            is(&self.new) && !is(&old) && !self.between.iter().any(is)
-        })
-    }
-
-    /// Every sector must be as it was at some point of the repair.
-    fn require_own(&self, now: &[u8]) -> Result<()> {
-        let old = self.old_padded();
-        let states = || [&old, &self.new].into_iter().chain(&self.between);
-        for (index, sector) in (0usize..).zip(now.chunks(SECTOR)) {
-            let known = states().any(|state| state.chunks(SECTOR).nth(index) == Some(sector));
-            if !known {
-                let within = u64::try_from(index.saturating_mul(SECTOR)).unwrap_or(u64::MAX);
-                return Err(changed_since(self.offset.saturating_add(within)));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Added {
-    fn require_own(&self, storage: &dyn Storage) -> Result<()> {
-        let mut now = vec![0; usize::try_from(self.len).unwrap_or_default()];
-        read_padded_at(storage, self.offset, &mut now)?;
-        let hash: Hash = Sha256::digest(&now).into();
-        if hash == self.hash { Ok(()) } else { Err(changed_since(self.offset)) }
-    }
-}
-
-fn changed_since(offset: u64) -> Error {
-    let message = "the image was written to since the repair, which cannot be taken back any more";
-    Error::new(ErrorKind::Corrupt, message).at_offset(offset)
 }
