@@ -212,7 +212,7 @@ fn report(request: &CheckRequest, header: &Header, found: &ScanReport) -> CheckR
         marked_corrupt: header.incompatible.contains(Incompatible::CORRUPT),
         total_clusters: header.virtual_size.div_ceil(header.geometry.cluster_size()),
         allocated_clusters: found.allocated_clusters,
-        compressed_clusters: found.compressed_clusters,
+        compressed_clusters: found.census.compressed.count,
         image_end_bytes: found.end_of_use.get(),
         repair: None,
     }
