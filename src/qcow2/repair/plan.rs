@@ -15,6 +15,7 @@ use crate::qcow2::flush::switch_header;
 use crate::qcow2::geometry::{ClusterCount, GuestOffset, HostCluster, HostOffset};
 use crate::qcow2::growth::free_end;
 use crate::qcow2::header::Header;
+use crate::qcow2::hyperkit::{Leftovers, find_leftovers};
 use crate::qcow2::table::read_refcount_table;
 use crate::task::Task;
 
@@ -35,6 +36,8 @@ pub enum RepairMode {
     Leaks,
     /// Everything that can be mended.
     All,
+    /// The same, and what hyperkit never counts is marked so.
+    AllForHyperkit,
 }
 
 /// What a guest cluster, or a whole L2 table of them, has lost.
@@ -111,8 +114,9 @@ impl RepairPlan {
         let new_from = room.start;
         let gap = gap(storage, header, new_from)?;
         let mut mender = Mender::new(&draft, header, room)?;
-        if mode == RepairMode::All {
+        if mode != RepairMode::Leaks {
             mend_references(&draft, &mut mender, gap, task)?;
+            remove_leftovers(&draft, header)?;
         }
         let mut plan = RepairPlan {
             before,
@@ -177,7 +181,7 @@ impl RepairPlan {
         for _ in 0..MAX_COUNTING_ROUNDS {
             let report = scan(draft, &self.new_header, task)?;
             if report.is_clean() {
-                self.clear_marks(draft)?;
+                self.clear_marks(draft, mode)?;
                 return Ok(Some(report));
             }
             if let Some(finding) = counts::beyond_width(&self.new_header, report.ledger()) {
@@ -192,12 +196,13 @@ impl RepairPlan {
     }
 
     /// The image is sound: it says so.
-    fn clear_marks(&mut self, draft: &Draft<'_>) -> Result<()> {
-        let marked = self.new_header.incompatible.without(Incompatible::CORRUPT);
+    fn clear_marks(&mut self, draft: &Draft<'_>, mode: RepairMode) -> Result<()> {
+        let marks = Incompatible::CORRUPT.with_if(true, Incompatible::DIRTY);
         // An image of the kind that never keeps its counts stays one.
-        let never_counts = self.old_header.is_for_hyperkit();
+        let never_counts = self.old_header.is_for_hyperkit()
+            || mode == RepairMode::AllForHyperkit && self.old_header.is_lazy_for_hyperkit();
         self.new_header.incompatible =
-            if never_counts { marked } else { marked.without(Incompatible::DIRTY) };
+            self.new_header.incompatible.without(marks).with_if(never_counts, Incompatible::DIRTY);
         if draft.writes() == 0 && self.new_header == self.old_header {
             return Ok(());
         }
@@ -297,6 +302,14 @@ fn mend_references(
         }
     }
     Err(Error::new(ErrorKind::Corrupt, "the damage does not end"))
+}
+
+/// What hyperkit leaves in a header of version 2 means nothing there.
+fn remove_leftovers(draft: &Draft<'_>, header: &Header) -> Result<()> {
+    match find_leftovers(draft, header)?.filter(|leftovers| leftovers.removable) {
+        Some(Leftovers { at, len, .. }) => draft.write_at(at.get(), &vec![0; len]),
+        None => Ok(()),
+    }
 }
 
 fn step_of(finding: &Finding) -> Option<Step> {
