@@ -1,6 +1,7 @@
 //! `check`: whether an image is sound, and making it so. It looks at metadata alone, never at what
 //! the guest wrote, and opens nothing that the image names.
 
+mod reader;
 mod repair;
 mod undo;
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use reader::{BrokenRuleReport, Reader, ReaderEffect, ReaderReport, ReaderRule};
 pub use repair::{LostRange, Repair, RepairReport};
 pub use undo::{UndoRepairReport, UndoRepairRequest, undo_repair};
 
@@ -17,7 +19,7 @@ use super::context::Context;
 use super::existing::Existing;
 use super::wire::{bytes_hex, choice, lossy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::resolve;
+use crate::host::{FileStorage, resolve};
 use crate::qcow2::check::{Finding, ScanReport, Severity, scan};
 use crate::qcow2::repair::Remedy;
 use crate::qcow2::{Header, Incompatible};
@@ -35,12 +37,16 @@ pub struct CheckRequest {
     /// Whether to tell only what a repair would do. Default: `false`.
     #[serde(default)]
     pub dry_run: bool,
+    /// The program whose rules the image is held against too; a repair of `all` then also marks
+    /// what that program needs marked. Default: none.
+    #[serde(rename = "for")]
+    pub reader: Option<Reader>,
 }
 
 impl CheckRequest {
     /// A check that changes nothing.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        CheckRequest { path: path.into(), format: None, repair: None, dry_run: false }
+        CheckRequest { path: path.into(), format: None, repair: None, dry_run: false, reader: None }
     }
 }
 
@@ -125,6 +131,9 @@ pub struct CheckReport {
     /// What was repaired, if that was asked for; all else is as it is afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repair: Option<RepairReport>,
+    /// What the program makes of it that was asked for; after a repair, as it is then.
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    pub reader: Option<ReaderReport>,
 }
 
 /// One thing that is not as it must be.
@@ -188,12 +197,26 @@ fn check_open(
         return Err(Error::new(ErrorKind::UnsupportedFeature, message));
     };
     let Some(level) = request.repair else {
-        return Ok(report(request, header, &scan(storage, header, context.task())?));
+        return look(request, storage, header, context);
     };
-    let done = repair::repair(path, storage, header, level, request.dry_run, context.task())?;
-    let header = Header::read(storage)?;
-    let found = scan(storage, &header, context.task())?;
-    Ok(CheckReport { repair: Some(done), ..report(request, &header, &found) })
+    let done = repair::repair(path, storage, header, level, request, context.task())?;
+    let report = look(request, storage, &Header::read(storage)?, context)?;
+    Ok(CheckReport { repair: Some(done), ..report })
+}
+
+/// How the image is.
+fn look(
+    request: &CheckRequest,
+    storage: &FileStorage,
+    header: &Header,
+    context: Context<'_>,
+) -> Result<CheckReport> {
+    let found = scan(storage, header, context.task())?;
+    let reader = match request.reader {
+        Some(reader) => Some(reader.judge(storage, header, &found)?),
+        None => None,
+    };
+    Ok(CheckReport { reader, ..report(request, header, &found) })
 }
 
 fn report(request: &CheckRequest, header: &Header, found: &ScanReport) -> CheckReport {
@@ -215,6 +238,7 @@ fn report(request: &CheckRequest, header: &Header, found: &ScanReport) -> CheckR
         compressed_clusters: found.census.compressed.count,
         image_end_bytes: found.end_of_use.get(),
         repair: None,
+        reader: None,
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::FindingReport;
 use super::undo::UndoFile;
+use super::{CheckRequest, FindingReport, Reader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 use crate::host::{DEFAULT_MODE, FileStorage, Publish, Staging};
@@ -70,22 +70,23 @@ pub struct LostRange {
     pub kept: bool,
 }
 
-/// Repairs an image that is locked, unless `dry_run`.
+/// Repairs an image that is locked, unless that is to be told only.
 pub(super) fn repair(
     path: &Path,
     storage: &FileStorage,
     header: &Header,
     level: Repair,
-    dry_run: bool,
+    request: &CheckRequest,
     task: Task<'_>,
 ) -> Result<RepairReport> {
-    let mode = match level {
-        Repair::Leaks => RepairMode::Leaks,
-        Repair::All => RepairMode::All,
+    let mode = match (level, request.reader) {
+        (Repair::Leaks, _) => RepairMode::Leaks,
+        (Repair::All, None) => RepairMode::All,
+        (Repair::All, Some(Reader::Hyperkit)) => RepairMode::AllForHyperkit,
     };
     let plan = RepairPlan::new(storage, header, mode, task)?;
     let mut undo_file = None;
-    if !dry_run && !plan.is_empty() {
+    if !request.dry_run && !plan.is_empty() {
         let saved = save(path, &plan, storage)?;
         plan.apply(storage, task)?;
         undo_file = Some(saved);
