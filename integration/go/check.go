@@ -13,6 +13,9 @@ type CheckRequest struct {
 	// SaveTo is where what is needed to take the repair back is saved, in a new file. Default: beside
 	// the disk. A block device has no such place: it must be named.
 	SaveTo string `json:"save_to,omitempty"`
+	// For is the program whose rules the image is held against too; RepairAll then also marks what
+	// that program needs marked. Default: none.
+	For Reader `json:"for,omitempty"`
 	// LockTimeoutSeconds is how long to wait for a disk that is in use. Default: 0.
 	LockTimeoutSeconds float64 `json:"lock_timeout_seconds,omitempty"`
 	// NoLock goes on where the file system offers no locks. Default: false.
@@ -67,6 +70,9 @@ type CheckReport struct {
 	ImageEndBytes uint64 `json:"image_end_bytes"`
 	// Repair is what was repaired, if that was asked for; all else is as it is afterwards.
 	Repair *RepairReport `json:"repair"`
+	// For is what the program makes of it that was asked for, after a repair as it is then; nil where
+	// none was.
+	For *ReaderReport `json:"for"`
 	// Meta is who says so.
 	Meta Meta `json:"meta"`
 }
@@ -141,6 +147,32 @@ type LostRange struct {
 	Kept bool `json:"kept"`
 }
 
+// ReaderReport is what one program makes of an image.
+type ReaderReport struct {
+	// Reader is the program.
+	Reader Reader `json:"reader"`
+	// Broken is every rule of it that the image breaks.
+	Broken []BrokenRuleReport `json:"broken"`
+}
+
+// BrokenRuleReport is a rule that an image breaks.
+type BrokenRuleReport struct {
+	// Rule is the rule.
+	Rule ReaderRule `json:"rule"`
+	// Effect is what the program does with such an image.
+	Effect ReaderEffect `json:"effect"`
+	// Message is the same in words.
+	Message string `json:"message"`
+	// Count is how often the image breaks it.
+	Count uint64 `json:"count"`
+	// HostOffsetBytes is where in the file it does so first, in bytes: the field of the header, the
+	// entry of a table, or the table.
+	HostOffsetBytes *uint64 `json:"host_offset_bytes"`
+	// GuestOffsetBytes is where on the guest's disk the data begins that is about, in bytes; nil
+	// where it is not about data.
+	GuestOffsetBytes *uint64 `json:"guest_offset_bytes"`
+}
+
 // UndoRepairReport is what was done about a repair.
 type UndoRepairReport struct {
 	// Path is the disk.
@@ -208,4 +240,67 @@ const (
 	FindingShared FindingKind = "shared"
 	// FindingUnreadable is a table that the medium does not give back.
 	FindingUnreadable FindingKind = "unreadable"
+)
+
+// Reader is the program whose reader an image is held against.
+type Reader string
+
+const (
+	// ReaderHyperkit is hyperkit and its OCaml qcow library.
+	ReaderHyperkit Reader = "hyperkit"
+)
+
+// ReaderEffect is what a reader does with an image that breaks one of its rules.
+type ReaderEffect string
+
+const (
+	// EffectFreezes stops the guest when the file must grow.
+	EffectFreezes ReaderEffect = "freezes"
+	// EffectRefused does not open the image.
+	EffectRefused ReaderEffect = "refused"
+	// EffectMiscounts makes the reference counts wrong without a mark that says so.
+	EffectMiscounts ReaderEffect = "miscounts"
+	// EffectReadsOtherwise shows the guest other data than was meant.
+	EffectReadsOtherwise ReaderEffect = "reads_otherwise"
+	// EffectDestroys destroys the image, or what is in it, when it is opened or written to.
+	EffectDestroys ReaderEffect = "destroys"
+)
+
+// ReaderRule is what an image has that a reader does not take as it is meant.
+type ReaderRule string
+
+const (
+	// ReaderRuleHeaderLength is a header of version 3 that has not 104 bytes.
+	ReaderRuleHeaderLength ReaderRule = "header_length"
+	// ReaderRuleClusterSize is a cluster size outside 4 KiB to 2 MiB, in version 2 to 1 MiB.
+	ReaderRuleClusterSize ReaderRule = "cluster_size"
+	// ReaderRuleIncompatibleFeatures is an incompatible feature but the dirty and the corrupt bit.
+	ReaderRuleIncompatibleFeatures ReaderRule = "incompatible_features"
+	// ReaderRuleAutoclearFeatures is any autoclear feature.
+	ReaderRuleAutoclearFeatures ReaderRule = "autoclear_features"
+	// ReaderRuleExtensionsBeyondSector is header extensions that do not end in the first 512 bytes.
+	ReaderRuleExtensionsBeyondSector ReaderRule = "extensions_beyond_sector"
+	// ReaderRuleBackingFile is a backing file.
+	ReaderRuleBackingFile ReaderRule = "backing_file"
+	// ReaderRuleEncryption is encryption.
+	ReaderRuleEncryption ReaderRule = "encryption"
+	// ReaderRuleRefcountBits is reference counts that have not 16 bits.
+	ReaderRuleRefcountBits ReaderRule = "refcount_bits"
+	// ReaderRuleSnapshots is internal snapshots.
+	ReaderRuleSnapshots ReaderRule = "snapshots"
+	// ReaderRuleNotLazy is no lazy refcounts.
+	ReaderRuleNotLazy ReaderRule = "not_lazy"
+	// ReaderRuleLazyNotDirty is lazy refcounts without the dirty bit.
+	ReaderRuleLazyNotDirty ReaderRule = "lazy_not_dirty"
+	// ReaderRuleV3FieldsInV2 is fields of version 3 under a header of version 2, which a session with
+	// discard leaves.
+	ReaderRuleV3FieldsInV2 ReaderRule = "v3_fields_in_v2"
+	// ReaderRuleCompressedClusters is compressed clusters.
+	ReaderRuleCompressedClusters ReaderRule = "compressed_clusters"
+	// ReaderRuleZeroClusters is entries that say that a cluster is zeros.
+	ReaderRuleZeroClusters ReaderRule = "zero_clusters"
+	// ReaderRuleSharedClusters is two references to one cluster.
+	ReaderRuleSharedClusters ReaderRule = "shared_clusters"
+	// ReaderRuleBeyondFile is a reference to what lies behind the end of the file.
+	ReaderRuleBeyondFile ReaderRule = "beyond_file"
 )

@@ -93,6 +93,10 @@ func TestDamagedDisks(t *testing.T) {
 	if checked.Verdict != CheckClean || checked.Repair != nil || checked.TotalClusters != 1024 {
 		t.Errorf("%+v", checked)
 	}
+	checked = must(client.Check(background, CheckRequest{Path: path, For: ReaderHyperkit}))(t)
+	if checked.For == nil || checked.For.Reader != ReaderHyperkit || len(checked.For.Broken) != 2 || checked.For.Broken[0].Rule != ReaderRuleHeaderLength || checked.For.Broken[0].Effect != EffectRefused {
+		t.Errorf("%+v", checked.For)
+	}
 	damage := exec.Command(program(t), "damage", path, "--kind", "beyond-file", "--seed", "1")
 	if output, err := damage.CombinedOutput(); err != nil {
 		t.Fatal(err, string(output))

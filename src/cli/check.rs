@@ -8,7 +8,8 @@ use super::names::one_of;
 use super::output::Output;
 use crate::error::Result;
 use crate::ops::{
-    self, CheckReport, CheckRequest, CheckVerdict, Format, Repair, RepairReport, UndoRepairRequest,
+    self, BrokenRuleReport, CheckReport, CheckRequest, CheckVerdict, Format, Reader, ReaderEffect,
+    ReaderReport, Repair, RepairReport, UndoRepairRequest,
 };
 use crate::task::Cancel;
 use crate::units::ByteSize;
@@ -22,12 +23,14 @@ const SHOWN: usize = 20;
 /// given; what that changes is saved beside the image first, and --undo puts it back.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 clean, 2 corrupt, 3 leaks only, 1 could not check, 63 the format or a \
-                        feature of the image is not supported, 64 not understood, 75 in use.
+    after_help = "Exit codes: 0 clean, 2 corrupt, or what --for names does not take it as it is, 3 \
+                        leaks only, 1 could not check, 63 the format or a feature of the image is \
+                        not supported, 64 not understood, 75 in use.
 
 Examples:
   vmdisk check m.qcow2
-  vmdisk check m.qcow2 --json"
+  vmdisk check m.qcow2 --json
+  vmdisk check m.qcow2 --for hyperkit"
 )]
 pub(super) struct Args {
     /// The disk
@@ -40,6 +43,10 @@ pub(super) struct Args {
     /// mended
     #[arg(long, short, value_name = "WHAT", value_parser = one_of(Repair::ALL, Repair::name))]
     repair: Option<Repair>,
+    /// List also what this program refuses, reads otherwise or destroys; --repair all then marks
+    /// what it needs marked
+    #[arg(long = "for", value_name = "READER", value_parser = one_of(Reader::ALL, Reader::name))]
+    reader: Option<Reader>,
     /// Tell only what a repair would do
     #[arg(long, requires = "repair")]
     dry_run: bool,
@@ -47,7 +54,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "repair", conflicts_with = "dry_run")]
     save_to: Option<PathBuf>,
     /// Take a repair back, from the file that it left beside the image
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["repair", "format"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["repair", "format", "reader"])]
     undo: Option<PathBuf>,
     #[command(flatten)]
     flags: LockedFlags,
@@ -59,13 +66,16 @@ impl Args {
             return self.undo(output, cancel);
         };
         let (format, repair, dry_run) = (self.format, self.repair, self.dry_run);
-        let request = CheckRequest { path, format, repair, dry_run, save_to: self.save_to.clone() };
+        let (save_to, reader) = (self.save_to.clone(), self.reader);
+        let request = CheckRequest { path, format, repair, dry_run, save_to, reader };
         let report = self.flags.locked(cancel, |context| ops::check(&request, context))?;
         output.report(&report, text)?;
+        let unfit = report.reader.is_some_and(|reader| !reader.broken.is_empty());
         Ok(match report.verdict {
+            CheckVerdict::Corrupt => Exit::Corrupt,
+            CheckVerdict::Clean | CheckVerdict::Leaks if unfit => Exit::Corrupt,
             CheckVerdict::Clean => Exit::Done,
             CheckVerdict::Leaks => Exit::Leaks,
-            CheckVerdict::Corrupt => Exit::Corrupt,
         })
     }
 }
@@ -112,6 +122,9 @@ fn text(report: &CheckReport) -> String {
     if let Some(repair) = &report.repair {
         text.push_str(&repaired(repair));
     }
+    if let Some(reader) = &report.reader {
+        text.push_str(&judged(reader));
+    }
     text.push_str(&format!(
         "  {} of {} clusters allocated, {} compressed; in use up to {}\n",
         report.allocated_clusters,
@@ -120,6 +133,31 @@ fn text(report: &CheckReport) -> String {
         ByteSize::from_bytes(report.image_end_bytes),
     ));
     text
+}
+
+fn judged(report: &ReaderReport) -> String {
+    let reader = report.reader;
+    if report.broken.is_empty() {
+        return format!("  {reader} takes it as it is\n");
+    }
+    report.broken.iter().map(|broken| format!("  {reader} {}\n", consequence(broken))).collect()
+}
+
+fn consequence(broken: &BrokenRuleReport) -> String {
+    let does = match broken.effect {
+        ReaderEffect::Freezes => "freezes the guest",
+        ReaderEffect::Refused => "does not open it",
+        ReaderEffect::Miscounts => "miscounts it",
+        ReaderEffect::ReadsOtherwise => "reads it otherwise",
+        ReaderEffect::Destroys => "DESTROYS it",
+    };
+    let times = match broken.count {
+        1 => String::new(),
+        times => format!(", {times} times"),
+    };
+    let guest = broken.guest_offset_bytes;
+    let first = guest.map_or_else(String::new, |guest| format!(", first at guest byte {guest}"));
+    format!("{does}: {}{times}{first} ({})", broken.message, broken.rule)
 }
 
 fn repaired(report: &RepairReport) -> String {

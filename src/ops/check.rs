@@ -1,6 +1,7 @@
 //! `check`: whether an image is sound, and making it so. It looks at metadata alone, never at what
 //! the guest wrote, and opens nothing that the image names.
 
+mod reader;
 mod repair;
 mod undo;
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use reader::{BrokenRuleReport, Reader, ReaderEffect, ReaderReport, ReaderRule};
 use repair::SavePlace;
 pub use repair::{LostRange, Repair, RepairReport};
 pub use undo::{UndoRepairReport, UndoRepairRequest, undo_repair};
@@ -18,10 +20,11 @@ use super::context::Context;
 use super::existing::Existing;
 use super::wire::{bytes_hex, choice, lossy};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::resolve;
+use crate::host::{FileStorage, resolve};
 use crate::qcow2::check::{Finding, ScanReport, Severity, scan};
 use crate::qcow2::repair::Remedy;
 use crate::qcow2::{Header, Incompatible};
+use crate::task::Task;
 
 /// An image that is to be checked.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -39,13 +42,24 @@ pub struct CheckRequest {
     /// Where what is needed to take the repair back is saved, in a new file. Default: beside the
     /// disk, as DISK.repair-SECONDS. A block device has no such place: it must be named.
     pub save_to: Option<PathBuf>,
+    /// The program whose rules the image is held against too; a repair of `all` then also marks
+    /// what that program needs marked. Default: none.
+    #[serde(rename = "for")]
+    pub reader: Option<Reader>,
 }
 
 impl CheckRequest {
     /// A check that changes nothing.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        CheckRequest { path, format: None, repair: None, dry_run: false, save_to: None }
+        CheckRequest {
+            path,
+            format: None,
+            repair: None,
+            dry_run: false,
+            save_to: None,
+            reader: None,
+        }
     }
 
     /// Whether the disk may be written to.
@@ -148,6 +162,9 @@ pub struct CheckReport {
     /// What was repaired, if that was asked for; all else is as it is afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repair: Option<RepairReport>,
+    /// What the program makes of it that was asked for; after a repair, as it is then.
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    pub reader: Option<ReaderReport>,
 }
 
 /// One thing that is not as it must be.
@@ -213,21 +230,34 @@ fn check_open(
         return Err(Error::new(ErrorKind::UnsupportedFeature, message));
     };
     let Some(level) = request.repair else {
-        return Ok(report(request, header, &scan(storage, header, context.task())?));
+        return look(request, storage, header, context.task());
     };
     let place = match (request.dry_run, &request.save_to) {
         (true, _) => None,
         (false, Some(path)) => Some(SavePlace::Named(path.clone())),
         (false, None) => Some(SavePlace::beside(path, storage)?),
     };
-    let done = repair::repair(path, storage, header, level, place, context.task())?;
-    let look_again = || {
-        let header = Header::read(storage)?;
-        let found = scan(storage, &header, context.task().quiet())?;
-        Ok(report(request, &header, &found))
+    let how = (level, request.reader);
+    let done = repair::repair(path, storage, header, how, place, context.task())?;
+    let again = Header::read(storage)
+        .and_then(|header| look(request, storage, &header, context.task().quiet()));
+    let report = again.map_err(|error| done.interrupted(error))?;
+    Ok(CheckReport { repair: Some(done), ..report })
+}
+
+/// How the image is.
+fn look(
+    request: &CheckRequest,
+    storage: &FileStorage,
+    header: &Header,
+    task: Task<'_>,
+) -> Result<CheckReport> {
+    let found = scan(storage, header, task)?;
+    let reader = match request.reader {
+        Some(reader) => Some(reader.judge(storage, header, &found)?),
+        None => None,
     };
-    let after = look_again().map_err(|error| done.interrupted(error))?;
-    Ok(CheckReport { repair: Some(done), ..after })
+    Ok(CheckReport { reader, ..report(request, header, &found) })
 }
 
 fn report(request: &CheckRequest, header: &Header, found: &ScanReport) -> CheckReport {
@@ -246,9 +276,10 @@ fn report(request: &CheckRequest, header: &Header, found: &ScanReport) -> CheckR
         marked_corrupt: header.incompatible.contains(Incompatible::CORRUPT),
         total_clusters: header.virtual_size.div_ceil(header.geometry.cluster_size()),
         allocated_clusters: found.allocated_clusters,
-        compressed_clusters: found.compressed_clusters,
+        compressed_clusters: found.census.compressed.count,
         image_end_bytes: found.end_of_use.get(),
         repair: None,
+        reader: None,
     }
 }
 

@@ -28,8 +28,9 @@ pub use capabilities::{
     CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks, capabilities,
 };
 pub use check::{
-    CheckReport, CheckRequest, CheckVerdict, FindingKind, FindingReport, FindingSeverity,
-    LostRange, Repair, RepairReport, UndoRepairReport, UndoRepairRequest, check, undo_repair,
+    BrokenRuleReport, CheckReport, CheckRequest, CheckVerdict, FindingKind, FindingReport,
+    FindingSeverity, LostRange, Reader, ReaderEffect, ReaderReport, ReaderRule, Repair,
+    RepairReport, UndoRepairReport, UndoRepairRequest, check, undo_repair,
 };
 pub use choices::{
     BackingStore, Compat, Compression, Format, Guest, IfExists, Preallocation, Preset, TrustLevel,

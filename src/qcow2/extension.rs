@@ -137,6 +137,15 @@ impl Extension {
         }
     }
 
+    /// The length of the table of feature names that `bytes` begin with, if that is one: its prefix
+    /// and whole records.
+    pub(super) fn len_of_names(bytes: &[u8]) -> Option<usize> {
+        let (id, len) = split_prefix(*bytes.first_chunk()?);
+        let len = index(len);
+        let whole = id == FEATURE_NAMES && len.is_multiple_of(RECORD_LEN);
+        PREFIX.checked_add(len).filter(|end| whole && *end <= bytes.len())
+    }
+
     fn parse(id: u32, data: &[u8]) -> Result<Extension, FormatError> {
         let malformed = || FormatError::from(Problem::MalformedExtension { id });
         Ok(match id {

@@ -340,8 +340,13 @@ impl Header {
     /// Whether the image is of the kind that hyperkit's library makes and never counts: lazy and
     /// dirty, with a header of 104 bytes.
     pub fn is_for_hyperkit(&self) -> bool {
-        self.incompatible.contains(Incompatible::DIRTY)
-            && self.compatible.contains(Compatible::LAZY_REFCOUNTS)
+        self.incompatible.contains(Incompatible::DIRTY) && self.is_lazy_for_hyperkit()
+    }
+
+    /// As [`is_for_hyperkit`](Self::is_for_hyperkit), dirty or not: that program never counts what
+    /// it adds to such an image.
+    pub(super) fn is_lazy_for_hyperkit(&self) -> bool {
+        self.compatible.contains(Compatible::LAZY_REFCOUNTS)
             && self.header_length == V3_MIN_HEADER_LEN
     }
 

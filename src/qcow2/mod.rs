@@ -7,7 +7,8 @@
 //!   `entry`, `table`, `refblock`, `snapshot`.
 //! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
-//! - What can be read of one that is not: `salvage`.
+//! - What can be read of one that is not: `salvage`. What another program makes of one:
+//!   [`hyperkit`].
 //! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
 //! - Guest data: `device` is the disk; `lookup` finds, `read`, `write` and `discard` do, `pack`
@@ -64,6 +65,7 @@ mod header;
 mod header_tests;
 #[cfg(test)]
 mod hostile_tests;
+pub mod hyperkit;
 mod layout;
 mod lengths;
 mod live;

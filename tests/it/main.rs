@@ -13,6 +13,7 @@ mod fields;
 mod fixtures;
 mod header;
 mod help;
+mod hyperkit;
 mod inspect;
 #[cfg(target_os = "linux")]
 mod interrupted;

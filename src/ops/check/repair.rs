@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::FindingReport;
 use super::undo::{REPAIR, UndoFile};
+use super::{FindingReport, Reader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 use crate::host::{DEFAULT_MODE, FileKind, FileStorage, Publish, Staging};
@@ -24,6 +24,16 @@ choice! {
         Leaks = "leaks",
         /// Everything that can be mended.
         All = "all",
+    }
+}
+
+impl Repair {
+    fn mode(self, reader: Option<Reader>) -> RepairMode {
+        match (self, reader) {
+            (Repair::Leaks, _) => RepairMode::Leaks,
+            (Repair::All, None) => RepairMode::All,
+            (Repair::All, Some(Reader::Hyperkit)) => RepairMode::AllForHyperkit,
+        }
     }
 }
 
@@ -91,15 +101,11 @@ pub(super) fn repair(
     path: &Path,
     storage: &FileStorage,
     header: &Header,
-    level: Repair,
+    (level, reader): (Repair, Option<Reader>),
     place: Option<SavePlace>,
     task: Task<'_>,
 ) -> Result<RepairReport> {
-    let mode = match level {
-        Repair::Leaks => RepairMode::Leaks,
-        Repair::All => RepairMode::All,
-    };
-    let plan = RepairPlan::new(storage, header, mode, task)?;
+    let plan = RepairPlan::new(storage, header, level.mode(reader), task)?;
     let mut undo_file = None;
     if let Some(place) = place.filter(|_| !plan.is_empty()) {
         task.check()?;

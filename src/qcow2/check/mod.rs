@@ -4,6 +4,7 @@
 //! of a dirty image true from what the scan counted.
 
 mod bitmaps;
+mod census;
 mod compare;
 mod finding;
 mod ledger;
@@ -15,6 +16,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use census::{Census, Tally};
 pub use finding::{Finding, Reference, Severity, Structure};
 pub use report::{MAX_FINDINGS, ScanReport};
 pub use scan::scan;

@@ -1,5 +1,6 @@
 //! What a scan hands back.
 
+use super::census::Census;
 use super::finding::{Finding, Severity};
 use super::ledger::Ledger;
 use crate::qcow2::geometry::HostOffset;
@@ -43,8 +44,8 @@ pub struct ScanReport {
     pub end_of_use: HostOffset,
     /// Guest clusters of the active disk that have a place in the image, compressed or not.
     pub allocated_clusters: u64,
-    /// Guest clusters of the active disk that are compressed.
-    pub compressed_clusters: u64,
+    /// What of the active disk not every program reads.
+    pub census: Census,
     /// The first finding that makes counting references worthless.
     damage: Option<Finding>,
     ledger: Ledger,

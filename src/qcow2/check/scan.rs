@@ -171,6 +171,7 @@ impl Scan<'_> {
     }
 
     pub(super) fn record(&mut self, finding: Finding) {
+        self.count_finding(&finding);
         self.report.record(finding, self.options);
     }
 

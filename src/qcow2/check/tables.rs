@@ -138,6 +138,11 @@ impl Scan<'_> {
 
     /// Entries whose clusters lie in a row; the first is at `at`, `first` is its guest cluster.
     fn run(&mut self, at: HostOffset, run: EntryRun, times: u64, first: Option<GuestCluster>) {
+        if let Some(first) = first.filter(|_| run.entry.has_zero_flag()) {
+            let guest = Some(self.geometry.guest_offset(first));
+            let to = Reference::to(Structure::Data, run.entry.offset_bits()).by(at).of_guest(guest);
+            self.report.census.zero.add(run.clusters, to);
+        }
         if run.clusters > 1 && self.sound_run(run, times, first.is_some()) {
             return;
         }
@@ -219,7 +224,9 @@ impl Scan<'_> {
         }
         let active = u64::from(to.guest.is_some());
         self.report.allocated_clusters = self.report.allocated_clusters.saturating_add(active);
-        self.report.compressed_clusters = self.report.compressed_clusters.saturating_add(active);
+        if to.guest.is_some() {
+            self.report.census.compressed.add(1, to);
+        }
         self.refer(to, range.len, Role::Compressed, times);
     }
 

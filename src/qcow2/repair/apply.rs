@@ -59,9 +59,7 @@ impl RepairPlan {
         }
         self.write(storage, Place::Table)?;
         storage.sync()?;
-        if self.new_header != self.old_header || self.marked().is_some() {
-            Self::write_header(storage, &self.new_header)?;
-        }
+        self.write_last_header(storage)?;
         self.write(storage, Place::Block)?;
         storage.sync()
     }
@@ -69,6 +67,16 @@ impl RepairPlan {
     fn write_header(storage: &dyn Storage, header: &Header) -> Result<()> {
         let (offset, bytes) = header.encode_switch();
         storage.write_at(offset, &bytes)
+    }
+
+    /// The header's first sector as it is to be, with one write: more of it may change than fields.
+    fn write_last_header(&self, storage: &dyn Storage) -> Result<()> {
+        let changes = self.changes.iter().any(|change| self.place_of(change) == Place::Header);
+        match (changes, self.marked()) {
+            (true, _) => self.write(storage, Place::Header),
+            (false, Some(_)) => Self::write_header(storage, &self.new_header),
+            (false, None) => Ok(()),
+        }
     }
 
     fn write(&self, storage: &dyn Storage, place: Place) -> Result<()> {

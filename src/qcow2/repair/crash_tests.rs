@@ -38,6 +38,9 @@ impl Patient {
     fn new(shape: Shape, healthy: &[u8], damages: &[(Damage, u64)]) -> Option<Patient> {
         let storage = MemoryStorage::new(healthy.to_vec());
         hurt(&storage, damages);
+        if shape.version == Version::V2 && shape.below.is_none() {
+            leave_fields(&storage);
+        }
         let bytes = storage.contents();
         let header = header_of(&bytes)?;
         let cancel = Cancel::new();
@@ -60,6 +63,7 @@ impl Patient {
         let shapes = [
             PLAIN,
             Shape { version: Version::V2, below: Some(30 << 10), ..PLAIN },
+            Shape { version: Version::V2, ..PLAIN },
             Shape { order: 6, lazy: true, ..PLAIN },
             Shape { order: 3, ..extended },
         ];
@@ -153,6 +157,12 @@ impl Patient {
             Some(host) => Err(format!("what is at {host:?} may be given away")),
         }
     }
+}
+
+/// What hyperkit leaves under a header of version 2.
+fn leave_fields(storage: &dyn Storage) {
+    let fields = [1u64, 1, 0, 4 << 32 | 104].map(u64::to_be_bytes).concat();
+    storage.write_at(72, &fields).unwrap();
 }
 
 /// Clusters that are in use and count as free, or lie where a file ends that may grow.

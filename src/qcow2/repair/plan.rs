@@ -18,6 +18,7 @@ use crate::qcow2::flush::switch_header;
 use crate::qcow2::geometry::{GuestOffset, HostCluster, HostOffset};
 use crate::qcow2::growth::free_end;
 use crate::qcow2::header::Header;
+use crate::qcow2::hyperkit::{Leftovers, find_leftovers};
 use crate::qcow2::table::read_refcount_table;
 use crate::task::Task;
 
@@ -29,6 +30,8 @@ pub enum RepairMode {
     Leaks,
     /// Everything that can be mended.
     All,
+    /// The same, and what hyperkit never counts is marked so.
+    AllForHyperkit,
 }
 
 /// What guest clusters in a row, or a whole L2 table of them, have lost.
@@ -135,8 +138,9 @@ impl RepairPlan {
         let new_from = room.start;
         let gap = gap(storage, header, new_from)?;
         let mut mender = Mender::new(&draft, header, room)?;
-        if mode == RepairMode::All {
+        if mode != RepairMode::Leaks {
             mend_references(&draft, &mut mender, gap, task)?;
+            remove_leftovers(&draft, header)?;
         }
         let mut plan = RepairPlan {
             before,
@@ -153,14 +157,16 @@ impl RepairPlan {
         };
         let unmended = |finding: &Finding| match mode {
             RepairMode::Leaks => finding.is_damage() && finding.severity() > Severity::Notice,
-            RepairMode::All => finding.is_damage() || Remedy::of(finding).is_none(),
+            RepairMode::All | RepairMode::AllForHyperkit => {
+                finding.is_damage() || Remedy::of(finding).is_none()
+            }
         };
         let options = ScanOptions { limit: MAX_FINDINGS, which: &unmended, gap };
         let report = scan_with(&draft, &plan.new_header, options, task)?;
         plan.unmended = report.findings;
         let sound = match plan.unmended.is_empty() {
             true if mode == RepairMode::Leaks => Some(plan.drop_leaks(&draft, gap, task)?),
-            true => plan.make_counts_true(&draft, task)?,
+            true => plan.make_counts_true(&draft, mode, task)?,
             false => None,
         };
         match sound {
@@ -193,13 +199,14 @@ impl RepairPlan {
     fn make_counts_true(
         &mut self,
         draft: &Draft<'_>,
+        mode: RepairMode,
         task: Task<'_>,
     ) -> Result<Option<ScanReport>> {
         // What is replaced in the first round is free in the second.
         for _ in 0..MAX_COUNTING_ROUNDS {
             let report = scan(draft, &self.new_header, task)?;
             if report.is_clean() {
-                self.clear_marks(draft)?;
+                self.clear_marks(draft, mode)?;
                 return Ok(Some(report));
             }
             if let Some(finding) = counts::beyond_width(&self.new_header, report.ledger()) {
@@ -226,12 +233,13 @@ impl RepairPlan {
     }
 
     /// The image is sound: it says so.
-    fn clear_marks(&mut self, draft: &Draft<'_>) -> Result<()> {
-        let marked = self.new_header.incompatible.without(Incompatible::CORRUPT);
+    fn clear_marks(&mut self, draft: &Draft<'_>, mode: RepairMode) -> Result<()> {
+        let marks = Incompatible::CORRUPT.with_if(true, Incompatible::DIRTY);
         // An image of the kind that never keeps its counts stays one.
-        let never_counts = self.old_header.is_for_hyperkit();
+        let never_counts = self.old_header.is_for_hyperkit()
+            || mode == RepairMode::AllForHyperkit && self.old_header.is_lazy_for_hyperkit();
         self.new_header.incompatible =
-            if never_counts { marked } else { marked.without(Incompatible::DIRTY) };
+            self.new_header.incompatible.without(marks).with_if(never_counts, Incompatible::DIRTY);
         self.switch(draft)
     }
 
@@ -263,5 +271,13 @@ impl RepairPlan {
         let table = read_refcount_table(draft, &self.new_header)?;
         self.blocks = table.iter().filter_map(|entry| entry.decode(geometry).ok()?).collect();
         Ok(())
+    }
+}
+
+/// What hyperkit leaves in a header of version 2 means nothing there.
+fn remove_leftovers(draft: &Draft<'_>, header: &Header) -> Result<()> {
+    match find_leftovers(draft, header)?.filter(|leftovers| leftovers.removable) {
+        Some(Leftovers { at, len, .. }) => draft.write_at(at.get(), &vec![0; len]),
+        None => Ok(()),
     }
 }
