@@ -65,6 +65,8 @@
 pub mod block;
 pub mod cli;
 mod error;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod guest;
 pub mod host;
 pub mod image;

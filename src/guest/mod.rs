@@ -3,13 +3,15 @@
 //!
 //! Nothing in this room opens a file or knows how an image stores the guest's bytes.
 #![cfg_attr(
-    not(test),
+    not(any(test, fuzzing)),
     deny(clippy::as_conversions, clippy::arithmetic_side_effects, clippy::indexing_slicing)
 )]
 // What PCs keep on their disks is little-endian; whatever is not says so where it is read.
 #![deny(clippy::big_endian_bytes, clippy::host_endian_bytes)]
 
 pub mod boot2docker;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_tests;
 mod identify;
 
 pub use identify::{Contents, FilesystemKind, PartitionTableKind, VolumeKind, identify};

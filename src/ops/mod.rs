@@ -12,6 +12,8 @@ mod damage;
 mod ensure;
 mod existing;
 mod fits;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_tests;
 mod info;
 mod inspect;
 mod options;

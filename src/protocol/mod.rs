@@ -24,6 +24,8 @@ pub(crate) use error::ErrorObject;
 pub use log::{Log, LogFormat};
 pub(crate) use progress::ProgressLines;
 pub(crate) use reply::Reply;
+#[cfg(any(test, fuzzing))]
+pub use session::fuzz_tests::protocol;
 pub use session::{Ended, Session};
 
 /// The major version of the protocol.

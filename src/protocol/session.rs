@@ -3,6 +3,8 @@
 //! The caller's thread works and writes, one request after the other. Another one reads, as soon as
 //! there is something to do that can be cancelled, so that `cancel` is heard while it is done.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz_tests;
 #[cfg(test)]
 mod tests;
 

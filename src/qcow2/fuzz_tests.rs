@@ -7,6 +7,9 @@ use super::shape_tests::{Data, PLAIN, Shape};
 use super::subject_tests::{Step, Subject};
 use super::survive_tests::{Beside, Damage, survive};
 use crate::block::{CacheConfig, DeviceOptions, Discard};
+use crate::fuzz_tests::Input;
+#[cfg(test)]
+use crate::fuzz_tests::again;
 
 /// So much is done with one run at most, and so often is an image damaged.
 const MOST: usize = 40;
@@ -42,23 +45,10 @@ pub fn damage(bytes: &[u8]) {
     survive(shape, beside, &damage, &steps);
 }
 
-/// Bytes that are taken one by one; behind the last there are zeros.
-struct Input<'a>(&'a [u8]);
-
 impl Input<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((&first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        first
-    }
-
-    fn short(&mut self) -> u64 {
-        u64::from(u16::from_be_bytes([self.byte(), self.byte()]))
-    }
-
     /// An offset or a length on a disk of up to 128 KiB: mostly odd, with small ones and multiples
     /// of 512 easily come by.
-    fn bytes(&mut self) -> u64 {
+    fn place(&mut self) -> u64 {
         let n = self.short();
         match n % 4 {
             0 => n / 256 * 512,
@@ -100,18 +90,18 @@ impl Input<'_> {
 
     /// Something to do, as long as there are bytes.
     fn step(&mut self) -> Option<Step> {
-        if self.0.is_empty() {
+        if self.is_empty() {
             return None;
         }
         Some(match self.byte() % 9 {
-            0 | 1 => Step::Write(self.bytes(), self.bytes().max(1) as usize, self.byte()),
+            0 | 1 => Step::Write(self.place(), self.place().max(1) as usize, self.byte()),
             2 => Step::Pack(self.byte().into(), u64::from(self.byte() % 8) + 1, self.byte()),
-            3 => Step::Zero(self.bytes(), self.bytes()),
-            4 => Step::Discard(self.bytes(), self.bytes()),
+            3 => Step::Zero(self.place(), self.place()),
+            4 => Step::Discard(self.place(), self.place()),
             5 => Step::Flush,
             6 => Step::Reopen,
-            7 => Step::Resize(self.bytes().max(1)),
-            _ => Step::ResizeInUse(self.bytes().max(1)),
+            7 => Step::Resize(self.place().max(1)),
+            _ => Step::ResizeInUse(self.place().max(1)),
         })
     }
 
@@ -123,7 +113,7 @@ impl Input<'_> {
             0 => self.short() << 9 | u64::from(kind & 8) << 60 | u64::from(kind >> 4 & 3),
             1 => 1 << (self.byte() % 64),
             2 => self.short(),
-            _ => (0..8).fold(0, |word, _| word << 8 | u64::from(self.byte())),
+            _ => self.word(),
         };
         match kind >> 6 {
             0 => Damage::Fill(at, self.byte().into(), word),
@@ -132,22 +122,9 @@ impl Input<'_> {
     }
 }
 
-/// What libFuzzer prints of a run.
-fn base64(text: &str) -> Vec<u8> {
-    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digits = text.chars().map_while(|digit| DIGITS.find(digit));
-    let bits: Vec<bool> =
-        digits.flat_map(|digit| (0..6).rev().map(move |bit| digit >> bit & 1 == 1)).collect();
-    let byte = |bits: &[bool]| bits.iter().fold(0, |byte, bit| byte << 1 | u8::from(*bit));
-    bits.chunks_exact(8).map(byte).collect()
-}
-
 /// Runs that reach everything which the fuzzer has reached, and those that once failed.
 #[test]
 fn what_the_fuzzer_found_is_done_again() {
-    let operations_found = include_str!("../../tests/data/fuzz/operations.txt");
-    let damage_found = include_str!("../../tests/data/fuzz/damage.txt");
-    operations_found.lines().for_each(|run| operations(&base64(run)));
-    damage_found.lines().for_each(|run| damage(&base64(run)));
-    assert_eq!(base64("/AMm9igm9gQ="), [0xfc, 3, 0x26, 0xf6, 0x28, 0x26, 0xf6, 4]);
+    again(include_str!("../../tests/data/fuzz/operations.txt"), operations);
+    again(include_str!("../../tests/data/fuzz/damage.txt"), damage);
 }

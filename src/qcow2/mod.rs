@@ -57,6 +57,8 @@ mod first_cluster;
 mod fixtures_tests;
 mod flush;
 #[cfg(any(test, fuzzing))]
+pub mod fuzz_damaged_tests;
+#[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
 pub mod geometry;
 mod growth;

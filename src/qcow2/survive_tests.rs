@@ -56,7 +56,7 @@ pub(super) fn survive(shape: Shape, beside: Beside, damage: &[Damage], steps: &[
 }
 
 /// The files of an image with something of everything.
-fn victim(shape: Shape, beside: Beside) -> Vec<Vec<u8>> {
+pub(super) fn victim(shape: Shape, beside: Beside) -> Vec<Vec<u8>> {
     let cluster = 1u64 << shape.cluster_bits;
     let steps = [
         Step::Write(100, 2 * cluster as usize, 3),
@@ -115,7 +115,7 @@ fn use_at(meter: &mut Meter, image: &Qcow2, step: Step) {
 }
 
 /// Holds the work of each operation, and the room of all, against what they are worth.
-struct Meter {
+pub(super) struct Meter {
     account: Arc<Account>,
     /// Bytes of the files before anything was done with them.
     len: u64,
@@ -125,13 +125,13 @@ struct Meter {
 }
 
 impl Meter {
-    fn new(files: &[Arc<Metered>], account: Arc<Account>, shape: Shape) -> Meter {
+    pub(super) fn new(files: &[Arc<Metered>], account: Arc<Account>, shape: Shape) -> Meter {
         let len = files.iter().map(|file| file.len().unwrap()).sum();
         let (room, cluster) = (account.room(), 1 << shape.cluster_bits);
         Meter { account, len, room, cluster, asked: 0 }
     }
 
-    fn watch<T>(&mut self, what: &str, asked: u64, work: impl FnOnce() -> T) -> T {
+    pub(super) fn watch<T>(&mut self, what: &str, asked: u64, work: impl FnOnce() -> T) -> T {
         let before = self.account.work();
         let done = work();
         let worked = self.account.work() - before;

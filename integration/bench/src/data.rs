@@ -5,7 +5,7 @@ use std::env::current_exe;
 use std::path::PathBuf;
 
 use crate::process::Invocation;
-use crate::work::{DISK, Programs, Rival, Subject, Target, Work};
+use crate::work::{DISK, Memory, Programs, Rival, Subject, Target, Work};
 
 /// A raw file that holds the same as the disk.
 const RAW: &str = "disk.raw";
@@ -15,21 +15,21 @@ const MEMORY_KIB: u64 = 16 << 10;
 const NULL: &str = "driver=null-co,size=1G,read-zeroes=on";
 
 /// The program that reads and writes.
-struct Datapath(PathBuf);
+pub(crate) struct Datapath(PathBuf);
 
 impl Datapath {
     /// Cargo builds it beside this one.
-    fn find() -> Option<Datapath> {
+    pub(crate) fn find() -> Option<Datapath> {
         let path = current_exe().ok()?.with_file_name("datapath");
         if !path.is_file() {
-            eprintln!("datapath is not built: the data path will not be measured");
+            eprintln!("datapath is not built: what needs it will not be measured");
             return None;
         }
         Some(Datapath(path))
     }
 
     /// As a whole process.
-    fn whole(&self, arguments: &str) -> Invocation {
+    pub(crate) fn whole(&self, arguments: &str) -> Invocation {
         Invocation::new(&self.0, arguments)
     }
 
@@ -71,7 +71,7 @@ fn pages(programs: &Programs, datapath: &Datapath) -> Vec<Work> {
             datapath.rival("qcow2-rs", "qcow2-rs", work, Target::Faster(1.0)),
             datapath.rival(system, "raw", work, Target::Within(1.3)),
         ],
-        memory_kib: None,
+        memory: None,
         is_long: true,
     };
     vec![
@@ -100,7 +100,7 @@ fn append(programs: &Programs, datapath: &Datapath) -> Option<Work> {
         },
         vmdisk: datapath.whole(&format!("vmdisk append {DISK}")),
         rivals: rivals.into_iter().flatten().collect(),
-        memory_kib: None,
+        memory: None,
         is_long: true,
     })
 }
@@ -120,7 +120,7 @@ fn packed(programs: &Programs, datapath: &Datapath) -> Vec<Work> {
             ]),
             vmdisk: datapath.whole(&format!("vmdisk unpack {DISK}")),
             rivals: programs.named("qemu-img convert", &unpack, 1.5).into_iter().collect(),
-            memory_kib: None,
+            memory: None,
             is_long: true,
         }
     };
@@ -144,7 +144,7 @@ fn large(programs: &Programs, datapath: &Datapath) -> Vec<Work> {
             .iter()
             .map(|&(name, engine)| datapath.rival(name, engine, work, Target::Told))
             .collect(),
-        memory_kib: Some(MEMORY_KIB),
+        memory: Some(Memory::Kib(MEMORY_KIB)),
         is_long: false,
     };
     let both = [("imago", "imago"), ("qcow2-rs", "qcow2-rs")];

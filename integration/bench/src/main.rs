@@ -2,6 +2,7 @@
 //! the same places and does nothing else; its library against other libraries, and against reads and
 //! writes of a raw file. It informs: its exit status is 0 whatever it finds.
 
+mod check;
 mod data;
 mod format;
 mod machine;

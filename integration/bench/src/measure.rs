@@ -5,7 +5,7 @@ use std::io::Result;
 use crate::process::{Invocation, Sample, WorkFolder};
 use crate::stats::Times;
 use crate::sys::settle;
-use crate::work::{self, MemoryCase, Programs, Rival, Subject, Work};
+use crate::work::{self, Memory, MemoryCase, Programs, Rival, Subject, Work};
 
 /// How many requests a session has answered when its memory is looked at.
 pub(crate) const FEW: u32 = 1_000;
@@ -22,12 +22,22 @@ pub(crate) struct Measured {
     pub(crate) rivals: Vec<Times>,
     /// The most memory that vmdisk had, in KiB.
     pub(crate) peak_kib: u64,
+    /// The most that each rival had, in the work's order, in KiB.
+    pub(crate) rival_peaks_kib: Vec<u64>,
 }
 
 impl Measured {
     /// Each rival with its times.
     pub(crate) fn comparisons(&self) -> impl Iterator<Item = (&Rival, &Times)> {
         self.work.rivals.iter().zip(&self.rivals)
+    }
+
+    /// The most memory that vmdisk should have had, in KiB, where that is said.
+    pub(crate) fn most_kib(&self) -> Option<u64> {
+        match self.work.memory? {
+            Memory::Kib(kib) => Some(kib),
+            Memory::Part(parts) => Some(self.rival_peaks_kib.first()? / parts),
+        }
     }
 }
 
@@ -58,11 +68,14 @@ pub(crate) fn measure(work: Work, runs: usize, folder: &WorkFolder) -> Result<Me
         }
     }
     folder.clear()?;
-    let peak_kib = samples[0].iter().map(|sample| sample.peak_kib).max().unwrap_or_default();
+    let peak = |samples: &Vec<Sample>| samples.iter().map(|sample| sample.peak_kib).max();
+    let mut peaks_kib: Vec<_> = samples.iter().map(|of| peak(of).unwrap_or_default()).collect();
+    let peak_kib = peaks_kib.remove(0);
     let times = |samples: Vec<Sample>| Times::new(samples.iter().map(|s| s.elapsed).collect());
     let mut times = samples.into_iter().map(times);
     let vmdisk = times.next().unwrap_or_else(|| Times::new(Vec::new()));
-    Ok(Measured { work, runs, vmdisk, rivals: times.collect(), peak_kib })
+    let rivals = times.collect();
+    Ok(Measured { work, runs, vmdisk, rivals, peak_kib, rival_peaks_kib: peaks_kib })
 }
 
 /// One run, with the subject as it must be and nothing of earlier runs left to be written.

@@ -139,7 +139,7 @@ impl Report {
             rows.push(vec![
                 title.to_owned(),
                 mebibytes(kib),
-                format!("<= {} MiB", most >> 10),
+                format!("<= {} MiB", mebibytes(most)),
                 verdict(Some(kib <= most)).to_owned(),
             ]);
         }
@@ -150,7 +150,7 @@ impl Report {
     fn looked_at(&self) -> impl Iterator<Item = (&str, u64, u64)> {
         let cases = self.memory.iter().map(|(title, kib)| (title.as_str(), *kib, MEMORY_KIB));
         let works = self.measured.iter().filter_map(|measured| {
-            Some((measured.work.title, measured.peak_kib, measured.work.memory_kib?))
+            Some((measured.work.title, measured.peak_kib, measured.most_kib()?))
         });
         cases.chain(works)
     }
@@ -205,7 +205,7 @@ impl Report {
 }
 
 fn work_json(measured: &Measured) -> Value {
-    let rival = |(rival, times): (&crate::work::Rival, &Times)| {
+    let rival = |((rival, times), peak_kib): ((&crate::work::Rival, &Times), &u64)| {
         let ratio = rival.target.ratio(measured.vmdisk.median(), times.median());
         json!({
             "name": rival.name,
@@ -218,6 +218,7 @@ fn work_json(measured: &Measured) -> Value {
             },
             "target": rival.target.number(),
             "met": rival.target.is_met(ratio),
+            "peak_kib": peak_kib,
         })
     };
     json!({
@@ -226,7 +227,8 @@ fn work_json(measured: &Measured) -> Value {
         "runs": measured.runs,
         "vmdisk": times_json(&measured.vmdisk),
         "peak_kib": measured.peak_kib,
-        "against": measured.comparisons().map(rival).collect::<Vec<_>>(),
+        "against":
+            measured.comparisons().zip(&measured.rival_peaks_kib).map(rival).collect::<Vec<_>>(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::check;
 use crate::data;
 use crate::format::{self, Writes};
 use crate::process::Invocation;
@@ -49,6 +50,15 @@ pub(crate) struct Rival {
     pub(crate) target: Target,
 }
 
+/// The most memory that vmdisk should have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Memory {
+    /// So many KiB.
+    Kib(u64),
+    /// This part of what its first rival has.
+    Part(u64),
+}
+
 /// One piece of work.
 #[derive(Debug, Clone)]
 pub(crate) struct Work {
@@ -58,8 +68,8 @@ pub(crate) struct Work {
     pub(crate) subject: Subject,
     pub(crate) vmdisk: Invocation,
     pub(crate) rivals: Vec<Rival>,
-    /// The most memory that vmdisk should have, in KiB.
-    pub(crate) memory_kib: Option<u64>,
+    /// The most memory that vmdisk should have.
+    pub(crate) memory: Option<Memory>,
     /// Whether half of the runs must do.
     pub(crate) is_long: bool,
 }
@@ -71,7 +81,7 @@ impl Programs {
     }
 
     /// `qemu-img` with these arguments, if it is there.
-    fn qemu_img(&self, arguments: &str, times: f64) -> Option<Rival> {
+    pub(crate) fn qemu_img(&self, arguments: &str, times: f64) -> Option<Rival> {
         self.named("qemu-img", arguments, times)
     }
 
@@ -109,6 +119,7 @@ pub(crate) fn all(programs: &Programs) -> Vec<Work> {
     works.extend(changes(programs));
     works.extend(looks(programs));
     works.extend(requests(programs));
+    works.extend(check::all(programs));
     works.extend(data::all(programs));
     works
 }
@@ -128,7 +139,7 @@ fn creations(programs: &Programs) -> Vec<Work> {
             subject: Subject::Absent,
             vmdisk: programs.vmdisk(&format!("create {DISK} --size {gib}G")),
             rivals: qemu_img.into_iter().chain(floor).collect(),
-            memory_kib: None,
+            memory: None,
             is_long: false,
         }
     };
@@ -146,7 +157,7 @@ fn changes(programs: &Programs) -> [Work; 2] {
             .into_iter()
             .chain(floor("grow", &format::grow(20 * GIB, 40 * GIB), 2.0))
             .collect(),
-        memory_kib: None,
+        memory: None,
         is_long: false,
     };
     let shrink = Work {
@@ -158,7 +169,7 @@ fn changes(programs: &Programs) -> [Work; 2] {
             .qemu_img(&format!("resize --shrink {DISK} 1G"), 100.0)
             .into_iter()
             .collect(),
-        memory_kib: None,
+        memory: None,
         is_long: false,
     };
     [grow, shrink]
@@ -181,7 +192,7 @@ fn looks(programs: &Programs) -> [Work; 3] {
         subject: subject.clone(),
         vmdisk: programs.vmdisk(ours),
         rivals: programs.qemu_img(theirs, 3.0).into_iter().chain(starts()).collect(),
-        memory_kib: None,
+        memory: None,
         is_long: false,
     };
     let info = format!("info {DISK}");
@@ -205,7 +216,7 @@ fn requests(programs: &Programs) -> [Work; 3] {
         subject: standing.clone(),
         vmdisk,
         rivals: vec![Rival { name: rival, invocation, target: Target::Within(times) }],
-        memory_kib: None,
+        memory: None,
         is_long: false,
     };
     let plain = programs.vmdisk(&format!("info {DISK}"));

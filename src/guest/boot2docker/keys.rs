@@ -85,9 +85,11 @@ fn keys_of(contents: &[u8]) -> Result<Vec<Key<'_>>, String> {
     let text = std::str::from_utf8(contents)
         .map_err(|error| format!("is not UTF-8 text: invalid at byte {}", error.valid_up_to()))?;
     let mut keys = Vec::new();
-    // Windows editors begin a text with a byte order mark.
-    for (number, line) in (1u64..).zip(text.trim_start_matches('\u{feff}').lines()) {
-        let line = line.trim();
+    for (number, line) in (1u64..).zip(text.lines()) {
+        // Windows editors begin a text with a byte order mark, which may come anywhere once texts
+        // were joined.
+        let line = line.trim_start_matches(|c: char| c == '\u{feff}' || c.is_whitespace());
+        let line = line.trim_end();
         if let Some(control) = line.chars().find(|&c| c.is_control() && c != '\t') {
             let code = u32::from(control);
             return Err(format!("holds the control character U+{code:04X} in line {number}"));

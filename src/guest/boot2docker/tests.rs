@@ -224,6 +224,17 @@ fn ready_archives_must_be_seen_whole_by_the_guest() {
 
 // ---- keys
 
+/// Where texts were joined, a byte order mark in the middle would hide the key from sshd.
+#[test]
+fn byte_order_marks_are_no_part_of_a_key() {
+    let joined = format!(
+        "# mine\r\n\u{feff}ssh-ed25519 {ED25519} me\n\u{feff} \u{feff}no-pty ssh-rsa {RSA}"
+    );
+    let keys = parse(&joined).unwrap();
+    assert_eq!(keys.as_text(), format!("ssh-ed25519 {ED25519} me\nno-pty ssh-rsa {RSA}\n"));
+    assert_eq!(parse(keys.as_text()).unwrap(), keys);
+}
+
 #[test]
 fn keys_of_several_files_become_one_text() {
     let first = format!("\u{feff}# mine\r\n\r\n  ssh-ed25519 {ED25519} me@here\r\n");

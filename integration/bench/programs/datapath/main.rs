@@ -34,6 +34,8 @@ const REQUESTS: u32 = 400_000;
 const FAR_REQUESTS: u32 = 20_000;
 /// What is written sequentially.
 const SEQUENTIAL: u64 = 1 << 30;
+/// Clusters that are written each before its neighbours.
+const SCATTERED: usize = 200_000;
 /// What a thread takes of a disk at once.
 const PIECE: u64 = 1 << 20;
 /// The bytes of a source of compressed images.
@@ -50,6 +52,7 @@ fn main() -> Result<()> {
         "read" => read(&*engine.open(file, false)?),
         "write" => write(&*engine.open(file, true)?),
         "append" => append(&*engine.open(file, true)?),
+        "scatter" => scatter(&*engine.open(file, true)?),
         "far" => far(&*engine.open(file, false)?),
         "open" => open(engine, file),
         "unpack" => unpack(file),
@@ -112,6 +115,23 @@ fn append(disk: &dyn Disk) -> Result<Duration> {
     let start = Instant::now();
     for offset in (0..SEQUENTIAL).step_by(CLUSTER as usize) {
         disk.write(offset, &memory)?;
+    }
+    disk.flush()?;
+    Ok(start.elapsed())
+}
+
+/// Writes a page of very many clusters, in random order, none twice: where a cluster lies in the
+/// file says nothing of where its neighbour does.
+fn scatter(disk: &dyn Disk) -> Result<Duration> {
+    let mut clusters: Vec<u64> = (0..disk.size() / CLUSTER).collect();
+    let mut offsets = Offsets::new(disk.size());
+    for last in (1..clusters.len()).rev() {
+        clusters.swap(last, offsets.next() as usize % (last + 1));
+    }
+    let memory = vec![0xa5; PAGE as usize];
+    let start = Instant::now();
+    for cluster in clusters.iter().take(SCATTERED) {
+        disk.write(cluster * CLUSTER, &memory)?;
     }
     disk.flush()?;
     Ok(start.elapsed())

@@ -1,0 +1,5 @@
+//! Reads of a damaged image.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| vmdisk_fuzz::read(bytes));
