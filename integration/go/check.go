@@ -10,8 +10,8 @@ type CheckRequest struct {
 	Repair Repair `json:"repair,omitempty"`
 	// DryRun tells only what a repair would do. Default: false.
 	DryRun bool `json:"dry_run,omitempty"`
-	// SaveTo is where what is needed to take the repair back is saved, in a new file. Default: beside
-	// the disk. A block device has no such place: it must be named.
+	// SaveTo is where what is needed to take the repair back is saved, in a new file. A block device
+	// has no folder for it: it must be named. Default: beside the disk, as DISK.repair-SECONDS.
 	SaveTo string `json:"save_to,omitempty"`
 	// For is the program whose rules the image is held against too; RepairAll then also marks what
 	// that program needs marked. Default: none.
@@ -234,6 +234,8 @@ const (
 	FindingMalformed FindingKind = "malformed"
 	// FindingBeyondFile is something behind the end of the file.
 	FindingBeyondFile FindingKind = "beyond_file"
+	// FindingCutShort is a table that the file ends in: what is missing reads as zeros.
+	FindingCutShort FindingKind = "cut_short"
 	// FindingOverlap is metadata that lies where something else does.
 	FindingOverlap FindingKind = "overlap"
 	// FindingShared is guest data that lies where other guest data does.

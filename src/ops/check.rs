@@ -39,8 +39,8 @@ pub struct CheckRequest {
     /// Whether to tell only what a repair would do. Default: `false`.
     #[serde(default)]
     pub dry_run: bool,
-    /// Where what is needed to take the repair back is saved, in a new file. Default: beside the
-    /// disk, as DISK.repair-SECONDS. A block device has no such place: it must be named.
+    /// Where what is needed to take the repair back is saved, in a new file. A block device
+    /// has no folder for it: it must be named. Default: beside the disk, as DISK.repair-SECONDS.
     pub save_to: Option<PathBuf>,
     /// The program whose rules the image is held against too; a repair of `all` then also marks
     /// what that program needs marked. Default: none.
@@ -124,6 +124,8 @@ choice! {
         Shared = "shared",
         /// The medium does not give a table back.
         Unreadable = "unreadable",
+        /// The file ends in a table: what is missing reads as zeros.
+        CutShort = "cut_short",
     }
 }
 
@@ -299,6 +301,7 @@ impl FindingReport {
             Finding::CopiedFlag { .. } => FindingKind::CopiedFlag,
             Finding::Malformed { .. } => FindingKind::Malformed,
             Finding::BeyondFile { .. } => FindingKind::BeyondFile,
+            Finding::CutShort { .. } => FindingKind::CutShort,
             Finding::Overlap { .. } => FindingKind::Overlap,
             Finding::Shared { .. } => FindingKind::Shared,
             Finding::Unreadable { .. } => FindingKind::Unreadable,

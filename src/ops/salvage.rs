@@ -158,12 +158,17 @@ fn replaced(
     }
     match request.if_exists {
         IfTaken::Fail => Err(exists(&request.out)),
-        IfTaken::Replace if source.missing.is_some() => refuse(
+        IfTaken::Replace if source.missing.as_ref().is_some_and(was_refused) => refuse(
             "may be the very file that could not be opened below the disk: name another one for \
              what is salvaged",
         ),
         IfTaken::Replace => Existing::open_to_replace(target, context).map(Some),
     }
+}
+
+/// Whether there is a file that was not opened.
+fn was_refused(missing: &Error) -> bool {
+    missing.kind() != ErrorKind::BackingMissing
 }
 
 fn too_large(size: u64, error: Error) -> Error {

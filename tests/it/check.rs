@@ -184,6 +184,21 @@ fn a_file_that_was_cut_is_mended_at_once() {
     env.is_clean("d.qcow2");
 }
 
+/// A file that ends in a table is no damage, to QEMU neither; but it is told.
+#[test]
+fn a_table_that_is_cut_short_is_told() {
+    let env = image();
+    let len = bytes(&env).len() as u64;
+    env.qemu_io("qcow2", "d.qcow2", "write -z 32M 64k");
+    let file = File::options().write(true).open(env.path("d.qcow2")).expect("the image");
+    file.set_len(len - 65536 * 5 + 1024).expect("a cut");
+    let report = checked(&env, "", 2);
+    let kinds = report["findings"].as_array().expect("a list").iter().map(|found| &found["kind"]);
+    assert!(kinds.into_iter().any(|kind| kind == "cut_short"), "{report}");
+    checked(&env, "--repair all", 0);
+    env.is_clean("d.qcow2");
+}
+
 /// The file to save to is the caller's choice, and is never written over.
 #[test]
 fn a_repair_is_saved_where_the_caller_says() {

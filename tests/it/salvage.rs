@@ -34,7 +34,8 @@ fn image(env: &Env, options: &str) -> Vec<u8> {
 /// Salvages `d.qcow2` to `o.raw`; something must be lost exactly if the exit code says so.
 #[track_caller]
 fn salvaged(env: &Env, flags: &str) -> (Value, Vec<u8>) {
-    let run = env.vmdisk(&format!("salvage d.qcow2 o.raw --if-exists replace {flags} --json"));
+    let _ = fs::remove_file(env.path("o.raw"));
+    let run = env.vmdisk(&format!("salvage d.qcow2 o.raw {flags} --json"));
     let report = run.json();
     let code = if report["lost_bytes"] == 0 { 0 } else { 2 };
     assert_eq!((run.code, run.stderr.as_str()), (Some(code), ""), "{report:#}");
@@ -230,6 +231,12 @@ fn what_is_below() {
     let (report, disk) = salvaged(&env, "--trust none");
     assert_eq!(reasons(&report), ["backing"]);
     assert!(report["notes"][0].as_str().is_some_and(|note| note.contains("trusts no name")));
+    // What was not opened may be any file, the one that is to be replaced too.
+    let base = fs::read(env.path("base.qcow2")).expect("the base");
+    let replace = "salvage d.qcow2 base.qcow2 --if-exists replace --trust none --json";
+    let run = env.vmdisk(replace).exits(64);
+    assert_eq!(run.json()["error"]["data"]["kind"], "bad_request");
+    same_bytes(&fs::read(env.path("base.qcow2")).expect("the base"), &base, "not replaced");
     is_as_written(&report, &disk, &written, &written, "refused");
     fs::rename(env.path("base.qcow2"), env.path("gone")).expect("it goes");
     let (report, disk) = salvaged(&env, "");

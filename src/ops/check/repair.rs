@@ -1,6 +1,5 @@
 //! `check --repair`: mending what was found, and saving what is needed to take that back.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -120,8 +119,6 @@ pub(super) fn repair(
 /// An error behind which a repair can be taken back.
 fn interrupted(error: Error, undo_file: &Path) -> Error {
     if !error.changed() {
-        // Best effort: it is of no use, and harmless.
-        let _ = fs::remove_file(undo_file);
         return error;
     }
     let undo_file = undo_file.display();

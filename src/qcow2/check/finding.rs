@@ -147,6 +147,13 @@ pub enum Finding {
         /// The length of the file, in bytes.
         file_len: u64,
     },
+    /// The file ends in a table: what is missing reads as zeros, to QEMU too.
+    CutShort {
+        /// The table.
+        to: Reference,
+        /// The length of the file, in bytes.
+        file_len: u64,
+    },
     /// Metadata lies where something else does.
     Overlap {
         /// What was found second.
@@ -176,7 +183,7 @@ impl Finding {
     pub const fn severity(&self) -> Severity {
         match self {
             Finding::Leak { .. } => Severity::Leak,
-            Finding::Shared { .. } => Severity::Notice,
+            Finding::Shared { .. } | Finding::CutShort { .. } => Severity::Notice,
             _ => Severity::Corruption,
         }
     }
@@ -188,6 +195,7 @@ impl Finding {
             Finding::CopiedFlag { to, .. }
             | Finding::Malformed { to, .. }
             | Finding::BeyondFile { to, .. }
+            | Finding::CutShort { to, .. }
             | Finding::Overlap { to, .. }
             | Finding::Shared { to, .. }
             | Finding::Unreadable { to, .. } => Some(*to),
@@ -204,6 +212,7 @@ impl Finding {
             Finding::CopiedFlag { to, .. }
             | Finding::Malformed { to, .. }
             | Finding::BeyondFile { to, .. }
+            | Finding::CutShort { to, .. }
             | Finding::Unreadable { to, .. } => to.host,
         }
     }
@@ -222,7 +231,10 @@ impl Finding {
     /// Whether a reference is wrong, so that counting references does not tell what is in use.
     pub(in crate::qcow2) const fn is_damage(&self) -> bool {
         match self {
-            Finding::Leak { .. } | Finding::Undercount { .. } | Finding::CopiedFlag { .. } => false,
+            Finding::Leak { .. }
+            | Finding::Undercount { .. }
+            | Finding::CopiedFlag { .. }
+            | Finding::CutShort { .. } => false,
             Finding::Malformed { problem, .. } => !problem.leaves_references(),
             _ => true,
         }
@@ -235,6 +247,10 @@ impl Finding {
             Finding::BeyondFile { to, len, file_len } => {
                 let (what, offset) = (to.what.name(), to.host.get());
                 Problem::BeyondFile { what, offset, len: *len, file_len: *file_len }.into_error()
+            }
+            Finding::CutShort { to, file_len } => {
+                let message = format!("the file ends at {file_len}, in the {}", to.what.name());
+                Error::new(ErrorKind::Corrupt, message).at_offset(to.host.get())
             }
             Finding::Overlap { to, host } | Finding::Shared { to, host } => {
                 Problem::UsedTwice { offset: host.get(), owner: to.what.name() }.into_error()
@@ -273,6 +289,13 @@ impl fmt::Display for Finding {
             Finding::BeyondFile { to, len, file_len } => {
                 let (what, offset) = (to.what.name(), to.host.get());
                 Problem::BeyondFile { what, offset, len: *len, file_len: *file_len }.fmt(f)
+            }
+            Finding::CutShort { to, file_len } => {
+                let what = to.what.name();
+                write!(
+                    f,
+                    "the file ends at {file_len:#x}, in the {what} at {at:#x}; the rest of it reads as zeros"
+                )
             }
             Finding::Overlap { to, .. } | Finding::Shared { to, .. } => {
                 Problem::UsedTwice { offset: at, owner: to.what.name() }.fmt(f)

@@ -121,6 +121,9 @@ impl Scan<'_> {
         let to = Reference::to(Structure::L2Table, at).of_guest(guest);
         let table = L2Table::read_padded(self.storage, at, geometry);
         let Some(table) = self.readable(to, table)? else { return Ok(()) };
+        if at.plus_bytes(geometry.cluster_size()).get() > self.file_len {
+            self.record(Finding::CutShort { to, file_len: self.file_len });
+        }
         let mut entries = (0..).zip(table.entries()).peekable();
         while let Some((index, entry)) = entries.next() {
             if entry.is_empty() {

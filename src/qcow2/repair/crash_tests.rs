@@ -120,10 +120,14 @@ impl Patient {
 
     /// Who can open it writes to it: that is there afterwards, or the repair is not taken back.
     fn judge_written(&self, state: &[u8]) -> Result<(), String> {
-        for at in (0..self.shape.size).step_by(5000) {
+        // Somewhere else in each state.
+        let first = state
+            .iter()
+            .fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+        for at in [first, first.wrapping_mul(7)].map(|at| at % (self.shape.size - 7)) {
             let storage = Arc::new(MemoryStorage::new(state.to_vec()));
             let write = || {
-                let image = self.shape.open(&[storage.clone()], true)?;
+                let image = self.shape.open(std::slice::from_ref(&storage), true)?;
                 image.write_at(at, &SINCE)?;
                 image.close()
             };

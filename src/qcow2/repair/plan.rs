@@ -158,7 +158,8 @@ impl RepairPlan {
         let unmended = |finding: &Finding| match mode {
             RepairMode::Leaks => finding.is_damage() && finding.severity() > Severity::Notice,
             RepairMode::All | RepairMode::AllForHyperkit => {
-                finding.is_damage() || Remedy::of(finding).is_none()
+                let hurts = finding.severity() > Severity::Notice;
+                finding.is_damage() || hurts && Remedy::of(finding).is_none()
             }
         };
         let options = ScanOptions { limit: MAX_FINDINGS, which: &unmended, gap };

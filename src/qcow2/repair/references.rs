@@ -120,8 +120,8 @@ impl<'a> Mender<'a> {
     fn mend_table(&mut self, at: HostOffset, guest: Option<GuestOffset>) -> Result<()> {
         let geometry = self.geometry();
         let table = geometry.host_offset(geometry.host_cluster(at));
-        let before = at.get().saturating_sub(table.get()) / geometry.l2_entry_size();
-        let before = geometry.bytes_of(ClusterCount::new(before));
+        let before = at.get().saturating_sub(table.get()).checked_div(geometry.l2_entry_size());
+        let before = geometry.bytes_of(ClusterCount::new(before.unwrap_or_default()));
         let first = guest.map(|guest| GuestOffset::new(guest.get().saturating_sub(before)));
         let entries = L2Table::read_padded(self.draft, table, geometry)?;
         for (index, entry) in (0u64..).zip(entries.entries()).filter(|(_, e)| !e.is_empty()) {

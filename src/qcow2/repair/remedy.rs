@@ -48,7 +48,7 @@ impl Remedy {
                 BitmapDirectory | BitmapTable | BitmapData => Remedy::Bitmaps,
                 _ => return None,
             },
-            Finding::Unreadable { .. } => return None,
+            Finding::CutShort { .. } | Finding::Unreadable { .. } => return None,
         })
     }
 
