@@ -10,6 +10,7 @@
 #![deny(clippy::big_endian_bytes, clippy::host_endian_bytes)]
 
 pub mod boot2docker;
+pub mod edit;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
 mod identify;
