@@ -190,7 +190,7 @@ type UndoRepairReport struct {
 type Repair string
 
 const (
-	// RepairLeaks lowers counts of clusters that nothing uses.
+	// RepairLeaks lowers counts of clusters that are used less often, and puts right what says so.
 	RepairLeaks Repair = "leaks"
 	// RepairAll mends everything that can be mended.
 	RepairAll Repair = "all"
@@ -234,7 +234,7 @@ const (
 	FindingMalformed FindingKind = "malformed"
 	// FindingBeyondFile is something behind the end of the file.
 	FindingBeyondFile FindingKind = "beyond_file"
-	// FindingCutShort is a table that the file ends in: what is missing reads as zeros.
+	// FindingCutShort is a table that the file ends in: what its entries led to is lost.
 	FindingCutShort FindingKind = "cut_short"
 	// FindingOverlap is metadata that lies where something else does.
 	FindingOverlap FindingKind = "overlap"

@@ -39,7 +39,7 @@ pub(super) struct Args {
     /// Its format, where name and content leave a doubt
     #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
     format: Option<Format>,
-    /// Repair: leaks lowers counts of clusters that nothing uses, all mends everything that can be
+    /// Repair: leaks lowers counts of clusters that are used less often, all mends everything that can be
     /// mended
     #[arg(long, short, value_name = "WHAT", value_parser = one_of(Repair::ALL, Repair::name))]
     repair: Option<Repair>,
@@ -120,7 +120,7 @@ fn text(report: &CheckReport) -> String {
         text.push_str(&format!("  the image {flag}\n"));
     }
     if let Some(repair) = &report.repair {
-        text.push_str(&repaired(repair));
+        text.push_str(&repaired(&report.path, repair));
     }
     if let Some(reader) = &report.reader {
         text.push_str(&judged(reader));
@@ -160,7 +160,16 @@ fn consequence(broken: &BrokenRuleReport) -> String {
     format!("{does}: {}{times}{first} ({})", broken.message, broken.rule)
 }
 
-fn repaired(report: &RepairReport) -> String {
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    match word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+fn repaired(path: &str, report: &RepairReport) -> String {
     let (leaks, corruptions) = (report.leaks_before, report.corruptions_before);
     let mut text = match (&report.undo_file, report.unmended.is_empty()) {
         (Some(_), _) => {
@@ -200,7 +209,8 @@ fn repaired(report: &RepairReport) -> String {
         text.push_str(&format!("  and {} more; {bytes} are lost in all\n", all - shown));
     }
     if let Some(undo_file) = &report.undo_file {
-        text.push_str(&format!("  to take it back: vmdisk check --undo {undo_file}\n"));
+        let (path, undo_file) = (quoted(path), quoted(undo_file));
+        text.push_str(&format!("  to take it back: vmdisk check {path} --undo {undo_file}\n"));
     }
     text
 }

@@ -124,7 +124,7 @@ choice! {
         Shared = "shared",
         /// The medium does not give a table back.
         Unreadable = "unreadable",
-        /// The file ends in a table: what is missing reads as zeros.
+        /// The file ends in a table: what its entries led to is lost.
         CutShort = "cut_short",
     }
 }

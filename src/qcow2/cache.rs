@@ -60,7 +60,6 @@ impl Hasher for OffsetHasher {
 /// Slices of tables by their host offset.
 #[derive(Debug)]
 pub(super) struct SliceCache {
-    cluster_bits: u32,
     slice_len: u64,
     capacity: usize,
     slots: Vec<Slot>,
@@ -76,7 +75,6 @@ impl SliceCache {
         let slice_len = geometry.cluster_size().min(SLICE_LEN);
         let capacity = budget.checked_div(slice_len).unwrap_or_default().max(MIN_SLICES);
         SliceCache {
-            cluster_bits: geometry.cluster_bits().get(),
             slice_len,
             capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
             slots: Vec::new(),
@@ -97,8 +95,7 @@ impl SliceCache {
         slot.bytes.get(within..)
     }
 
-    /// Brings the slice of `offset` into memory. A table may end where the file does: the rest is
-    /// zeros, to QEMU too.
+    /// Brings the slice of `offset` into memory. An L1 table may end where the file does.
     pub(super) fn load(
         &mut self,
         storage: &dyn Storage,
@@ -110,10 +107,9 @@ impl SliceCache {
             return Ok(());
         }
         let mut bytes = vec![0; usize::try_from(self.slice_len).unwrap_or_default()];
-        let begins = start >> self.cluster_bits << self.cluster_bits;
         match rank {
-            Rank::Leaf if begins >= storage.len()? => read_exact_at(storage, start, &mut bytes)?,
-            Rank::Leaf | Rank::Root => read_padded_at(storage, start, &mut bytes)?,
+            Rank::Leaf => read_exact_at(storage, start, &mut bytes)?,
+            Rank::Root => read_padded_at(storage, start, &mut bytes)?,
         }
         self.put(Slot {
             offset: start,

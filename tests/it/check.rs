@@ -184,19 +184,31 @@ fn a_file_that_was_cut_is_mended_at_once() {
     env.is_clean("d.qcow2");
 }
 
-/// A file that ends in a table is no damage, to QEMU neither; but it is told.
+/// A file that ends in an L2 table: QEMU reads zeros there and finds nothing wrong, but what the
+/// missing entries led to is lost.
 #[test]
-fn a_table_that_is_cut_short_is_told() {
-    let env = image();
-    let len = bytes(&env).len() as u64;
-    env.qemu_io("qcow2", "d.qcow2", "write -z 32M 64k");
+fn a_table_that_is_cut_short_is_damage() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 d.qcow2 1G");
+    env.qemu_io("qcow2", "d.qcow2", "write -z 0 64k");
+    let len = bytes(&env).len() as u64 - (64 << 10) + 1024;
     let file = File::options().write(true).open(env.path("d.qcow2")).expect("the image");
-    file.set_len(len - 65536 * 5 + 1024).expect("a cut");
+    file.set_len(len).expect("a cut");
+    let before = bytes(&env);
+    env.run("qemu-img", ["check", "-q", "d.qcow2"]).exits(0);
     let report = checked(&env, "", 2);
-    let kinds = report["findings"].as_array().expect("a list").iter().map(|found| &found["kind"]);
-    assert!(kinds.into_iter().any(|kind| kind == "cut_short"), "{report}");
-    checked(&env, "--repair all", 0);
+    assert_eq!(report["findings"][0]["kind"], "cut_short", "{report}");
+    assert_eq!(report["findings"][0]["repairable_by"], "all");
+    checked(&env, "--repair leaks", 2);
+    assert!(bytes(&env) == before, "leaks alone are not told from what is lost");
+    let report = checked(&env, "--repair all", 0);
+    let lost = &report["repair"]["lost"];
+    assert_eq!((&lost[0]["guest_offset_bytes"], lost.get(1)), (&(128 << 16).into(), None));
+    assert_eq!(report["repair"]["lost_bytes"], (8192 - 128) << 16);
     env.is_clean("d.qcow2");
+    let saved = report["repair"]["undo_file"].as_str().expect("a name");
+    env.report(&format!("check --undo {saved}"));
+    assert!(bytes(&env) == before);
 }
 
 /// The file to save to is the caller's choice, and is never written over.
@@ -210,11 +222,20 @@ fn a_repair_is_saved_where_the_caller_says() {
     let report = checked(&env, "--repair all --save-to saved", 0);
     assert_eq!(report["repair"]["undo_file"], "saved");
     assert_eq!(env.names(), ["d.qcow2", "kept", "saved"]);
-    // Its name does not say which disk it is about.
+    // It does not lie beside the disk that it is about: another one may, with the same name.
     let run = env.vmdisk("check --undo saved --json").exits(64);
     assert_eq!(run.json()["error"]["data"]["kind"], "bad_request");
     assert_eq!(env.report("check d.qcow2 --undo saved")["changed"], true);
     assert!(bytes(&env) == before);
+    // What a person is told to do works as it stands.
+    for place in ["", "--save-to 'it is'"] {
+        let line = format!("\"$0\" check d.qcow2 --repair all {place}");
+        let text = env.run("sh", ["-c", &line, crate::support::VMDISK]).exits(0).stdout;
+        let (_, told) = text.split_once("to take it back: vmdisk ").expect("a command");
+        let line = format!("\"$0\" {}", told.lines().next().expect("a line"));
+        env.run("sh", ["-c", &line, crate::support::VMDISK]).exits(0);
+        assert!(bytes(&env) == before, "{line}");
+    }
     for usage in ["check d.qcow2 --save-to s", "check d.qcow2 --repair all --dry-run --save-to s"] {
         env.vmdisk(usage).exits(64);
     }

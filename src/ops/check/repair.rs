@@ -19,7 +19,7 @@ use crate::task::Task;
 choice! {
     /// How far a repair goes.
     Repair {
-        /// Counts of clusters that nothing uses are lowered.
+        /// Counts of clusters that are used less often are lowered, and what says so is put right.
         Leaks = "leaks",
         /// Everything that can be mended.
         All = "all",
@@ -109,7 +109,9 @@ pub(super) fn repair(
     if let Some(place) = place.filter(|_| !plan.is_empty()) {
         task.check()?;
         let name = path.file_name().unwrap_or_default();
-        let saved = place.save(&UndoFile::new(name, plan.undo_record(storage)?).to_json()?)?;
+        let beside = matches!(place, SavePlace::Beside(_));
+        let saved =
+            place.save(&UndoFile::new(name, beside, plan.undo_record(storage)?).to_json()?)?;
         plan.apply(storage, task).map_err(|error| interrupted(error, &saved))?;
         undo_file = Some(saved);
     }

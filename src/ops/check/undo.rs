@@ -20,7 +20,7 @@ use crate::qcow2::repair::{Hashed, Replaced, UndoRecord};
 const VERSION: u32 = 1;
 /// What stands between the disk's name and a time in the name of such a file.
 pub(super) const REPAIR: &str = ".repair-";
-/// The largest that is written and read, in bytes: the metadata of images that are much larger than any guest's.
+/// The largest that is written and read, in bytes: all the metadata of 1 TiB in clusters of 64 KiB.
 const MAX_LEN: u64 = 1 << 30;
 
 /// A repair that is to be taken back.
@@ -45,11 +45,12 @@ pub struct UndoRepairReport {
     pub changed: bool,
 }
 
-/// Takes a repair back: the disk is byte for byte what it was. Safe to repeat.
+/// Takes a repair back: what it changed is byte for byte what it was, and what a guest has written
+/// in place since stays. Safe to repeat.
 ///
 /// # Errors
-/// [`Corrupt`](ErrorKind::Corrupt), with nothing changed, when the disk was written to since the
-/// repair; [`BadRequest`](ErrorKind::BadRequest) for a file that no repair left; what opening and
+/// [`Corrupt`](ErrorKind::Corrupt), with nothing changed, when somebody has written since to what
+/// the repair changed, added or copied; [`BadRequest`](ErrorKind::BadRequest) for a file that no repair left; what opening and
 /// locking say.
 pub fn undo_repair(request: &UndoRepairRequest, context: Context<'_>) -> Result<UndoRepairReport> {
     let saved = resolve(&request.undo_file)?;
@@ -68,8 +69,10 @@ pub fn undo_repair(request: &UndoRepairRequest, context: Context<'_>) -> Result<
 
 /// What such a file says.
 pub(super) struct UndoFile {
-    /// The image's name, in the folder of the file.
+    /// The image's name.
     disk: OsString,
+    /// Whether the file was saved in the image's folder.
+    beside: bool,
     record: UndoRecord,
 }
 
@@ -81,6 +84,7 @@ struct Stored {
     /// For people.
     disk: String,
     disk_hex: String,
+    beside_disk: bool,
     old_length_bytes: u64,
     new_length_bytes: u64,
     changed: Vec<StoredReplaced>,
@@ -107,8 +111,9 @@ struct StoredHashed {
 }
 
 impl UndoFile {
-    pub(super) fn new(disk: &OsStr, record: UndoRecord) -> UndoFile {
-        UndoFile { disk: disk.to_owned(), record }
+    /// For an image of this name; `beside` says whether the file goes to its folder.
+    pub(super) fn new(disk: &OsStr, beside: bool, record: UndoRecord) -> UndoFile {
+        UndoFile { disk: disk.to_owned(), beside, record }
     }
 
     /// The disk in the folder of the file, which is named after it: what a file says alone does not
@@ -117,8 +122,8 @@ impl UndoFile {
         let mut begins = self.disk.clone();
         begins.push(REPAIR);
         let name = saved.file_name().unwrap_or_default();
-        if !name.as_bytes().starts_with(begins.as_bytes()) {
-            let message = "is not named after the disk that it is about: name the disk too";
+        if !self.beside || !name.as_bytes().starts_with(begins.as_bytes()) {
+            let message = "does not lie beside the disk that it is about: name the disk too";
             return Err(Error::new(ErrorKind::BadRequest, message).at_path(saved));
         }
         Ok(saved.with_file_name(&self.disk))
@@ -130,6 +135,7 @@ impl UndoFile {
             vmdisk_repair: VERSION,
             disk: lossy(self.disk.as_ref()),
             disk_hex: hex(self.disk.as_bytes()),
+            beside_disk: self.beside,
             old_length_bytes: record.old_len,
             new_length_bytes: record.new_len,
             changed: record.changed.iter().map(StoredReplaced::of).collect(),
@@ -181,7 +187,7 @@ impl Stored {
             added,
             copied,
         };
-        plain.then_some(UndoFile { disk, record })
+        plain.then_some(UndoFile { disk, beside: self.beside_disk, record })
     }
 }
 

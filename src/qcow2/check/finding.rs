@@ -147,7 +147,8 @@ pub enum Finding {
         /// The length of the file, in bytes.
         file_len: u64,
     },
-    /// The file ends in a table: what is missing reads as zeros, to QEMU too.
+    /// The file ends in a table: what its entries led to is lost. (QEMU takes what is missing for
+    /// zeros, and what it led to for leaks.)
     CutShort {
         /// The table.
         to: Reference,
@@ -183,7 +184,7 @@ impl Finding {
     pub const fn severity(&self) -> Severity {
         match self {
             Finding::Leak { .. } => Severity::Leak,
-            Finding::Shared { .. } | Finding::CutShort { .. } => Severity::Notice,
+            Finding::Shared { .. } => Severity::Notice,
             _ => Severity::Corruption,
         }
     }
@@ -231,10 +232,7 @@ impl Finding {
     /// Whether a reference is wrong, so that counting references does not tell what is in use.
     pub(in crate::qcow2) const fn is_damage(&self) -> bool {
         match self {
-            Finding::Leak { .. }
-            | Finding::Undercount { .. }
-            | Finding::CopiedFlag { .. }
-            | Finding::CutShort { .. } => false,
+            Finding::Leak { .. } | Finding::Undercount { .. } | Finding::CopiedFlag { .. } => false,
             Finding::Malformed { problem, .. } => !problem.leaves_references(),
             _ => true,
         }
@@ -292,10 +290,7 @@ impl fmt::Display for Finding {
             }
             Finding::CutShort { to, file_len } => {
                 let what = to.what.name();
-                write!(
-                    f,
-                    "the file ends at {file_len:#x}, in the {what} at {at:#x}; the rest of it reads as zeros"
-                )
+                write!(f, "the file ends at {file_len:#x}, in the {what} at {at:#x}")
             }
             Finding::Overlap { to, .. } | Finding::Shared { to, .. } => {
                 Problem::UsedTwice { offset: at, owner: to.what.name() }.fmt(f)

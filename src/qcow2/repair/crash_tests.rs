@@ -1,6 +1,7 @@
 //! What a power cut, or a medium that fails, leaves of an image that is being repaired: it can be
 //! mended again, with no more lost than the repair said, and the repair can be taken back.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ struct Patient {
     content: BTreeMap<u64, Option<Vec<u8>>>,
     plan: RepairPlan,
     record: UndoRecord,
+    /// How often it was taken back after somebody had written.
+    taken_back: Cell<usize>,
 }
 
 impl Patient {
@@ -52,7 +55,7 @@ impl Patient {
         let shape = Shape { cluster_bits: header.geometry.cluster_bits().get(), ..shape };
         let content = clusters(shape, &bytes);
         let record = plan.undo_record(&storage).unwrap();
-        Some(Patient { what, shape, bytes, content, plan, record })
+        Some(Patient { what, shape, bytes, content, plan, record, taken_back: Cell::new(0) })
     }
 
     /// Images of some kinds, each damaged in every way; in more places where all is to be tried.
@@ -118,7 +121,8 @@ impl Patient {
         self.judge_written(state)
     }
 
-    /// Who can open it writes to it: that is there afterwards, or the repair is not taken back.
+    /// Who can open it writes to it: what it reads then, it reads afterwards, or the repair is not
+    /// taken back.
     fn judge_written(&self, state: &[u8]) -> Result<(), String> {
         // Somewhere else in each state.
         let first = state
@@ -141,12 +145,14 @@ impl Patient {
                 }
                 continue;
             }
-            // What made the place unreadable may be back: the bytes are there.
-            let place = written.windows(SINCE.len()).position(|bytes| bytes == SINCE);
-            let undone = storage.contents();
-            if place.is_none_or(|at| undone.get(at..at + SINCE.len()) != Some(&SINCE)) {
-                return Err(format!("taken back, it has lost what was written to {at}"));
+            let [mut before, after] =
+                [written, storage.contents()].map(|bytes| clusters(self.shape, &bytes));
+            // What could not be read is not read again; it is as it was left.
+            before.retain(|at, _| self.content.get(at).is_some_and(Option::is_some));
+            if let Some(at) = changed_silently(&before, &after, &self.plan, true) {
+                return Err(format!("taken back, it has lost what was at {at}"));
             }
+            self.taken_back.set(self.taken_back.get() + 1);
         }
         Ok(())
     }
@@ -187,9 +193,9 @@ fn endangered(storage: &dyn Storage, header: &Header) -> BTreeSet<HostOffset> {
 }
 
 /// The states that a power cut leaves, judged: how many, and what is wrong with one.
-fn explore(patient: &Patient, records: &[Record]) -> (usize, Option<String>) {
+fn explore(patient: &Patient, start: &[u8], records: &[Record]) -> (usize, Option<String>) {
     let (mut states, mut wrong) = (0, None);
-    each_state(std::slice::from_ref(&patient.bytes), records, &mut 5, |state| {
+    each_state(&[start.to_vec()], records, &mut 5, |state| {
         states += 1;
         if wrong.is_none() {
             wrong = patient.judge(&state.files[0]).err();
@@ -206,15 +212,34 @@ fn records(patient: &Patient) -> Vec<Record> {
 
 #[test]
 fn a_power_cut_leaves_what_can_be_mended() {
-    let (mut states, mut patients) = (0, 0);
+    let (mut states, mut patients, mut taken_back) = (0, 0, 0);
     Patient::each(|patient| {
-        let (explored, wrong) = explore(&patient, &records(&patient));
+        let (explored, wrong) = explore(&patient, &patient.bytes, &records(&patient));
         assert_eq!(wrong, None, "{}", patient.what);
         states += explored;
         patients += 1;
+        taken_back += patient.taken_back.get();
     });
-    println!("{states} states of {patients} repairs");
+    println!("{states} states of {patients} repairs, {taken_back} taken back");
+    assert!(taken_back > 200, "{taken_back} taken back after a write");
     assert!(states > 1500 && patients > 60, "{states} states of {patients} repairs");
+}
+
+#[test]
+fn a_power_cut_while_it_is_taken_back() {
+    let mut states = 0;
+    Patient::each(|patient| {
+        let storage = MemoryStorage::new(patient.bytes.clone());
+        patient.treat(&storage).unwrap();
+        let (repaired, cancel) = (storage.contents(), Cancel::new());
+        let storage = RecordingStorage::new(repaired.clone());
+        patient.record.undo(&storage, task(&cancel)).unwrap();
+        let (explored, wrong) = explore(&patient, &repaired, &storage.records());
+        assert_eq!(wrong, None, "{}", patient.what);
+        states += explored;
+    });
+    println!("{states} states of repairs that are taken back");
+    assert!(states > 700, "{states} states");
 }
 
 /// Numbered from the last; the others depend on whether the refcount table moves.
@@ -237,7 +262,7 @@ fn no_sync_of_a_repair_is_there_for_nothing() {
             each_state(std::slice::from_ref(&patient.bytes), &records, &mut 5, |state| {
                 whole &= state.durable < records.len() || state.files == end;
             });
-            if !whole || explore(&patient, &records).1.is_some() {
+            if !whole || explore(&patient, &patient.bytes, &records).1.is_some() {
                 needed.insert(sync);
             }
         }

@@ -35,8 +35,8 @@ impl UndoRecord {
         }
         // What is new was on the medium before anything referred to it. A file that is longer has
         // grown since, whatever its counts say.
-        if len > self.new_len || begun && len < self.new_len {
-            return Err(changed_since(self.new_len));
+        if len > self.new_len || len < self.old_len || begun && len < self.new_len {
+            return Err(changed_since(len));
         }
         self.require_own_tail(storage, begun, task)?;
         for known in self.copied.iter().filter(|_| begun) {
@@ -47,10 +47,10 @@ impl UndoRecord {
     }
 
     /// What a repair leaves makes sense; what somebody else has written need not.
-    fn require_sense(&self) -> Result<()> {
+    pub(super) fn require_sense(&self) -> Result<()> {
         let (old_len, new_len) = (self.old_len, self.new_len);
         let sense = old_len <= new_len
-            && (!self.changed.is_empty() || old_len == new_len)
+            && (!self.changed.is_empty() || self.added.is_empty())
             && ascending(self.changed.iter().map(|change| (change.offset, change.end())))
             && ascending(self.added.iter().map(|added| (added.offset, added.end())))
             && self.changed.iter().all(|change| change.makes_sense(old_len, new_len))

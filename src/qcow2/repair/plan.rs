@@ -26,7 +26,8 @@ const MAX_COUNTING_ROUNDS: usize = 4;
 /// How far a repair goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepairMode {
-    /// Counts of clusters that nothing uses are lowered.
+    /// Counts of clusters that are used less often are lowered, and entries of those that have one
+    /// owner then say so.
     Leaks,
     /// Everything that can be mended.
     All,
@@ -110,6 +111,8 @@ pub struct RepairPlan {
     /// Where what is new begins: behind everything that was in use or that an entry led to.
     pub(super) new_from: HostCluster,
     pub(super) transfers: Vec<Transfer>,
+    /// L2 tables that were copied.
+    pub(super) copied_tables: Vec<HostOffset>,
     pub(super) old_header: Header,
     pub(super) new_header: Header,
     /// Where refcount blocks are.
@@ -151,6 +154,7 @@ impl RepairPlan {
             new_len: storage.len()?,
             new_from,
             transfers: mender.transfers,
+            copied_tables: mender.copied_tables,
             old_header: header.clone(),
             new_header: mender.header,
             blocks: BTreeSet::new(),
@@ -175,6 +179,7 @@ impl RepairPlan {
             None => {
                 plan.lost.clear();
                 plan.transfers.clear();
+                plan.copied_tables.clear();
                 plan.new_header = header.clone();
             }
         }
@@ -183,7 +188,7 @@ impl RepairPlan {
 
     /// Whether anything would be written.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.changes.is_empty() && self.new_len == self.old_len
     }
 
     /// Whether counts are kept in another place afterwards.

@@ -33,6 +33,8 @@ pub(super) struct Mender<'a> {
     room: Range<HostCluster>,
     new_from: HostCluster,
     pub(super) transfers: Vec<Transfer>,
+    /// L2 tables that were copied.
+    pub(super) copied_tables: Vec<HostOffset>,
     pub(super) lost: Vec<Lost>,
     /// What a round of moving tables writes at its end, and the L1 entries that are among it.
     moves: Vec<(HostOffset, Vec<u8>)>,
@@ -47,9 +49,18 @@ impl<'a> Mender<'a> {
         room: Range<HostCluster>,
     ) -> Result<Self> {
         let (file_len, header) = (draft.len()?, header.clone());
-        let (transfers, lost, moves) = (Vec::new(), Vec::new(), Vec::new());
-        let (moved, new_from) = (BTreeSet::new(), room.start);
-        Ok(Mender { draft, header, file_len, room, new_from, transfers, lost, moves, moved })
+        Ok(Mender {
+            draft,
+            header,
+            file_len,
+            new_from: room.start,
+            room,
+            transfers: Vec::new(),
+            copied_tables: Vec::new(),
+            lost: Vec::new(),
+            moves: Vec::new(),
+            moved: BTreeSet::new(),
+        })
     }
 
     /// Mends what one scan has found.
@@ -74,6 +85,7 @@ impl<'a> Mender<'a> {
                 .into_iter()
                 .try_for_each(|(at, guest)| self.mend_table_entry(at, guest)),
             (Some(Remedy::Entry), _, Some(at)) => self.mend_table(at, to.guest),
+            (Some(Remedy::Complete), ..) => self.complete(to),
             (Some(Remedy::Block), _, Some(at)) => {
                 self.put_word(at, RefcountTableEntry::EMPTY.word())
             }
@@ -129,6 +141,23 @@ impl<'a> Mender<'a> {
             let bytes = geometry.bytes_of(ClusterCount::new(index));
             self.mend_entry(at, entry, first.map(|first| first.plus_bytes(bytes)))?;
         }
+        Ok(())
+    }
+
+    /// An L2 table that the file ends in.
+    fn complete(&mut self, to: Reference) -> Result<()> {
+        let geometry = self.geometry();
+        let end = to.host.plus_bytes(geometry.cluster_size());
+        let there = self.draft.len()?.saturating_sub(to.host.get());
+        let whole = there.checked_div(geometry.l2_entry_size()).unwrap_or_default();
+        let missing = geometry.l2_entries().saturating_sub(whole);
+        self.draft.set_len(end.get().max(self.draft.len()?))?;
+        let at = to.host.plus_bytes(whole.saturating_mul(geometry.l2_entry_size()));
+        // An entry that was cut through means nothing.
+        self.put_entry(at, L2Entry { word: 0, bitmap: 0 })?;
+        let guest =
+            to.guest.map(|first| first.plus_bytes(geometry.bytes_of(ClusterCount::new(whole))));
+        self.lose(guest, at, geometry.bytes_of(ClusterCount::new(missing)), false);
         Ok(())
     }
 
@@ -237,6 +266,7 @@ impl<'a> Mender<'a> {
         }
         let mut table = vec![0; self.geometry().cluster_len()];
         read_padded_at(self.draft, to.host.get(), &mut table)?;
+        self.copied_tables.push(to.host);
         let new = self.new_cluster()?;
         self.moves.push((new, table));
         let entry = L1Entry::encode(ClusterRef::sole(new)).word().to_be_bytes();

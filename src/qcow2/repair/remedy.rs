@@ -13,6 +13,8 @@ pub enum Remedy {
     Flag,
     /// The entry is put right where that can be told, else dropped: what was behind it is lost.
     Entry,
+    /// The file gets the rest of a table, which is empty: what was behind it is lost.
+    Complete,
     /// The second owner of a cluster gets one of its own, with the same content.
     OwnCluster,
     /// The refcount block is made anew.
@@ -48,7 +50,8 @@ impl Remedy {
                 BitmapDirectory | BitmapTable | BitmapData => Remedy::Bitmaps,
                 _ => return None,
             },
-            Finding::CutShort { .. } | Finding::Unreadable { .. } => return None,
+            Finding::CutShort { .. } => Remedy::Complete,
+            Finding::Unreadable { .. } => return None,
         })
     }
 
@@ -60,7 +63,9 @@ impl Remedy {
             (Remedy::OwnCluster, Some(Reference { what: Structure::L2Table, .. })) => {
                 Some(Step::Tables)
             }
-            (Remedy::Entry | Remedy::Block | Remedy::Bitmaps, _) => Some(Step::Entries),
+            (Remedy::Entry | Remedy::Complete | Remedy::Block | Remedy::Bitmaps, _) => {
+                Some(Step::Entries)
+            }
             (Remedy::OwnCluster, _) => Some(Step::Data),
             (Remedy::LowerCount | Remedy::RaiseCount | Remedy::Flag, _) => None,
         }

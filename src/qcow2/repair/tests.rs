@@ -10,6 +10,7 @@ use crate::host::storage::{MemoryStorage, Storage};
 use crate::qcow2::Header;
 use crate::qcow2::check::{Finding, scan};
 use crate::qcow2::damage::Damage;
+use crate::qcow2::medium_tests::Device;
 use crate::qcow2::shape_tests::{PLAIN, Shape};
 use crate::qcow2::wounds_tests::{image, shape};
 use crate::task::Cancel;
@@ -76,6 +77,37 @@ fn copying() -> (MemoryStorage, UndoRecord) {
         record.changed.len() > 1 && !record.copied.is_empty() && !record.added.is_empty()
     };
     all.into_iter().find(|(_, record)| much(record)).unwrap()
+}
+
+/// A device cannot be cut: what was added is put back as it was.
+#[test]
+fn what_is_on_a_device_is_taken_back() {
+    let contents = |storage: &dyn Storage| {
+        let mut bytes = vec![0; 1 << 20];
+        assert_eq!(storage.read_at(0, &mut bytes).unwrap(), bytes.len());
+        bytes
+    };
+    let mut added = 0;
+    for seed in 0..60 {
+        let storage = Device::holding(&image(PLAIN).0, 1 << 20);
+        // What nobody wrote is not zeros there.
+        storage.write_at((1 << 20) - 512 * 1500, &[7; 512 * 1500]).unwrap();
+        let damage = Damage::ALL[seed as usize % Damage::ALL.len()];
+        if damage == Damage::Cut {
+            continue;
+        }
+        hurt(&*storage, &[(damage, seed), (Damage::LostBlock, seed), (Damage::Shared, seed)]);
+        let (before, cancel) = (contents(&*storage), Cancel::new());
+        let Ok(header) = Header::read(&*storage) else { continue };
+        let plan = RepairPlan::new(&*storage, &header, RepairMode::All, task(&cancel));
+        let Some(plan) = plan.ok().filter(|plan| !plan.is_empty()) else { continue };
+        added += u64::from(plan.copied_clusters() > 0 && plan.moves_refcount_table());
+        let record = plan.undo_record(&*storage).unwrap();
+        plan.apply(&*storage, task(&cancel)).unwrap();
+        assert!(record.undo(&*storage, task(&cancel)).unwrap());
+        assert!(contents(&*storage) == before, "{damage:?} {seed}");
+    }
+    assert!(added > 3, "{added}");
 }
 
 fn is_refused(record: &UndoRecord, storage: &MemoryStorage, kind: ErrorKind) {

@@ -10,10 +10,10 @@ use super::draft::Change;
 use super::plan::{RepairPlan, Source};
 use crate::error::{Error, Result};
 use crate::host::storage::{Storage, read_padded_at};
-use crate::qcow2::geometry::HostOffset;
 use crate::task::Task;
 
-pub(super) const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 1 << SECTOR_BITS;
+const SECTOR_BITS: u32 = 9;
 /// A SHA-256 hash.
 pub type Hash = [u8; 32];
 
@@ -28,7 +28,8 @@ pub struct UndoRecord {
     pub changed: Vec<Replaced>,
     /// The sectors that were written behind the old end, ascending; what lies between is zeros.
     pub added: Vec<Hashed>,
-    /// What had two owners and was copied: it must not have changed since, for both would see it.
+    /// What was copied: it must not have changed since. Both owners would see what one has written
+    /// to it, or it is something else by now.
     pub copied: Vec<Hashed>,
 }
 
@@ -79,6 +80,10 @@ impl RepairPlan {
                 Place::New if change.offset >= self.old_len => {
                     record.added.extend(sectors(change.offset, &change.new));
                 }
+                Place::New => {
+                    let (old, new) = (change.old.clone(), change.new.clone());
+                    record.changed.push(Replaced::behind_use(change.offset, old, new));
+                }
                 place => record.changed.push(Replaced {
                     offset: change.offset,
                     old: change.old.clone(),
@@ -96,31 +101,47 @@ impl RepairPlan {
             // A block device, which cannot be cut to take it back.
             let mut old = vec![0; new.len()];
             read_padded_at(storage, offset, &mut old)?;
-            record.changed.push(Replaced { offset, old, between: Vec::new(), new });
+            record.changed.push(Replaced::behind_use(offset, old, new));
         }
         record.added.sort_by_key(|added| added.offset);
+        record.changed.sort_by_key(|changed| changed.offset);
+        record.require_sense()?;
         Ok(record)
     }
 
-    /// What clusters are copied from, but for those that the repair changes.
+    /// What is copied from, but for the sectors that the repair changes.
     fn copied(&self, storage: &dyn Storage) -> Result<Vec<Hashed>> {
-        let geometry = self.old_header.geometry;
-        let cluster = |offset| geometry.host_cluster(HostOffset::new(offset));
-        let changed: BTreeSet<_> = self.changes.iter().map(|c| cluster(c.offset)).collect();
+        let sector = 1u64 << SECTOR_BITS;
+        let sectors = |from: u64, to: u64| from >> SECTOR_BITS..to.div_ceil(sector);
+        let changed = self.changes.iter().flat_map(|change| sectors(change.offset, change.end()));
+        let changed: BTreeSet<u64> = changed.collect();
         let mut copied = Vec::new();
-        for transfer in &self.transfers {
-            let (offset, len) = match transfer.from {
-                Source::Cluster(offset) => (offset.get(), geometry.cluster_size()),
-                Source::Compressed { offset, len } => (offset.get(), len),
-            };
-            let last = cluster(offset.saturating_add(len).saturating_sub(1));
-            if changed.range(cluster(offset)..=last).next().is_none() {
-                let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-                read_padded_at(storage, offset, &mut bytes)?;
-                copied.push(Hashed::of(offset, &bytes));
+        for (offset, len) in self.sources() {
+            let end = offset.saturating_add(len).min(self.new_len);
+            let kept = sectors(offset, end).filter(|at| !changed.contains(at));
+            for at in kept.map(|at| at.saturating_mul(sector)) {
+                let end = at.saturating_add(sector).min(self.new_len);
+                let mut bytes =
+                    vec![0; usize::try_from(end.saturating_sub(at)).unwrap_or_default()];
+                read_padded_at(storage, at, &mut bytes)?;
+                copied.push(Hashed::of(at, &bytes));
             }
         }
         Ok(copied)
+    }
+
+    /// What is copied, or not referred to any more: where, and how many bytes.
+    fn sources(&self) -> Vec<(u64, u64)> {
+        let cluster = self.old_header.geometry.cluster_size();
+        let transfers = self.transfers.iter().map(|transfer| match transfer.from {
+            Source::Cluster(offset) => (offset.get(), cluster),
+            Source::Compressed { offset, len } => (offset.get(), len),
+        });
+        let tables = self.copied_tables.iter().map(|table| (table.get(), cluster));
+        let table = self.old_header.refcount_table;
+        let len = u64::from(table.count).saturating_mul(cluster);
+        let table = self.moves_refcount_table().then_some((table.offset.get(), len));
+        transfers.chain(tables).chain(table).collect()
     }
 
     /// The header's first sector, where the repair changes it on its way alone.
@@ -131,6 +152,14 @@ impl RepairPlan {
         let between = self.between(&change, Place::Header);
         let Change { offset, old, new } = change;
         Ok((!between.is_empty()).then_some(Replaced { offset, old, between, new }))
+    }
+}
+
+impl Replaced {
+    /// What lies behind everything in use: it gets its old bytes back with the counts, when nothing
+    /// refers to it any more.
+    fn behind_use(offset: u64, old: Vec<u8>, new: Vec<u8>) -> Replaced {
+        Replaced { offset, old, between: vec![new.clone()], new }
     }
 }
 
@@ -148,13 +177,13 @@ fn sectors(offset: u64, bytes: &[u8]) -> impl Iterator<Item = Hashed> {
 }
 
 impl UndoRecord {
-    /// Takes the repair back: the image in `storage`, which must be locked, is afterwards byte for
-    /// byte what it was. Safe to repeat after an interruption. Returns whether anything was left
-    /// to be done.
+    /// Takes the repair back: what it changed in the image in `storage`, which must be locked, is
+    /// byte for byte what it was. Guest data that was written in place since stays. Safe to repeat
+    /// after an interruption. Returns whether anything was left to be done.
     ///
     /// # Errors
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) before any change where the file differs from what the
-    /// repair left: somebody has written to it since; [`BadRequest`](crate::ErrorKind::BadRequest) for a
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) before any change where somebody has written since to
+    /// what the repair changed, added or copied; [`BadRequest`](crate::ErrorKind::BadRequest) for a
     /// record that no repair makes; [`Cancelled`](crate::ErrorKind::Cancelled) before any change.
     pub fn undo(&self, storage: &dyn Storage, task: Task<'_>) -> Result<bool> {
         if self.is_taken_back(storage, task)? {
@@ -164,24 +193,24 @@ impl UndoRecord {
         Ok(true)
     }
 
+    /// In the order of the repair: counts go up before anything refers to it, and down after
+    /// nothing does any more. The header comes last: an image that can be marked is marked until
+    /// then.
     fn put_back(&self, storage: &dyn Storage) -> Result<()> {
-        // The header comes last: until then the image is marked, so that nobody writes to it.
-        let (header, others) = match self.changed.split_first() {
-            Some((first, others)) if first.offset == 0 => (Some(first), others),
-            _ => (None, &*self.changed),
-        };
-        if let Some(marked) = header.and_then(|header| header.between.last()) {
-            storage.write_at(0, marked)?;
-            storage.sync()?;
+        let on_the_way = self.changed.iter().filter_map(|c| Some((c.offset, c.between.last()?)));
+        for (offset, between) in on_the_way {
+            storage.write_at(offset, between)?;
         }
-        for change in others {
+        storage.sync()?;
+        let tables = |change: &&Replaced| change.offset > 0 && change.between.is_empty();
+        for table in self.changed.iter().filter(tables) {
+            storage.write_at(table.offset, &table.old)?;
+        }
+        storage.sync()?;
+        for change in self.changed.iter().filter(|change| !tables(change)) {
             storage.write_at(change.offset, &change.old)?;
         }
         storage.sync()?;
-        if let Some(header) = header {
-            storage.write_at(0, &header.old)?;
-            storage.sync()?;
-        }
         if storage.len()? != self.old_len {
             storage.set_len(self.old_len)?;
             storage.sync()?;
