@@ -1,6 +1,9 @@
 //! What the guest sees: a run of bytes at guest offsets.
 
+mod patch;
 pub mod salvage;
+
+pub use patch::{Patch, PatchContent};
 
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};

@@ -1,6 +1,7 @@
 //! Carrying a resize out, in the order that keeps a crash harmless.
 
 use super::plan::{EdgeWrite, L1Write, Plan, TailWrite};
+use super::rewrite::Rewrites;
 use crate::error::{Error, Result};
 use crate::host::storage::{Allocation, clear, write_zeros};
 use crate::qcow2::entry::{L1Entry, L2Entry};
@@ -19,9 +20,10 @@ impl Qcow2 {
         &self,
         plan: Plan,
         preallocation: Option<Preallocation>,
+        rewrites: &Rewrites<'_>,
         task: Task<'_>,
     ) -> Result<u64> {
-        self.write_added(&plan, preallocation, task)?;
+        self.write_added(&plan, preallocation, rewrites, task)?;
         self.switch(plan, preallocation.is_some()).map_err(Error::after_changes)
     }
 
@@ -31,6 +33,7 @@ impl Qcow2 {
         &self,
         plan: &Plan,
         preallocation: Option<Preallocation>,
+        rewrites: &Rewrites<'_>,
         task: Task<'_>,
     ) -> Result<()> {
         let added = plan.growth.added();
@@ -39,13 +42,15 @@ impl Qcow2 {
         }
         let storage = &*self.storage;
         if !storage.can_grow() {
-            return self.write_clusters(plan, preallocation, task);
+            self.write_clusters(plan, preallocation, task)?;
+            return self.write_shadow(plan, rewrites, task);
         }
         let old_len = storage.len()?;
         let new_len = plan.header.geometry.host_offset(added.end).get();
         let written = storage
             .set_len(new_len.max(old_len))
-            .and_then(|()| self.write_clusters(plan, preallocation, task));
+            .and_then(|()| self.write_clusters(plan, preallocation, task))
+            .and_then(|()| self.write_shadow(plan, rewrites, task));
         written.map_err(|error| match storage.set_len(old_len) {
             Ok(()) => error,
             Err(_) => error.after_changes(),
@@ -85,6 +90,20 @@ impl Qcow2 {
             storage.write_at(at(*to), bytes)?;
         }
         plan.growth.write_added(storage, &plan.refcount_table, |_, _| {})
+    }
+
+    /// Guest data that changes, and the tables that lead to it.
+    fn write_shadow(&self, plan: &Plan, rewrites: &Rewrites<'_>, task: Task<'_>) -> Result<()> {
+        let (storage, geometry) = (&*self.storage, plan.header.geometry);
+        for (cluster, host) in &plan.shadow.data {
+            task.check()?;
+            let content = rewrites.content(self, *cluster)?;
+            storage.write_at(geometry.host_offset(*host).get(), &content)?;
+        }
+        for (host, table) in &plan.shadow.tables {
+            storage.write_at(geometry.host_offset(*host).get(), table.bytes())?;
+        }
+        Ok(())
     }
 
     /// From the first write into what the image has already.

@@ -69,13 +69,22 @@ impl Fill {
         self.data_end - self.first
     }
 
+    /// Whether an added guest cluster has a host cluster.
+    pub(super) fn has_host(&self, cluster: GuestCluster) -> bool {
+        (self.first..self.data_end).contains(&cluster)
+    }
+
+    /// The host cluster of an added guest cluster that has one.
+    pub(super) fn host(&self, cluster: GuestCluster) -> HostCluster {
+        self.data_start + (cluster - self.first)
+    }
+
     /// The entry of an added guest cluster.
     pub(super) fn entry(&self, cluster: GuestCluster) -> L2Entry {
         if cluster < self.first {
             L2Entry::UNALLOCATED
         } else if cluster < self.data_end {
-            let host = self.data_start + (cluster - self.first);
-            let host = ClusterRef::sole(self.geometry.host_offset(host));
+            let host = ClusterRef::sole(self.geometry.host_offset(self.host(cluster)));
             L2Entry::reserved(host, self.reserved, self.geometry)
         } else if cluster < self.zero_end {
             L2Entry::zero(self.geometry)

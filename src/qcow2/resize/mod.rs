@@ -4,17 +4,21 @@
 mod apply;
 mod fill;
 mod plan;
+mod rewrite;
+mod shadow;
 mod survey;
 #[cfg(test)]
 mod tests;
 mod verify;
 
+use crate::block::Patch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::refuse_read_only;
 use crate::task::Task;
 use crate::units::VirtualSize;
 
 use self::plan::Plan;
+use self::rewrite::Rewrites;
 use self::survey::Survey;
 use super::feature::Incompatible;
 use super::geometry::{GuestOffset, HostCluster};
@@ -75,27 +79,64 @@ impl Qcow2 {
     /// [`BackingRefused`](ErrorKind::BackingRefused) where the backing file's bytes are needed and
     /// it was not opened. Afterwards ([`changed`](Error::changed) is set) what the storage says.
     pub fn resize(&mut self, options: &ResizeOptions, task: Task<'_>) -> Result<Resized> {
+        self.resize_with(options, &[], task)
+    }
+
+    /// The same, and the guest's data changes with it: the size and all of `patches` become true at
+    /// once, with one write to the header's first sector. What they change goes to clusters that
+    /// nothing refers to until then. Patches lie on the new disk, and do not meet; with them, the
+    /// size may also stay as it is.
+    ///
+    /// # Errors
+    /// As [`resize`](Self::resize); [`BadRequest`](ErrorKind::BadRequest) for patches that meet, or of
+    /// a disk that becomes smaller.
+    pub fn resize_with(
+        &mut self,
+        options: &ResizeOptions,
+        patches: &[Patch<'_>],
+        task: Task<'_>,
+    ) -> Result<Resized> {
+        if !patches.is_empty() && options.virtual_size.bytes() < self.header.virtual_size {
+            let message = "a disk that becomes smaller is not written to at once";
+            return Err(Error::new(ErrorKind::BadRequest, message));
+        }
         self.refuse_resize(options)?;
         self.settle()?;
         let rebuilt = self.header.incompatible.contains(Incompatible::DIRTY);
         if rebuilt {
             // What would be refused afterwards is refused before anything is written.
-            self.plan(options, None)?;
+            let rewrites = self.rewrites(options, patches, task)?;
+            self.plan(options, &rewrites, None)?;
             self.rebuild_refcounts(task)?;
         }
         let resized = self.change_whole(|image| {
-            let resized = image.resize_clean(options, task);
+            let resized = image.resize_clean(options, patches, task);
             if rebuilt { resized.map_err(Error::after_changes) } else { resized }
         })?;
         Ok(Resized { rebuilt, ..resized })
     }
 
     /// Returns the header after the switch, too.
-    fn resize_clean(&self, options: &ResizeOptions, task: Task<'_>) -> Result<(Header, Resized)> {
-        let (plan, preallocation) = self.plan(options, Some(task))?;
+    fn resize_clean(
+        &self,
+        options: &ResizeOptions,
+        patches: &[Patch<'_>],
+        task: Task<'_>,
+    ) -> Result<(Header, Resized)> {
+        let rewrites = self.rewrites(options, patches, task)?;
+        let (plan, preallocation) = self.plan(options, &rewrites, Some(task))?;
         let header = plan.header.clone();
-        let freed_bytes = self.apply(plan, preallocation, task)?;
+        let freed_bytes = self.apply(plan, preallocation, &rewrites, task)?;
         Ok((header, Resized { preallocation, freed_bytes, rebuilt: false }))
+    }
+
+    fn rewrites<'a>(
+        &self,
+        options: &ResizeOptions,
+        patches: &[Patch<'a>],
+        task: Task<'_>,
+    ) -> Result<Rewrites<'a>> {
+        Rewrites::new(self, patches, options.virtual_size.bytes(), task)
     }
 
     /// Plans the resize, and how what is added is laid out; nothing when the disk shrinks. With a
@@ -103,6 +144,7 @@ impl Qcow2 {
     fn plan(
         &self,
         options: &ResizeOptions,
+        rewrites: &Rewrites<'_>,
         verify: Option<Task<'_>>,
     ) -> Result<(Plan, Option<Preallocation>)> {
         let new_size = options.virtual_size.bytes();
@@ -110,9 +152,9 @@ impl Qcow2 {
             preallocation: options.preallocation.unwrap_or(Preallocation::Off),
             below_end: self.below_end(),
         });
-        let mut survey = Survey::new(self, new_size, growth)?;
+        let mut survey = Survey::new(self, new_size, growth, rewrites)?;
         let kept_end = match verify {
-            Some(task) => self.verify(&mut survey, task)?,
+            Some(task) => self.verify(&mut survey, rewrites, task)?,
             None => HostCluster::ZERO,
         };
         if let Some(growth) = &mut growth
@@ -121,7 +163,7 @@ impl Qcow2 {
         {
             growth.preallocation = Preallocation::Metadata;
         }
-        let plan = Plan::new(survey, new_size, growth, kept_end)?;
+        let plan = Plan::new(survey, new_size, growth, rewrites, kept_end)?;
         plan.growth.require_room(&*self.storage)?;
         Ok((plan, growth.map(|growth| growth.preallocation)))
     }

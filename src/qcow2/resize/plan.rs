@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use super::Growth;
 use super::fill::Fill;
+use super::rewrite::Rewrites;
+use super::shadow::{Shadow, ShadowNeeds};
 use super::survey::{Survey, Tail};
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::entry::{ClusterRef, L1Entry, L2Entry, RefcountTableEntry};
@@ -39,6 +41,8 @@ pub(super) struct Plan {
     pub(super) fill: Fill,
     /// Host clusters for added guest clusters.
     pub(super) data: Range<HostCluster>,
+    /// Guest data that changes.
+    pub(super) shadow: Shadow,
     /// What nothing refers to after the switch.
     pub(super) released: Released,
     /// The file is never cut before this cluster.
@@ -90,12 +94,13 @@ pub(super) struct Released {
 }
 
 impl Plan {
-    /// Plans the change to `new_size`; `growth` says how what is added is laid out, `kept_end`
-    /// where what stays ends.
+    /// Plans the change to `new_size`; `growth` says how what is added is laid out, `rewrites` what
+    /// becomes of guest data, `kept_end` where what stays ends.
     pub(super) fn new(
         mut survey: Survey,
         new_size: u64,
         growth: Option<Growth>,
+        rewrites: &Rewrites<'_>,
         kept_end: HostCluster,
     ) -> Result<Plan> {
         let geometry = survey.header.geometry;
@@ -105,24 +110,31 @@ impl Plan {
         let l1_len = l1_len(&survey, new_size);
         let trims_edge = growth.is_none() && survey.edge_loses_entries();
         let trims_edge = survey.edge_in_place.filter(|_| trims_edge);
-        let needs = Needs::new(&survey, &fill, l1_len, trims_edge.is_some());
+        let needs = Needs::new(&survey, &fill, l1_len, rewrites, trims_edge.is_some());
         let places = Places::new(&survey, &needs)?;
         fill.data_start = places.data.start;
         let kept_l1 = geometry.table_clusters(l1_len) - needs.l1;
         let old_l1_len = u64::from(survey.header.l1.count);
         let header = new_header(&survey, new_size, l1_len, &places)?;
-        let released = released(&survey, &needs, &places.growth, kept_l1);
-        let l1 = new_l1(&survey, l1_len, &needs, &places);
+        let mut released = released(&survey, &needs, &places.growth, kept_l1);
+        let mut shadow =
+            Shadow::new(&mut survey, &fill, &needs.shadow, places.shadow, places.tables.start);
+        let l1 = new_l1(&survey, l1_len, &needs, &places, &shadow);
         let tail = match std::mem::replace(&mut survey.tail, Tail::Clean) {
             Tail::Clean => TailWrite::Nothing,
             Tail::InPlace(at, len) => TailWrite::Zeros(at, len),
             Tail::Copy(cluster) => TailWrite::Copy(places.tail, cluster),
         };
         let edge = match (needs.edge, trims_edge) {
-            (true, _) => EdgeWrite::Moved(places.edge, new_edge(&mut survey, &fill, &tail)),
+            (true, _) => {
+                let mut table = new_edge(&mut survey, &fill, &tail);
+                shadow.put_into(&mut table, survey.edge_index, &survey);
+                EdgeWrite::Moved(places.edge, table)
+            }
             (false, Some(at)) => EdgeWrite::Trimmed(at, new_edge(&mut survey, &fill, &tail)),
             (false, None) => EdgeWrite::Nothing,
         };
+        released.entries.extend(shadow.replaced.iter().map(|entry| entry.word));
         Ok(Plan {
             header,
             l1,
@@ -139,6 +151,7 @@ impl Plan {
             tables_from: geometry.first_cluster_of_table(survey.edge_index.saturating_add(1)),
             data: places.data,
             fill,
+            shadow,
             released,
             kept_end,
         })
@@ -157,21 +170,33 @@ struct Needs {
     tables: u64,
     /// Host clusters for guest data.
     data: ClusterCount,
+    /// What guest data that changes needs.
+    shadow: ShadowNeeds,
 }
 
 impl Needs {
-    fn new(survey: &Survey, fill: &Fill, l1_len: u64, trims_edge: bool) -> Needs {
+    fn new(
+        survey: &Survey,
+        fill: &Fill,
+        l1_len: u64,
+        rewrites: &Rewrites<'_>,
+        trims_edge: bool,
+    ) -> Needs {
         let geometry = survey.header.geometry;
         let tail = matches!(survey.tail, Tail::Copy(_));
         let fills_edge = fill.table_end > survey.kept && survey.edge_has_room();
-        let edge = survey.edge_loses_entries() && !trims_edge || fills_edge || tail;
         let tables_end = geometry.l1_entries_for(geometry.guest_offset(fill.table_end).get());
-        let tables = tables_end.saturating_sub(survey.edge_index.saturating_add(1));
+        let behind = survey.edge_index.saturating_add(1);
+        let tables = tables_end.saturating_sub(behind);
+        let shadow = ShadowNeeds::new(survey, fill, rewrites, &(behind..tables_end));
+        let loses = survey.edge_loses_entries() && !trims_edge;
+        let edge = loses || fills_edge || tail || shadow.edge;
         let l1_clusters = geometry.table_clusters(l1_len);
         let fits = l1_clusters <= geometry.table_clusters(u64::from(survey.header.l1.count));
-        let moves = edge || !fits || survey.keeps_dropped_entries(l1_len, tables);
+        let moves =
+            edge || !fits || !rewrites.is_empty() || survey.keeps_dropped_entries(l1_len, tables);
         let l1 = if moves { l1_clusters } else { ClusterCount::ZERO };
-        Needs { l1, edge, tail, tables, data: fill.data_clusters() }
+        Needs { l1, edge, tail, tables, data: fill.data_clusters(), shadow }
     }
 }
 
@@ -183,13 +208,17 @@ struct Places {
     tail: HostCluster,
     tables: Range<HostCluster>,
     data: Range<HostCluster>,
+    /// Where tables and data begin for guest data that changes.
+    shadow: (HostCluster, HostCluster),
 }
 
 impl Places {
     fn new(survey: &Survey, needs: &Needs) -> Result<Places> {
         let one_if = |wanted: bool| ClusterCount::new(wanted.into());
         let tables = ClusterCount::new(needs.tables);
-        let rest = needs.l1 + one_if(needs.edge) + one_if(needs.tail) + tables + needs.data;
+        let shadow = needs.shadow.table_clusters() + needs.shadow.data_clusters();
+        let rest =
+            needs.l1 + one_if(needs.edge) + one_if(needs.tail) + tables + needs.data + shadow;
         let growth = RefcountGrowth::plan(
             survey.header.geometry,
             &survey.refcount_table,
@@ -209,6 +238,7 @@ impl Places {
             tail,
             tables: tables_start..data,
             data: data..data + needs.data,
+            shadow: (data + needs.data, data + needs.data + needs.shadow.table_clusters()),
         })
     }
 }
@@ -222,11 +252,20 @@ fn l1_len(survey: &Survey, new_size: u64) -> u64 {
     if keeps_reserve { old.max(needed) } else { needed }
 }
 
-fn new_l1(survey: &Survey, len: u64, needs: &Needs, places: &Places) -> Vec<L1Entry> {
+fn new_l1(
+    survey: &Survey,
+    len: u64,
+    needs: &Needs,
+    places: &Places,
+    shadow: &Shadow,
+) -> Vec<L1Entry> {
     let geometry = survey.header.geometry;
     let entry = |table| L1Entry::encode(ClusterRef::sole(geometry.host_offset(table)));
     (0..len)
         .map(|index| match index.checked_sub(survey.edge_index) {
+            _ if shadow.places.contains_key(&index) => {
+                shadow.places.get(&index).map_or(L1Entry::EMPTY, |place| entry(*place))
+            }
             Some(0) if needs.edge => entry(places.edge),
             None | Some(0) => survey.l1_entry(index),
             Some(behind) if behind <= needs.tables => {
@@ -280,6 +319,11 @@ fn released(
     let mut released =
         Released { tables: survey.dropped_tables().collect(), ..Released::default() };
     released.entries.extend(survey.edge_dropped_entries().map(|entry| entry.word));
+    let shadowed = survey.shadowed.keys().map(|index| survey.l1_entry(*index).decode(geometry));
+    for at in shadowed.filter_map(|at| at.ok().flatten()) {
+        let table = geometry.host_cluster(at.offset);
+        released.metadata.push(table..table + ClusterCount::new(1));
+    }
     if needs.edge {
         released.entries.extend(survey.replaced_tail().map(|entry| entry.word));
         let table = survey.edge_table_cluster();

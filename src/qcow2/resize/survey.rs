@@ -1,6 +1,9 @@
 //! What a resize needs to know of the image before anything is planned.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::Growth;
+use super::rewrite::Rewrites;
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::clusters::UsedClusters;
 use crate::qcow2::entry::{L1Entry, L2Entry, Mapping, RefcountTableEntry};
@@ -36,6 +39,8 @@ pub(super) struct Survey {
     pub(super) edge_in_place: Option<HostOffset>,
     /// The last cluster that both have, behind the smaller disk's end.
     pub(super) tail: Tail,
+    /// L2 tables before the edge's that map guest data which changes, by their L1 index.
+    pub(super) shadowed: BTreeMap<u64, L2Table>,
 }
 
 /// The bytes of the last cluster behind the end of the smaller disk. They must read as zeros as
@@ -52,7 +57,12 @@ pub(super) enum Tail {
 
 impl Survey {
     /// Looks at the image for a change to `new_size`.
-    pub(super) fn new(image: &Qcow2, new_size: u64, growth: Option<Growth>) -> Result<Survey> {
+    pub(super) fn new(
+        image: &Qcow2,
+        new_size: u64,
+        growth: Option<Growth>,
+        rewrites: &Rewrites<'_>,
+    ) -> Result<Survey> {
         let (header, geometry) = (&image.header, image.header.geometry);
         let refcount_table = read_refcount_table(&*image.storage, header)?;
         let l1 = image.l1()?;
@@ -65,7 +75,21 @@ impl Survey {
         let edge_kept = (kept - geometry.first_cluster_of_table(edge_index)).get();
         let mut refcounts = Refcounts::new(&*image.storage, geometry, &refcount_table);
         let end = free_end(&*image.storage, geometry, claimed.end())?;
-        let tail = tail(image, &mut refcounts, smaller, growth)?;
+        let last = GuestCluster::new(kept.get().saturating_sub(1));
+        let tail = match rewrites.contains(last) {
+            // It is written anew anyway, with zeros behind its end.
+            true => Tail::Clean,
+            false => tail(image, &mut refcounts, smaller, growth)?,
+        };
+        let mut shadowed = BTreeMap::new();
+        let indexes: BTreeSet<_> = rewrites.iter().map(|(c, _)| geometry.l1_index(c)).collect();
+        for index in indexes.range(..edge_index) {
+            let place = usize::try_from(*index).ok().and_then(|place| l1.get(place));
+            let entry = place.copied().unwrap_or_default().decode(geometry);
+            if let Some(at) = entry.map_err(FormatError::into_error)? {
+                shadowed.insert(*index, L2Table::read(&*image.storage, at.offset, geometry)?);
+            }
+        }
         let l1_entry = usize::try_from(edge_index).ok().and_then(|index| l1.get(index));
         let edge = l1_entry.copied().unwrap_or_default().decode(geometry);
         let (edge, edge_in_place) = match edge.map_err(FormatError::into_error)? {
@@ -87,6 +111,7 @@ impl Survey {
             edge,
             edge_in_place,
             tail,
+            shadowed,
             refcount_table,
         })
     }

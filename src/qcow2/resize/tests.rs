@@ -1,11 +1,14 @@
 //! An image that is resized while it is open is used on, whatever the medium does.
 
-use crate::block::BlockDevice;
+use proptest::prelude::*;
+
+use crate::block::{BlockDevice, Patch, PatchContent};
 use crate::error::{Error, ErrorKind};
 use crate::host::recording::{Failure, Fault};
 use crate::qcow2::shape_tests::{PLAIN, Shape, contents, virtual_size};
 use crate::qcow2::subject_tests::{Step, Subject};
-use crate::qcow2::{ResizeOptions, Resized};
+use crate::qcow2::wounds_tests::{files, shape};
+use crate::qcow2::{Preallocation, ResizeOptions, Resized};
 use crate::task::{Cancel, Silent, Task};
 
 const SIZES: [u64; 4] = [3 << 20, 512, 200 << 10, 30 << 10];
@@ -53,6 +56,58 @@ fn an_open_image_is_used_on_with_its_new_size() {
         }
         subject.step(Step::Reopen);
         assert!(subject.contents() == subject.model, "{:?}", subject.shape);
+        subject.close().unwrap();
+        subject.is_sound();
+    }
+}
+
+fn patch() -> impl Strategy<Value = (u64, u64, Option<u8>)> {
+    (0u64..250 << 10, prop_oneof![1u64..700, 1u64..40_000], prop::option::of(1u8..=255))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// Size and guest data become what they are to be, whatever the image is like; again, nothing
+    /// is left to be done.
+    #[test]
+    fn data_changes_with_the_size(
+        shape in shape(),
+        grown in prop_oneof![Just(0u64), 1u64..200_000],
+        found in prop::collection::vec(patch(), 1..8),
+        preallocation in prop::sample::select(&[None, Some(Preallocation::Metadata), Some(Preallocation::Tables), Some(Preallocation::Full)][..]),
+    ) {
+        let (files, mut model) = files(shape);
+        let mut subject = Subject::over(shape, files, model.clone());
+        subject.open().unwrap();
+        let size = virtual_size(model.len() as u64 + grown);
+        model.resize(size.bytes() as usize, 0);
+        let (mut patches, mut end) = (Vec::new(), 0);
+        let mut found = found;
+        found.sort();
+        let bytes = [1u8, 2, 3, 4, 5].repeat(8000);
+        for (offset, len, value) in found {
+            let len = len.min((model.len() as u64).saturating_sub(offset));
+            if offset < end || len == 0 { continue }
+            end = offset + len;
+            let content = match value {
+                None => PatchContent::Zeros(len),
+                Some(skip) => PatchContent::Bytes(&bytes[skip as usize..][..len as usize]),
+            };
+            let patch = Patch { offset, content };
+            patch.put_over(0, &mut model);
+            patches.push(patch);
+        }
+        subject.model = model;
+        let cancel = Cancel::new();
+        let options = ResizeOptions { virtual_size: size, preallocation };
+        for _ in 0..2 {
+            let image = subject.image.as_mut().unwrap();
+            image.resize_with(&options, &patches, Task::new(&Silent, &cancel)).unwrap();
+            prop_assert!(subject.contents() == subject.model);
+        }
+        subject.step(Step::Reopen);
+        prop_assert!(subject.contents() == subject.model);
         subject.close().unwrap();
         subject.is_sound();
     }

@@ -1,6 +1,7 @@
 //! What must be true of an image before a resize gives any of its clusters away: on a damaged
 //! image, a cluster that seems free may hold the only copy of something.
 
+use super::rewrite::Rewrites;
 use super::survey::Survey;
 use crate::error::Result;
 use crate::qcow2::entry::{L1Entry, L2Entry, Mapping};
@@ -20,7 +21,12 @@ impl Qcow2 {
     ///
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt), naming the cluster.
-    pub(super) fn verify(&self, survey: &mut Survey, task: Task<'_>) -> Result<HostCluster> {
+    pub(super) fn verify(
+        &self,
+        survey: &mut Survey,
+        rewrites: &Rewrites<'_>,
+        task: Task<'_>,
+    ) -> Result<HostCluster> {
         let geometry = self.header.geometry;
         let table = survey.refcount_table.clone();
         let mut refcounts = Refcounts::new(&*self.storage, geometry, &table);
@@ -29,7 +35,7 @@ impl Qcow2 {
             counted(&mut refcounts, survey, cluster)?;
         }
         let dropped: Vec<_> = survey.dropped_tables().collect();
-        let drops = !dropped.is_empty() || survey.edge_loses_entries();
+        let drops = !dropped.is_empty() || survey.edge_loses_entries() || !rewrites.is_empty();
         if !drops && self.storage.can_grow() {
             return Ok(HostCluster::ZERO);
         }
