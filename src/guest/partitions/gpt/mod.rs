@@ -64,11 +64,12 @@ pub(super) fn has_mark(device: &dyn BlockDevice) -> Result<bool> {
 const LARGE_SECTOR_BYTES: u64 = 4096;
 
 fn has_mark_at(device: &dyn BlockDevice, offset: u64) -> Result<bool> {
+    let room = device.size().saturating_sub(offset);
     let mut mark = [0; SIGNATURE.len()];
-    if device.size() < offset.saturating_add(SECTOR_BYTES) {
-        return Ok(false);
+    let fits = usize::try_from(room).is_ok_and(|room| room >= mark.len());
+    if fits {
+        device.read_at(offset, &mut mark)?;
     }
-    device.read_at(offset, &mut mark)?;
     Ok(mark == *SIGNATURE)
 }
 
