@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::boot2docker::{Layout, MAGIC, Payload, Profile, PublicKeys};
-use super::{Contents, identify};
+use super::{Contents, identify, partitions};
 use crate::block::{BlockDevice, MemoryDevice};
 use crate::error::ErrorKind;
 use crate::fuzz_tests::Input;
@@ -145,10 +145,12 @@ fn disk(input: &mut Input<'_>) {
     };
     while !input.is_empty() {
         match input.byte() {
-            n @ 0..128 => {
+            n @ 0..112 => {
                 let (at, mark) = MARKS[usize::from(n) % MARKS.len()];
                 put(at, mark);
             }
+            112..118 => partitions::fuzz_tests::lay_out_mbr(&device),
+            118..128 => partitions::fuzz_tests::lay_out_gpt(&device),
             n => {
                 let at = input.short() << (n >> 5 & 3);
                 put(at, input.bytes(usize::from(n & 31) + 1));
@@ -163,6 +165,9 @@ fn disk(input: &mut Input<'_>) {
     assert!(zeros || found != Contents::Empty, "{found:?}");
     assert!(found != Contents::Payload || start.starts_with(MAGIC), "{found:?}");
     assert!(!found.name().is_empty());
+    for (sealed, more) in [(false, 512), (true, 0), (true, 3 << 20)] {
+        partitions::fuzz_tests::grows(&device, sealed, more);
+    }
 }
 
 #[test]

@@ -14,5 +14,6 @@ pub mod edit;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
 mod identify;
+pub mod partitions;
 
 pub use identify::{Contents, FilesystemKind, PartitionTableKind, VolumeKind, identify};

@@ -21,6 +21,7 @@ mod locks;
 mod matrix;
 mod over;
 mod pack;
+mod partitions;
 mod payload;
 mod rebuild;
 mod reference;
