@@ -2,8 +2,10 @@
 
 mod patch;
 pub mod salvage;
+mod slice;
 
 pub use patch::{Patch, PatchContent};
+pub use slice::Slice;
 
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};

@@ -1,23 +1,27 @@
 //! What is to become of the bytes on a disk: worked out here, written by whoever owns the disk.
 
-/// When an edit may be written where all of them cannot become true at once, first to last.
+use std::sync::Arc;
+
+/// When an edit may be written where all of them cannot become true at once, first to last: each
+/// stage is on the medium before the next one begins. Between any two writes of them a guest may
+/// start on the disk: what it uses is as it was, or as it is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// Where nothing is yet that the old contents refer to: unseen until the last stage.
+    /// What nothing refers to that a guest uses: unseen until a later stage.
     Beyond,
     /// The partition table.
     Partitions,
-    /// Inside of a filesystem that is in use as it was until the last stage.
-    Inside,
     /// What makes a filesystem's new size true.
     Superblock,
+    /// What a filesystem had to keep until then: without it, room that is free counts as used.
+    Release,
 }
 
 /// The new content of a range of bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// These bytes.
-    Bytes(Vec<u8>),
+    /// These bytes. Copies in several places share them.
+    Bytes(Arc<[u8]>),
     /// So many zeros.
     Zeros(u64),
 }

@@ -119,7 +119,7 @@ impl Draft {
         let same = changed.iter().take_while(|changed| !**changed).count();
         let kept = changed.iter().rev().take_while(|changed| !**changed).count();
         let range = same..changed.len().saturating_sub(kept);
-        let bytes: Vec<u8> =
+        let bytes =
             new.chunks(SECTOR_LEN).skip(range.start).take(range.len()).flatten().copied().collect();
         let skipped = u64::try_from(same).unwrap_or(u64::MAX);
         let offset = lba.saturating_add(skipped).saturating_mul(SECTOR_BYTES);

@@ -149,15 +149,18 @@ fn as_usual(shape: Shape, file: &[u8]) -> Vec<Option<Vec<u8>>> {
 }
 
 /// Sectors that are not lost and neither what was written nor what others see in the damaged
-/// image.
+/// image, or in the same with its last cluster whole: a cluster that a cut goes through is there up
+/// to the cut, and whose it is, is what the entries say.
 fn made_up(shape: Shape, file: &[u8], written: &[u8], rescued: &Rescued) -> Vec<Range<usize>> {
-    let usual = as_usual(shape, file);
+    let mut whole = file.to_vec();
+    whole.resize(file.len().next_multiple_of(1 << shape.cluster_bits), 0);
+    let seen = [as_usual(shape, file), as_usual(shape, &whole)];
     let sectors = rescued.disk.chunks(512).enumerate();
     let made_up = sectors.filter(|(number, found)| {
         let at = number * 512;
-        let seen = usual.get(*number).and_then(Option::as_deref).unwrap_or_default();
-        let believable = |as_read: &[u8]| rescued.agrees(at, found, as_read);
-        !believable(&written[at..]) && !believable(seen)
+        let seen = seen.iter().filter_map(|seen| seen.get(*number)?.as_deref());
+        let mut believable = seen.chain([&written[at..]]);
+        !believable.any(|as_read| rescued.agrees(at, found, as_read))
     });
     made_up.map(|(number, found)| number * 512..number * 512 + found.len()).collect()
 }
