@@ -4,6 +4,7 @@ use std::fs::{self, File};
 
 use serde_json::Value;
 
+use crate::draw::whole_matrix;
 use crate::support::{Env, Run, failure};
 
 /// An image with data, in clusters of 64 KiB.
@@ -58,6 +59,34 @@ fn exit_codes_are_those_of_qemu_img() {
         env.run("qemu-img", ["check", "-q", "d.qcow2"]).exits(code);
         assert!(bytes(&env) == before, "a check changes nothing");
     }
+}
+
+/// Whatever bit of an entry of a bitmap directory is wrong: what QEMU does not take is not clean,
+/// and is taken once it is mended.
+#[test]
+fn a_bitmap_that_qemu_does_not_take_is_not_clean() {
+    let env = image();
+    env.qemu_img("bitmap --add d.qcow2 days");
+    let sound = bytes(&env);
+    let extension = sound.windows(4).position(|word| word == [0x23, 0x85, 0x28, 0x75]);
+    let at = extension.expect("the bitmaps extension") + 24;
+    let directory = u64::from_be_bytes(sound[at..at + 8].try_into().expect("8 bytes")) as usize;
+    let mut refused = 0;
+    let step = if whole_matrix() { 1 } else { 5 };
+    for bit in (0..24 * 8).step_by(step) {
+        env.write("d.qcow2", &sound);
+        let byte = sound[directory + bit / 8] ^ 1 << (bit % 8);
+        env.patch("d.qcow2", (directory + bit / 8) as u64, &[byte]);
+        if env.run("qemu-img", ["check", "-q", "d.qcow2"]).code == Some(0) {
+            continue;
+        }
+        refused += 1;
+        let verdict = env.vmdisk("check d.qcow2").code;
+        assert!(matches!(verdict, Some(2 | 3)), "bit {bit}: {verdict:?}");
+        env.vmdisk("check d.qcow2 --repair all").exits(0);
+        env.run("qemu-img", ["check", "-q", "d.qcow2"]).exits(0);
+    }
+    assert!(refused > 20, "{refused}");
 }
 
 #[test]

@@ -97,7 +97,8 @@ impl Scan<'_> {
     }
 
     /// What an entry of the directory says beside where its table is: that of `count` entries, with
-    /// these flags; `lengths` has type, granularity and the length of the name, in their order.
+    /// these flags; `lengths` has type, granularity and the lengths of the name and of extra data,
+    /// in their order. No extra data is defined, so QEMU opens no image with any.
     fn require_sense(&mut self, to: Reference, count: u32, flags: u32, lengths: u64) {
         let [kind, granularity, ..] = lengths.to_be_bytes();
         let name_len = lengths >> 32 & 0xffff;
@@ -107,7 +108,9 @@ impl Scan<'_> {
         let clusters = words.saturating_mul(8).div_ceil(self.geometry.cluster_size());
         // One that nobody closed is not read.
         let covers = flags & IN_USE != 0 || u64::from(count) == clusters;
+        let extra = lengths & u64::from(u32::MAX);
         let known = kind == DIRTY_TRACKING
+            && extra == 0
             && GRANULARITY.contains(&granularity)
             && NAME_LEN.contains(&name_len)
             && flags & RESERVED_FLAGS == 0;
