@@ -1,0 +1,376 @@
+//! ext2, ext3 and ext4 as `mke2fs` makes them, grown, and held against what `resize2fs` makes of a
+//! copy; `e2fsck` then looks at what came of it, also where a growth stopped half-way.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use vmdisk::block::{BlockDevice, MemoryDevice, Slice};
+use vmdisk::guest::FilesystemKind;
+use vmdisk::guest::edit::{Content, Edit, Stage};
+use vmdisk::guest::ext4::{Filesystem, Growth, Reading, Refusal};
+use vmdisk::host::Access;
+use vmdisk::raw::Raw;
+
+use super::draw::{Draw, each, whole_matrix};
+use super::support::{Env, Run};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What `mke2fs` is told, from what e2fsprogs makes today to what it and its like made long ago.
+const FEATURES: &[&str] = &[
+    "-t ext4",
+    "-t ext4",
+    "-t ext4 -O metadata_csum_seed,orphan_file",
+    "-t ext4 -O ^64bit",
+    "-t ext4 -O ^metadata_csum,^64bit",
+    "-t ext4 -O ^metadata_csum,^64bit,uninit_bg",
+    "-t ext4 -O ^metadata_csum,uninit_bg",
+    "-t ext4 -O ^metadata_csum,^flex_bg",
+    "-t ext4 -O ^flex_bg",
+    "-t ext4 -O ^metadata_csum,^64bit,uninit_bg,^flex_bg",
+    "-t ext4 -G 4 -O inline_data,^has_journal",
+    "-t ext4 -O ^resize_inode",
+    "-t ext3",
+    "-t ext2",
+];
+
+/// Makes `disk` that large again.
+fn set_len(path: &Path, len: u64) {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    file.and_then(|file| file.set_len(len)).expect("a file of this length");
+}
+
+/// Writes edits in their order.
+fn apply<'a>(path: &Path, edits: impl IntoIterator<Item = &'a Edit>) {
+    let file = OpenOptions::new().write(true).open(path).expect("the disk");
+    for edit in edits {
+        let written = match &edit.content {
+            Content::Bytes(bytes) => file.write_all_at(bytes, edit.offset),
+            Content::Zeros(len) => file.write_all_at(&vec![0; *len as usize], edit.offset),
+        };
+        written.expect("room on the disk");
+    }
+}
+
+/// The content of every file below a folder, as a hash; of a link, where it leads.
+fn hashes(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let (mut found, mut folders) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let mut hasher = DefaultHasher::new();
+            if path.is_symlink() {
+                std::fs::read_link(&path).expect("a link").hash(&mut hasher);
+            } else if path.is_dir() {
+                folders.push(path.clone());
+            } else {
+                std::fs::read(&path).expect("a file").hash(&mut hasher);
+            }
+            let name = path.strip_prefix(folder).expect("a path below it").to_owned();
+            found.insert(name, hasher.finish());
+        }
+    }
+    found
+}
+
+/// What `dumpe2fs -h` says, but for the fields that may differ.
+const COUNTS: &[&str] = &[
+    "Inode count:",
+    "Block count:",
+    "Reserved block count:",
+    "Free blocks:",
+    "Free inodes:",
+    "Reserved GDT blocks:",
+    "Blocks per group:",
+    "Inodes per group:",
+    "Filesystem features:",
+    "Filesystem state:",
+];
+
+impl Env {
+    /// Runs one of the programs of e2fsprogs on arguments separated by blanks.
+    fn e2(&self, line: &str) -> Run {
+        self.e2_args(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// The same; hanging ends it with an exit code of its own.
+    fn e2_args(&self, args: &[&str]) -> Run {
+        let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        self.run("env", [&[path, "timeout", "60"], args].concat())
+    }
+
+    /// One command of `debugfs`, which may contain blanks.
+    fn debugfs(&self, options: &str, command: &str, disk: &str) -> Run {
+        let args = options.split_whitespace().chain(["-R", command, disk]);
+        self.e2_args(&std::iter::once("debugfs").chain(args).collect::<Vec<_>>()).exits(0)
+    }
+
+    /// What is on a filesystem: every file with its content.
+    fn files(&self, disk: &str) -> BTreeMap<PathBuf, u64> {
+        let out = self.path(format!("{disk}.files"));
+        std::fs::create_dir(&out).expect("a folder");
+        self.debugfs("", &format!("rdump / {disk}.files"), disk);
+        let found = hashes(&out);
+        std::fs::remove_dir_all(&out).expect("the folder just made");
+        found
+    }
+
+    /// A copy with the same holes.
+    fn copied(&self, from: &str, to: &str) {
+        self.run("cp", ["--sparse=always", from, to]).exits(0);
+    }
+
+    /// `e2fsck` has nothing to say against it.
+    #[track_caller]
+    fn fsck_is_content(&self, disk: &str, what: &str) {
+        let run = self.e2(&format!("e2fsck -fn {disk}"));
+        assert_eq!(run.code, Some(0), "{what}: {}", run.stdout);
+    }
+
+    /// The counts that `dumpe2fs` reads.
+    fn counts(&self, disk: &str) -> BTreeMap<String, String> {
+        let text = self.e2(&format!("dumpe2fs -h {disk}")).exits(0).stdout;
+        let fields = text.lines().filter(|line| COUNTS.iter().any(|name| line.starts_with(name)));
+        let fields = fields.filter_map(|line| line.split_once(':'));
+        fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()
+    }
+
+    /// Plans the growth of the filesystem that the first `partition` bytes of `disk` hold.
+    fn growth(&self, disk: &str, partition: u64, len: u64) -> Result<Growth, Refusal> {
+        let disk = Raw::open(Box::new(self.storage(disk, Access::Read))).expect("a disk");
+        let filesystem = filesystem(&Slice::new(&disk, 0, partition));
+        let size = filesystem.grown_size_bytes(len);
+        let growth = filesystem.growth(&disk, len).expect("a disk that can be read");
+        if let Ok(growth) = &growth {
+            assert_eq!(size, Ok(growth.new_size_bytes));
+            are_apart(growth, len);
+        }
+        growth
+    }
+
+    /// Makes `disk` so long and its filesystem fill it, stage by stage.
+    #[track_caller]
+    fn grow_to(&self, disk: &str, partition: u64, len: u64) -> Growth {
+        let growth = self.growth(disk, partition, len).expect("a growth");
+        let path = self.path(disk);
+        let now = std::fs::metadata(&path).expect("the disk").len();
+        set_len(&path, now.max(len));
+        apply(&path, &growth.edits);
+        growth
+    }
+
+    /// Where `dumpe2fs` sees the inode tables of groups from this block on, each reads as zeros.
+    fn new_inode_tables_are_zero(&self, disk: &str, old_size: u64, block: u64) {
+        let text = self.e2(&format!("dumpe2fs {disk}")).exits(0).stdout;
+        let file = std::fs::File::open(self.path(disk)).expect("the disk");
+        let tables = text.lines().filter_map(|line| line.trim().strip_prefix("Inode table at "));
+        for table in tables {
+            let range = table.split_whitespace().next().expect("a range");
+            let (first, last) = range.split_once('-').expect("two blocks");
+            let [first, last] = [first, last].map(|block| block.parse::<u64>().expect("a number"));
+            if first * block >= old_size {
+                let mut bytes = vec![0xFF; ((last - first + 1) * block) as usize];
+                file.read_exact_at(&mut bytes, first * block).expect("an inode table");
+                assert!(bytes.iter().all(|byte| *byte == 0), "the inode table at block {first}");
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn filesystem(device: &dyn BlockDevice) -> Filesystem {
+    match Filesystem::read(device).expect("a disk that can be read") {
+        Reading::Filesystem(filesystem) => *filesystem,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Edits come in the order of their stages, lie inside, and none meets another; only what is behind
+/// the old filesystem, or cannot be seen with its superblock, comes first.
+fn are_apart(growth: &Growth, len: u64) {
+    let edits: Vec<&Edit> = growth.edits.iter().collect();
+    assert!(edits.is_sorted_by_key(|edit| edit.stage));
+    let mut ranges: Vec<_> =
+        edits.iter().map(|edit| (edit.offset, edit.offset + edit.content.len())).collect();
+    ranges.sort_unstable();
+    for pair in ranges.windows(2) {
+        assert!(pair[0].1 <= pair[1].0, "{pair:?}");
+    }
+    assert!(ranges.last().is_none_or(|last| last.1 <= growth.new_size_bytes.min(len)));
+    let switch: Vec<_> = edits.iter().filter(|edit| edit.stage == Stage::Superblock).collect();
+    assert!(edits.is_empty() || switch.len() == 1 && switch[0].offset == 1024);
+    for edit in edits.iter().filter(|edit| matches!(edit.content, Content::Zeros(_))) {
+        assert!(edit.stage == Stage::Beyond && edit.offset >= growth.old_size_bytes, "{edit:?}");
+    }
+}
+
+/// A filesystem that is to grow.
+#[derive(Debug, Clone)]
+struct Case {
+    features: &'static str,
+    block: u64,
+    inode: u64,
+    ratio: u64,
+    more: &'static str,
+    /// Of the filesystem, in KiB.
+    old_kib: u64,
+    /// Of the room that it is to fill, in bytes.
+    new: u64,
+    /// Whether it is nearly full.
+    full: bool,
+    /// How much of the disk behind it holds something else, in bytes; how much there is altogether.
+    garbage: u64,
+    behind: u64,
+    seed: u64,
+}
+
+impl Case {
+    fn drawn(draw: &mut Draw) -> Case {
+        let block = draw.pick(&[1024, 1024, 2048, 4096, 4096, 4096]);
+        let old_kib = match draw.below(6) {
+            0 => 2048 + draw.below(6 << 10),
+            1 => 400 << 10,
+            2 => (128 << 10) + draw.below(4 << 10),
+            _ => (9 << 10) + draw.below(120 << 10),
+        };
+        let old = old_kib * KIB;
+        let new = match draw.below(8) {
+            0 => old + draw.below(9 * MIB),
+            1 => old + 4096 * draw.below(300),
+            2 => 4 * GIB,
+            3 => old * (2 + draw.below(40)),
+            4 => 8 * GIB + draw.below(GIB),
+            // Next to the border of a group.
+            5 => (old / (128 * MIB) + 2) * 128 * MIB + draw.below(16 * MIB),
+            _ => old + old / 8 * draw.below(40) + draw.below(MIB),
+        };
+        let behind = if draw.one_in(2) { draw.below(new - old + 2 * MIB) } else { 0 };
+        let garbage = if draw.one_in(2) { behind.min(40 * MIB) } else { 0 };
+        Case {
+            features: draw.pick(FEATURES),
+            block,
+            inode: draw.pick(&[128, 256, 256, 512]),
+            ratio: draw.pick(&[2048, 8192, 16384, 16384, 65536]).max(block),
+            more: draw.pick(&["", "", "-m 0", "-m 1.7", "-m 23 -g 2048", "-J size=4 -N 4000"]),
+            old_kib,
+            new,
+            full: old_kib < 100 << 10 && draw.one_in(2),
+            garbage,
+            behind,
+            seed: draw.next(),
+        }
+    }
+
+    /// Makes the filesystem; `None` where `mke2fs` says that it cannot be.
+    fn make(&self, env: &Env) -> Option<()> {
+        let old = self.old_kib * KIB;
+        let folder = env.path("content");
+        self.fill(&folder, if self.full { old / 10 * 6 } else { old / 40 });
+        let Case { features, block, inode, ratio, .. } = self;
+        let more = if features.contains("journal") || features.contains("ext2") {
+            self.more.trim_start_matches("-J size=4")
+        } else {
+            self.more
+        };
+        let line = format!(
+            "mke2fs -F -q {features} -b {block} -I {inode} -i {ratio} {more} -L label -d content \
+             disk {}K",
+            self.old_kib
+        );
+        let run = env.e2(&line);
+        (run.code == Some(0)).then_some(())
+    }
+
+    /// Files of many sizes, so many bytes of them.
+    fn fill(&self, folder: &Path, mut bytes: u64) {
+        let mut draw = Draw::from_seed(self.seed);
+        std::fs::create_dir(folder).expect("a folder");
+        std::os::unix::fs::symlink("file3", folder.join("link")).expect("a link");
+        for index in 0..40 {
+            let sub = folder.join(format!("folder{}", index % 7));
+            std::fs::create_dir_all(&sub).expect("a folder");
+            let len = match index {
+                0 => bytes / 2,
+                _ => draw.below(64 * KIB).min(bytes / 8),
+            };
+            bytes -= len;
+            let pattern = draw.next().to_le_bytes();
+            let content: Vec<u8> =
+                (0..len).map(|at| pattern[at as usize % 8] ^ (at >> 12) as u8).collect();
+            std::fs::write(sub.join(format!("file{index}")), content).expect("a file");
+        }
+    }
+
+    /// Something else on the disk behind the filesystem.
+    fn litter(&self, env: &Env) {
+        let old = self.old_kib * KIB;
+        set_len(&env.path("disk"), old + self.behind);
+        let bytes: Vec<u8> = (0..self.garbage).map(|at| (at >> 9) as u8 | 1).collect();
+        env.patch("disk", old, &bytes);
+    }
+}
+
+/// It is what `resize2fs` makes of a copy, and every file is as it was.
+fn grows(case: &Case) {
+    let env = Env::new();
+    let old = case.old_kib * KIB;
+    if case.make(&env).is_none() {
+        return;
+    }
+    case.litter(&env);
+    let before = env.files("disk");
+    env.copied("disk", "theirs");
+    let growth = match env.growth("disk", old, case.new) {
+        Ok(_) => env.grow_to("disk", old, case.new),
+        Err(refusal) => {
+            let names = ["no_resize_inode", "reservation_exhausted", "too_many_inodes"];
+            assert!(names.contains(&refusal.name()), "{refusal}");
+            return;
+        }
+    };
+    let what = format!("{} -> {}", growth.old_size_bytes, growth.new_size_bytes);
+    env.fsck_is_content("disk", &what);
+    assert_eq!(env.files("disk"), before, "{what}");
+    env.new_inode_tables_are_zero("disk", old, case.block);
+
+    let len = case.new;
+    set_len(&env.path("theirs"), len);
+    // It takes two runs where the table of groups grows and makes the last group useless.
+    for _ in 0..2 {
+        env.e2("resize2fs -f theirs").exits(0);
+    }
+    let (ours, theirs) = (env.counts("disk"), env.counts("theirs"));
+    alike(&ours, &theirs, &what);
+    set_len(&env.path("disk"), len);
+    let again = env.e2("resize2fs -f disk").exits(0);
+    let words = again.stdout + &again.stderr;
+    assert!(words.contains("Nothing to do"), "{what}: {words}");
+    assert!(env.growth("disk", len, len).expect("a growth").edits.is_empty());
+}
+
+/// The same counts; `resize2fs` computes what is reserved for root with rounding errors.
+#[track_caller]
+fn alike(ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, String>, what: &str) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    for (name, value) in ours {
+        let number = |text: &str| text.parse::<u64>().ok();
+        let near = match (number(value), number(&theirs[name])) {
+            (Some(one), Some(two)) => name == "Reserved block count" && one.abs_diff(two) <= 1,
+            _ => false,
+        };
+        assert!(near || *value == theirs[name], "{what}: {name} is {value}, not {}", theirs[name]);
+    }
+}
+
+#[test]
+fn filesystems_of_all_kinds_grow_as_with_resize2fs() {
+    let mut draw = Draw::seeded(30);
+    let count = if whole_matrix() { 500 } else { 30 };
+    let cases: Vec<Case> = (0..count).map(|_| Case::drawn(&mut draw)).collect();
+    each(&cases, grows);
+}
