@@ -75,16 +75,15 @@ impl Descriptor {
         (new.block_bitmap, new.block_bitmap_hi) = split(block_bitmap);
         (new.inode_bitmap, new.inode_bitmap_hi) = split(block_bitmap.saturating_add(1));
         (new.inode_table, new.inode_table_hi) = split(block_bitmap.saturating_add(2));
-        let len = geometry.group_len(group);
-        let free = len.saturating_sub(geometry.overhead(group));
+        let free = geometry.group_len(group).saturating_sub(geometry.overhead(group));
         new.set_free_blocks(u32::try_from(free).unwrap_or(0));
         let inodes = halves(geometry.group_inodes);
         (new.free_inodes, new.free_inodes_hi) = (U16::new(inodes.0), U16::new(inodes.1));
         if checksums.cover_descriptors() {
             (new.itable_unused, new.itable_unused_hi) = (new.free_inodes, new.free_inodes_hi);
-            // The bitmap of a group that ends early has to be written: older programs expect it.
-            let full = len == geometry.group_blocks;
-            let blocks = if full { BLOCK_UNINIT } else { 0 };
+            // e2fsprogs wants the bitmap of the last group to be there, whether it is full or not.
+            let last = group == geometry.last_group();
+            let blocks = if last { 0 } else { BLOCK_UNINIT };
             new.flags = U16::new(INODE_UNINIT | INODE_ZEROED | blocks);
         }
         new

@@ -1,17 +1,19 @@
 //! A filesystem made to fill a partition that grew, as bytes to be written.
 //!
 //! What is written when, so that a guest that starts in between finds a filesystem that its kernel
-//! can use:
+//! can use, and that `e2fsck` makes sound without touching a file:
 //!
 //! - [`Beyond`](Stage::Beyond): the new groups, and their descriptors, behind the old ones in the
 //!   primary table and in all copies. The old superblock does not lead there. Where the table grows,
-//!   it grows into blocks that the resize inode owns, which no kernel looks at before it grows the
-//!   filesystem itself.
+//!   the resize inode gives up the blocks that it grows into, which no kernel looks at before it
+//!   grows the filesystem itself.
+//! - [`Descriptors`](Stage::Descriptors): the descriptors in these blocks. As long as the resize
+//!   inode had them, `e2fsck` would have taken descriptors for numbers of blocks.
 //! - [`Superblock`](Stage::Superblock): the primary superblock, in one write of 1 KiB. From now on
 //!   there are the new groups. The blocks that the old last group has gained still count as used.
-//! - [`Release`](Stage::Release): these blocks, in the bitmap and the descriptor of their group; the
-//!   resize inode; and the old copies of superblock and descriptors. Copies are what `e2fsck` goes by
-//!   when the primary is lost: so they say what was true until the new size is.
+//! - [`Release`](Stage::Release): these blocks, in the bitmap and the descriptor of their group; what
+//!   else the resize inode has; and the old copies of superblock and descriptors. Copies are what
+//!   `e2fsck` goes by when the primary is lost: so they say what was true until the new size is.
 
 use std::sync::Arc;
 
@@ -174,13 +176,16 @@ struct Draft<'a> {
 impl Draft<'_> {
     fn finish(mut self, device: &dyn BlockDevice, mut found: Found) -> Result<Edits, Stop> {
         let (old, new) = (self.old, self.new);
-        let added: Arc<[u8]> = self.new_groups(device)?.into();
+        let added = Added::of(self.new_groups(device)?, old);
         if let Some(last) = &found.last {
             found.descriptors.replace_last(new, &last.descriptor);
         }
         let kept: Arc<[u8]> = found.descriptors.into_bytes().into();
         let grown = self.raw.grown(old, new, self.free_blocks);
 
+        if let Some(released) = found.resize_inode.as_ref().and_then(|i| i.released(old, new)) {
+            self.put(Stage::Beyond, released.0, released.1);
+        }
         self.add_descriptors(&added);
         for group in new.backups().filter(|group| *group >= old.groups) {
             self.put_copies(Stage::Beyond, group, &grown, &kept);
@@ -241,12 +246,16 @@ impl Draft<'_> {
     }
 
     /// Writes the descriptors of the new groups behind the old ones, in every group that has a copy.
-    fn add_descriptors(&mut self, added: &Arc<[u8]>) {
+    fn add_descriptors(&mut self, added: &Added) {
         let (old, new) = (self.old, self.new);
         for group in std::iter::once(0).chain(new.backups()) {
-            let copies = new.offset(new.group_start(group).saturating_add(1));
-            let offset = copies.saturating_add(old.descriptor_offset(old.groups));
-            self.edits.push(Stage::Beyond, offset, Content::Bytes(Arc::clone(added)));
+            let table = new.offset(new.group_start(group).saturating_add(1));
+            let behind = table.saturating_add(old.descriptor_offset(old.groups));
+            let rest = Content::Bytes(Arc::clone(&added.rest));
+            self.edits.push(Stage::Beyond, behind, rest);
+            let stage = if group == 0 { Stage::Descriptors } else { Stage::Beyond };
+            let blocks = Content::Bytes(Arc::clone(&added.blocks));
+            self.edits.push(stage, table.saturating_add(old.offset(old.gdt_blocks)), blocks);
         }
     }
 
@@ -268,6 +277,24 @@ impl Draft<'_> {
         let table = self.new.offset(self.new.gdt_start());
         let offset = table.saturating_add(self.new.descriptor_offset(last.group));
         self.put(Stage::Release, offset, last.descriptor.bytes(self.new).to_vec());
+    }
+}
+
+/// The descriptors of new groups, as bytes.
+struct Added {
+    /// Those that fit into the last block that has old ones.
+    rest: Arc<[u8]>,
+    /// The blocks behind that.
+    blocks: Arc<[u8]>,
+}
+
+impl Added {
+    fn of(mut descriptors: Vec<u8>, old: &Geometry) -> Added {
+        let table = old.offset(old.gdt_blocks);
+        let rest = table.saturating_sub(old.descriptor_offset(old.groups));
+        let rest = usize::try_from(rest).unwrap_or(usize::MAX).min(descriptors.len());
+        let blocks = descriptors.split_off(rest);
+        Added { rest: descriptors.into(), blocks: blocks.into() }
     }
 }
 

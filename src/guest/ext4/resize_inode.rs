@@ -126,7 +126,14 @@ impl ResizeInode {
         Ok(self)
     }
 
-    /// What has to be written where, once the filesystem has its new size.
+    /// What has to be written where before any of its blocks becomes one of descriptors: it leads to
+    /// these no more.
+    pub(super) fn released(&self, old: &Geometry, new: &Geometry) -> Option<Piece> {
+        let grows = new.gdt_blocks != old.gdt_blocks;
+        grows.then(|| (self.indirect_offset, indirect(new)))
+    }
+
+    /// What else has to be written where, once the filesystem has its new size.
     pub(super) fn grown(
         mut self,
         old: &Geometry,
@@ -134,9 +141,6 @@ impl ResizeInode {
         checksums: Checksums,
     ) -> Vec<Piece> {
         let mut pieces = Vec::new();
-        if new.gdt_blocks != old.gdt_blocks {
-            pieces.push((self.indirect_offset, indirect(new)));
-        }
         let count = sectors(new);
         if count != sectors(old) {
             set_sectors(&mut self.inode, u32::try_from(count).unwrap_or(u32::MAX), checksums);
