@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use vmdisk::block::{BlockDevice, Slice};
+use vmdisk::block::{BlockDevice, MemoryDevice, Slice};
+use vmdisk::guest::FilesystemKind;
 use vmdisk::guest::edit::{Content, Edit, Stage};
 use vmdisk::guest::ext4::{Filesystem, Growth, Reading, Refusal};
 use vmdisk::host::Access;
@@ -474,4 +475,290 @@ fn a_growth_that_stopped_half_way_endangers_no_file() {
             stopped(&env, case, &mut draw, state);
         }
     });
+}
+
+#[test]
+fn a_filesystem_grows_again_and_again() {
+    let sizes = [400 * MIB, GIB, 3 * GIB, 9 * GIB, 30 * GIB];
+    let features = ["-t ext4", "-t ext4 -b 1024", "-t ext4 -O ^metadata_csum,^64bit,uninit_bg"];
+    each(&features, |features| {
+        let env = Env::new();
+        std::fs::create_dir(env.path("content")).expect("a folder");
+        std::fs::write(env.path("content/file"), vec![7; 300_000]).expect("a file");
+        env.e2(&format!("mke2fs -F -q {features} -d content -L label disk 400M")).exits(0);
+        env.copied("disk", "theirs");
+        let before = env.files("disk");
+        for pair in sizes.windows(2) {
+            let growth = env.grow_to("disk", pair[0], pair[1]);
+            assert!(growth.new_size_bytes > growth.old_size_bytes);
+            env.fsck_is_content("disk", &format!("{features} {pair:?}"));
+            // What a guest writes in between is there as well.
+            set_len(&env.path("theirs"), pair[1]);
+            env.e2("resize2fs -f theirs").exits(0);
+            for disk in ["disk", "theirs"] {
+                env.debugfs("-w", &format!("write content/file at{}", pair[0]), disk);
+            }
+        }
+        alike(&env.counts("disk"), &env.counts("theirs"), features);
+        let after = env.files("disk");
+        assert!(before.iter().all(|(name, hash)| after.get(name) == Some(hash)));
+        assert_eq!(after.len(), before.len() + 4);
+    });
+}
+
+#[test]
+fn what_a_filesystem_says_of_itself_is_told() {
+    let cases = [
+        ("ext2", 1024, FilesystemKind::Ext2),
+        ("ext3", 2048, FilesystemKind::Ext3),
+        ("ext4", 4096, FilesystemKind::Ext4),
+        ("ext4 -O ^has_journal,bigalloc -C 16384", 4096, FilesystemKind::Ext4),
+    ];
+    for (kind, block, expected) in cases {
+        let env = Env::new();
+        let uuid = "01234567-89ab-cdef-0123-456789abcdef";
+        let line = format!("mke2fs -F -q -t {kind} -b {block} -L some -U {uuid} disk 64M");
+        env.e2(&line).exits(0);
+        let disk = Raw::open(Box::new(env.storage("disk", Access::Read))).expect("a disk");
+        let found = filesystem(&disk);
+        let counts = env.counts("disk");
+        let count = |name: &str| counts[name].parse::<u64>().expect("a number");
+        assert_eq!((found.kind(), found.block_bytes()), (expected, block));
+        assert_eq!(found.label().as_deref(), Some("some"));
+        assert_eq!(found.uuid().to_string(), uuid);
+        assert_eq!(found.size_bytes(), count("Block count") * block);
+        assert_eq!(found.free_bytes(), count("Free blocks") * block);
+        assert_eq!(found.used_bytes() + found.free_bytes(), found.size_bytes());
+        assert_eq!(u64::from(found.inodes()), count("Inode count"));
+        assert_eq!(u64::from(found.free_inodes()), count("Free inodes"));
+        assert!(found.is_clean());
+    }
+    let empty = MemoryDevice::new(vec![0; 4096]);
+    assert_eq!(Filesystem::read(&empty).expect("a disk"), Reading::Nothing);
+    let short = MemoryDevice::new(vec![0; 2047]);
+    assert_eq!(Filesystem::read(&short).expect("a disk"), Reading::Nothing);
+}
+
+/// A filesystem that must not grow: what `mke2fs` is told, what `debugfs` then sets in the
+/// superblock, and why.
+const REFUSED: &[(&str, &str, &str)] = &[
+    ("-t ext4", "feature needs_recovery", "needs_recovery"),
+    ("-t ext4", "ssv state 0", "not_clean"),
+    ("-t ext4", "ssv state 0x21", "not_clean"),
+    ("-t ext4", "ssv state 3", "has_errors"),
+    ("-t ext4", "ssv state 5", "orphans"),
+    ("-t ext4", "ssv last_orphan 12", "orphans"),
+    ("-t ext4 -O orphan_file", "feature orphan_present", "orphans"),
+    ("-t ext4 -O bigalloc -C 16384", "", "bigalloc"),
+    ("-t ext4 -O meta_bg,^resize_inode", "", "meta_bg"),
+    ("-t ext4 -O sparse_super2", "", "sparse_super2"),
+    ("-t ext4 -O mmp", "", "mmp"),
+    ("-t ext4 -O quota", "", "quota"),
+    ("-t ext4", "feature read-only", "read_only"),
+    ("-t ext4", "feature shared_blocks", "shared_blocks"),
+    ("-t ext4 -O ^sparse_super,^resize_inode", "", "no_sparse_super"),
+    ("-t ext4", "feature FEATURE_I19", "unsupported_features"),
+    ("-t ext4", "feature FEATURE_R30", "unsupported_features"),
+    ("-t ext4", "feature dirdata", "unsupported_features"),
+    ("-t ext4 -b 8192", "", "block_size"),
+    ("-t ext4", "ssv desc_size 128", "descriptor_size"),
+    ("-t ext4", "ssv free_blocks_count 100", "free_blocks_count"),
+    ("-t ext4", "ssv free_inodes_count 100", "free_inodes_count"),
+    ("-t ext4 -O ^resize_inode", "", "no_resize_inode"),
+    ("-t ext4 -b 1024 -E resize=200000", "", "reservation_exhausted"),
+    // These are not believed in the first place.
+    ("-O journal_dev", "", "journal_device"),
+    ("-t ext4", "ssv rev_level 0", "revision"),
+    ("-t ext4", "ssv rev_level 2", "revision"),
+    ("-t ext4", "ssv inodes_count 100", "damaged_filesystem"),
+    ("-t ext4", "ssv first_data_block 0", "damaged_filesystem"),
+    ("-t ext4", "ssv blocks_per_group 0", "damaged_filesystem"),
+    ("-t ext4", "ssv inodes_per_group 0", "damaged_filesystem"),
+    ("-t ext4", "ssv inode_size 100", "damaged_filesystem"),
+    ("-t ext4", "ssv log_block_size 9", "damaged_filesystem"),
+    ("-t ext4", "ssv reserved_gdt_blocks 5000", "damaged_filesystem"),
+    ("-t ext4", "ssv clusters_per_group 5000", "damaged_filesystem"),
+    ("-t ext4 -O ^64bit", "ssv blocks_count_hi 1", "damaged_filesystem"),
+];
+
+#[test]
+fn what_is_not_understood_or_not_sound_is_refused_by_name() {
+    each(REFUSED, |&(options, command, name)| {
+        let env = Env::new();
+        env.e2(&format!("mke2fs -F -q {options} disk 64M")).exits(0);
+        if !command.is_empty() {
+            env.debugfs("-w", command, "disk");
+        }
+        let disk = Raw::open(Box::new(env.storage("disk", Access::Read))).expect("a disk");
+        let refusal = match Filesystem::read(&disk).expect("a disk that can be read") {
+            Reading::Refused(refusal) => refusal,
+            Reading::Filesystem(found) => {
+                let growth = found.growth(&disk, 20 * GIB).expect("a disk that can be read");
+                let refusal = growth.expect_err("a refusal");
+                assert!(found.refusal().is_none_or(|early| *early == refusal));
+                refusal
+            }
+            Reading::Nothing => panic!("nothing was found"),
+        };
+        assert_eq!(refusal.name(), name, "{refusal}");
+        assert!(refusal.to_string().len() > 20);
+    });
+}
+
+#[test]
+fn a_filesystem_that_does_not_fit_or_has_changed_is_refused() {
+    let env = Env::new();
+    env.e2("mke2fs -F -q -t ext4 disk 64M").exits(0);
+    let disk = Raw::open(Box::new(env.storage("disk", Access::Read))).expect("a disk");
+    let short = filesystem(&Slice::new(&disk, 0, 64 * MIB - 4096));
+    let refusal = short.refusal().expect("a refusal");
+    assert_eq!(refusal.name(), "filesystem_beyond_partition");
+    assert_eq!(short.size_bytes(), 64 * MIB);
+
+    let found = filesystem(&disk);
+    let growth = |device: &dyn BlockDevice, len: u64| {
+        let growth = found.growth(device, len).expect("a disk that can be read");
+        growth.map(|growth| growth.edits).map_err(|refusal| refusal.name())
+    };
+    assert_eq!(growth(&disk, 64 * MIB - 1), Err("smaller_filesystem"));
+    assert!(growth(&disk, 64 * MIB + 4095).expect("nothing to do").is_empty());
+    let cut = Slice::new(&disk, 0, 60 * MIB);
+    assert_eq!(growth(&cut, GIB), Err("filesystem_beyond_partition"));
+    assert!(growth(&disk, GIB).is_ok());
+    env.debugfs("-w", "ssv mnt_count 3", "disk");
+    assert_eq!(growth(&disk, GIB), Err("filesystem_changed"));
+}
+
+/// A small filesystem in memory, with several groups, that is damaged over and over again.
+struct Small {
+    env: Env,
+    sound: Vec<u8>,
+    /// Bytes of the structures that a growth goes by: where they begin, and how many there are.
+    places: Vec<(u64, u64)>,
+    /// Whether the superblock has a checksum.
+    sealed: bool,
+    files: BTreeMap<PathBuf, u64>,
+}
+
+/// Its size, and that which it grows to: as many groups as take another block of descriptors.
+const SMALL: (u64, u64) = (6 * MIB, 70 * MIB);
+
+impl Small {
+    fn new(features: &str) -> Small {
+        let env = Env::new();
+        let content = env.path("content");
+        std::fs::create_dir(&content).expect("a folder");
+        for index in 0..20_u64 {
+            let file = content.join(format!("file{index}"));
+            std::fs::write(file, vec![index as u8; 150_000]).expect("a file");
+        }
+        let line = format!("mke2fs -F -q -b 1024 -g 1024 {features} -d content disk 6100K");
+        env.e2(&line).exits(0);
+        set_len(&env.path("disk"), SMALL.0);
+        let sound = std::fs::read(env.path("disk")).expect("the disk");
+        let stat = env.debugfs("", "stat <7>", "disk").stdout;
+        let indirect = stat.split("(DIND):").nth(1).and_then(|rest| rest.split(',').next());
+        let indirect: u64 = indirect.and_then(|text| text.parse().ok()).expect("a block");
+        let text = env.e2("dumpe2fs disk").exits(0).stdout;
+        let all = |what: &str| {
+            let found = text.split(what).skip(1);
+            let numbers =
+                found.map(|rest| rest.trim_start().split(|c: char| !c.is_ascii_digit()).next());
+            numbers
+                .map(|number| number.and_then(|text| text.parse().ok()).expect("a number"))
+                .collect::<Vec<u64>>()
+        };
+        let (tables, bitmaps) = (all("Inode table at "), all("Block bitmap at "));
+        let reserved = all("Reserved GDT blocks at ")[0];
+        let inode = all("Inode size:").first().copied().unwrap_or(256);
+        let places = vec![
+            (1024, 1024),
+            (1024, 0x180),
+            (2048, 6 * 64),
+            (2048, 6 * 64),
+            (tables[0] * 1024 + 6 * inode, inode),
+            (indirect * 1024, 1024),
+            (reserved * 1024, 4096),
+            (bitmaps[5] * 1024, 128),
+        ];
+        let sealed = sound[1024 + 0x65] & 4 != 0;
+        let files = env.files("disk");
+        Small { env, sound, places, sealed, files }
+    }
+
+    /// The disk with a few bits or bytes wrong, mostly where it matters. A wrong superblock may have
+    /// the right checksum.
+    fn damaged(&self, draw: &mut Draw) -> Vec<u8> {
+        let mut disk = self.sound.clone();
+        for _ in 0..=draw.below(3) {
+            let (start, len) = draw.pick(&self.places);
+            let at = (start + draw.below(len)) as usize;
+            match draw.below(4) {
+                0 => disk[at] = draw.pick(&[0, 1, 0x7F, 0x80, 0xFF]),
+                1 => disk[at] = disk[at].wrapping_add(1),
+                2 => disk[at & !3..(at & !3) + 4].fill(draw.pick(&[0, 0xFF])),
+                _ => disk[at] ^= 1 << draw.below(8),
+            }
+        }
+        if self.sealed && draw.one_in(2) {
+            const CRC32C: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+            let checksum = !CRC32C.checksum(&disk[1024..2044]);
+            disk[2044..2048].copy_from_slice(&checksum.to_le_bytes());
+        }
+        disk
+    }
+
+    /// What `e2fsck` says of it.
+    fn verdict(&self, name: &str) -> bool {
+        let run = self.env.e2(&format!("e2fsck -fn {name}"));
+        run.code == Some(0)
+    }
+
+    /// Says whether it was refused.
+    fn holds(&self, draw: &mut Draw) -> bool {
+        let disk = self.damaged(draw);
+        let device = MemoryDevice::new(disk.clone());
+        let Reading::Filesystem(found) = Filesystem::read(&device).expect("a disk") else {
+            return true;
+        };
+        let Ok(growth) = found.growth(&device, SMALL.1).expect("a disk") else { return true };
+        are_apart(&growth, SMALL.1);
+        let names = ["damaged", "grown"].map(|name| format!("{name}{:x}", draw.next()));
+        let [damaged, grown] = names;
+        let _ = self.env.write(&damaged, &disk);
+        let path = self.env.write(&grown, &disk);
+        set_len(&path, SMALL.1);
+        apply(&path, &growth.edits);
+        if !self.verdict(&grown) {
+            assert!(!self.verdict(&damaged), "it was sound before: {growth:?}");
+        } else {
+            assert_eq!(self.env.files(&grown), self.files);
+        }
+        for name in [damaged, grown] {
+            std::fs::remove_file(self.env.path(name)).expect("the file just made");
+        }
+        false
+    }
+}
+
+#[test]
+fn a_corrupted_filesystem_is_refused_or_grows_as_sound_as_it_was() {
+    let features = [
+        "-t ext4 -J size=1",
+        "-t ext4 -O ^has_journal,^metadata_csum,uninit_bg",
+        "-t ext4 -O ^has_journal,^metadata_csum,^64bit",
+        "-t ext2",
+    ];
+    let mut draw = Draw::seeded(32);
+    let smalls = features.map(Small::new);
+    let count = if whole_matrix() { 2000 } else { 250 };
+    let cases: Vec<_> = (0..count).map(|index| (index, draw.fork())).collect();
+    let refused = AtomicUsize::new(0);
+    each(&cases, |(index, draw)| {
+        let refusal = smalls[index % smalls.len()].holds(&mut draw.clone());
+        refused.fetch_add(refusal.into(), Ordering::Relaxed);
+    });
+    let refused = refused.into_inner();
+    println!("{refused} of {count} refused");
+    assert!(refused > count / 2 && refused < count, "{refused} of {count} refused");
 }

@@ -138,11 +138,7 @@ impl Filesystem {
     /// How much of it is free, in bytes, as of the last time that it was unmounted; what only root
     /// gets is a part of that.
     pub fn free_bytes(&self) -> u64 {
-        let clusters = self.raw.features().read_compatible(ro_compat::BIGALLOC);
-        let log = if clusters { self.raw.log_cluster_size.get() } else { 0 };
-        let unit = 1024_u64.checked_shl(log.min(40)).unwrap_or(0);
-        let unit = if clusters { unit } else { self.block_bytes };
-        self.raw.free_blocks().saturating_mul(unit).min(self.size_bytes())
+        self.raw.free_blocks().saturating_mul(self.block_bytes).min(self.size_bytes())
     }
 
     /// How much of it is used, in bytes: by files, and by the filesystem itself.

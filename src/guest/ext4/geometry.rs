@@ -57,6 +57,9 @@ impl Geometry {
         if block_bytes > 4096 {
             return Err(Refusal::BlockSize { bytes: block_bytes });
         }
+        if !raw.is_consistently_narrow() {
+            return damaged("upper halves of numbers that have none");
+        }
         let descriptor_bytes = match raw.desc_size.get() {
             _ if !raw.is_wide() => 32,
             64 => 64,
@@ -104,9 +107,6 @@ impl Geometry {
             && raw.reserved_blocks() <= self.blocks
             && raw.free_inodes_count <= raw.inodes_count;
         match () {
-            () if !raw.is_consistently_narrow() => {
-                damaged("upper halves of numbers that have none")
-            }
             () if u64::from(raw.first_data_block.get()) != self.first_block => {
                 damaged("where its first group begins")
             }

@@ -128,7 +128,7 @@ impl RawSuperblock {
         joined(self.r_blocks_count, self.r_blocks_count_hi)
     }
 
-    /// The number of free blocks; with `bigalloc`, of free clusters.
+    /// The number of free blocks.
     pub(super) fn free_blocks(&self) -> u64 {
         joined(self.free_blocks_count, self.free_blocks_hi)
     }
