@@ -9,6 +9,9 @@ use std::sync::Arc;
 pub enum Stage {
     /// What nothing refers to that a guest uses: unseen until a later stage.
     Beyond,
+    /// What describes the new room of a filesystem, in blocks that it kept for that: what spoke of
+    /// these is gone with the stage before.
+    Descriptors,
     /// The partition table.
     Partitions,
     /// What makes a filesystem's new size true.

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::boot2docker::{Layout, MAGIC, Payload, Profile, PublicKeys};
-use super::{Contents, identify, partitions};
+use super::{Contents, ext4, identify, partitions};
 use crate::block::{BlockDevice, MemoryDevice};
 use crate::error::ErrorKind;
 use crate::fuzz_tests::Input;
@@ -145,10 +145,11 @@ fn disk(input: &mut Input<'_>) {
     };
     while !input.is_empty() {
         match input.byte() {
-            n @ 0..112 => {
+            n @ 0..110 => {
                 let (at, mark) = MARKS[usize::from(n) % MARKS.len()];
                 put(at, mark);
             }
+            n @ 110..112 => ext4::fuzz_tests::lay_out(&device, n == 111),
             112..118 => partitions::fuzz_tests::lay_out_mbr(&device),
             118..128 => partitions::fuzz_tests::lay_out_gpt(&device),
             n => {
@@ -167,6 +168,7 @@ fn disk(input: &mut Input<'_>) {
     assert!(!found.name().is_empty());
     for (sealed, more) in [(false, 512), (true, 0), (true, 3 << 20)] {
         partitions::fuzz_tests::grows(&device, sealed, more);
+        ext4::fuzz_tests::grows(&device, sealed, more);
     }
 }
 

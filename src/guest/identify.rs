@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::boot2docker::MAGIC;
+use super::ext4::generation;
 use crate::block::BlockDevice;
 use crate::error::Result;
 
@@ -234,24 +235,12 @@ impl Head {
         self.ext().or(found.map(|&(_, _, kind)| kind))
     }
 
-    /// The superblock is at byte 1024; the features tell the generations apart (Linux
-    /// `fs/ext4/ext4.h`, `EXT2_FEATURE_*_SUPP` and `EXT3_FEATURE_*_SUPP`).
+    /// The superblock is at byte 1024; the features tell the generations apart.
     fn ext(&self) -> Option<FilesystemKind> {
-        const HAS_JOURNAL: u32 = 0x4;
-        // filetype, recover, meta_bg; sparse_super, large_file, btree_dir.
-        const EXT3_INCOMPAT: u32 = 0x2 | 0x4 | 0x10;
-        const EXT3_RO_COMPAT: u32 = 0x1 | 0x2 | 0x4;
-        if !self.has(1024 + 0x38, &[0x53, 0xEF]) {
-            return None;
-        }
         let [compat, incompat, ro_compat] =
             [0x5C, 0x60, 0x64].map(|field: usize| self.u32_at(field.saturating_add(1024)));
-        let newer = incompat & !EXT3_INCOMPAT != 0 || ro_compat & !EXT3_RO_COMPAT != 0;
-        Some(match (newer, compat & HAS_JOURNAL != 0) {
-            (true, _) => FilesystemKind::Ext4,
-            (false, true) => FilesystemKind::Ext3,
-            (false, false) => FilesystemKind::Ext2,
-        })
+        let found = self.has(1024 + 0x38, &[0x53, 0xEF]);
+        found.then(|| generation(compat, incompat, ro_compat))
     }
 }
 

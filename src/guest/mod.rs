@@ -11,6 +11,7 @@
 
 pub mod boot2docker;
 pub mod edit;
+pub mod ext4;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
 mod identify;

@@ -9,6 +9,7 @@ mod damaged;
 mod datapath;
 mod draw;
 mod ensure;
+mod ext4;
 mod fields;
 mod fixtures;
 mod header;

@@ -1,0 +1,97 @@
+//! Block bitmaps, a bit a block: set for what is used, and behind the last block of the group.
+
+use std::ops::Range;
+
+use super::Refusal;
+use super::checksum::Checksums;
+use super::descriptor::Descriptor;
+use super::geometry::Geometry;
+use super::metadata::Metadata;
+use super::refusal::Stop;
+use crate::block::BlockDevice;
+
+/// A bitmap, as long as a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bitmap(Vec<u8>);
+
+impl Bitmap {
+    /// That of something with `len` bits of which the first `used` are set.
+    pub(super) fn begun(geometry: &Geometry, used: u64, len: u64) -> Bitmap {
+        let mut bitmap = Bitmap(vec![0; usize::try_from(geometry.block_bytes).unwrap_or(0)]);
+        bitmap.set(0..used, true);
+        bitmap.set(len..geometry.offset(8), true);
+        bitmap
+    }
+
+    /// Reads the block bitmap of a group, and holds it against its descriptor.
+    pub(super) fn read(
+        device: &dyn BlockDevice,
+        geometry: &Geometry,
+        (group, descriptor): (u32, &Descriptor),
+        checksums: Checksums,
+    ) -> Result<Bitmap, Stop> {
+        let mut bitmap = Bitmap::begun(geometry, 0, 0);
+        device.read_at(geometry.offset(descriptor.block_bitmap()), &mut bitmap.0)?;
+        let sound = bitmap
+            .checksum(geometry, checksums)
+            .is_none_or(|sum| descriptor.has_block_bitmap_checksum(geometry, sum));
+        if sound { Ok(bitmap) } else { Err(Refusal::BitmapChecksum { group }.into()) }
+    }
+
+    /// Holds it against what else is known of the group.
+    pub(super) fn check(
+        &self,
+        geometry: &Geometry,
+        (group, descriptor): (u32, &Descriptor),
+        metadata: &Metadata,
+    ) -> Result<(), Refusal> {
+        let start = geometry.group_start(group);
+        let len = geometry.group_len(group);
+        let missing = metadata.within(start..start.saturating_add(len)).any(|range| {
+            let inside = range.start.saturating_sub(start)..range.end.saturating_sub(start);
+            self.free(inside) > 0
+        });
+        match () {
+            () if missing => Err(Refusal::BitmapDamaged { group, what: "metadata counts as free" }),
+            () if self.free(0..len) != u64::from(descriptor.free_blocks()) => {
+                let what = "it has not as many free blocks as the descriptor says";
+                Err(Refusal::BitmapDamaged { group, what })
+            }
+            () => Ok(()),
+        }
+    }
+
+    /// How many bits of these are not set.
+    fn free(&self, range: Range<u64>) -> u64 {
+        let zeros = |(index, byte): (u64, &u8)| (!byte & mask(index, &range)).count_ones();
+        (0..).zip(&self.0).map(zeros).fold(0, |sum, zeros| sum.saturating_add(zeros.into()))
+    }
+
+    /// Sets or clears these bits.
+    pub(super) fn set(&mut self, range: Range<u64>, used: bool) {
+        for (index, byte) in (0..).zip(&mut self.0) {
+            let mask = mask(index, &range);
+            *byte = if used { *byte | mask } else { *byte & !mask };
+        }
+    }
+
+    /// The checksum that the group's descriptor has of it.
+    pub(super) fn checksum(&self, geometry: &Geometry, checksums: Checksums) -> Option<u32> {
+        let len = usize::try_from(geometry.group_blocks / 8).unwrap_or(usize::MAX);
+        checksums.of_bitmap(self.0.get(..len).unwrap_or(&self.0))
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// Which bits of this byte are among these bits of all.
+fn mask(index: u64, range: &Range<u64>) -> u8 {
+    let first = index.saturating_mul(8);
+    let below = |bit: u64| {
+        let bits = u32::try_from(bit.saturating_sub(first).min(8)).unwrap_or(8);
+        u8::MAX.checked_shr(8_u32.saturating_sub(bits)).unwrap_or(0)
+    };
+    below(range.end) & !below(range.start)
+}
