@@ -2,10 +2,13 @@
 //! the error has its kind and says whether anything was changed, and the disk is the old one or
 //! becomes the new one.
 
-use super::subject_tests::{Case, Subject};
-use crate::block::BlockDevice;
+use super::place::Place;
+use super::subject_tests::{Case, Subject, size};
+use crate::block::{BlockDevice, Patch, PatchContent};
 use crate::error::{Error, ErrorKind};
 use crate::host::recording::{Failure, Fault};
+use crate::image::change::{Change, change_raw};
+use crate::task::{Cancel, Silent, Task};
 
 fn faults() -> impl Iterator<Item = Fault> {
     let failures = [
@@ -139,4 +142,29 @@ fn a_completion_that_fails_is_completed_by_the_next() {
     }
     println!("{failed} faults, {taken_back} taken back");
     assert!(failed >= 300 && taken_back > 0);
+}
+
+/// Before anything is changed: what meets, what becomes smaller, and what has no place for a
+/// journal.
+#[test]
+fn what_cannot_be_done_is_refused_first() {
+    let case = Case::all().pop().unwrap();
+    let bytes = |offset| Patch { offset, content: PatchContent::Bytes(&[7; 600]) };
+    let refused = |stages: &[&[Patch<'static>]], new_len, has_place: bool, kind| {
+        let subject = Subject::of(case.old.clone());
+        let mut disk = subject.open();
+        let stages = stages.iter().map(|stage| stage.to_vec()).collect();
+        let change = Change { stages, ..Change::of_size(size(new_len)) };
+        let place = has_place.then_some(&subject.place as &dyn Place);
+        let cancel = Cancel::new();
+        let error = change_raw(&mut disk, place, &change, Task::new(&Silent, &cancel));
+        let error = error.expect_err("what cannot be");
+        assert_eq!((error.kind(), error.changed()), (kind, false), "{error}");
+        assert!(subject.disk.contents() == case.old && !subject.has_journal());
+        disk.write_at(0, b"used on").unwrap();
+    };
+    refused(&[&[bytes(0)], &[bytes(599)]], case.new_len, true, ErrorKind::BadRequest);
+    refused(&[&[bytes(case.new_len - 599)]], case.new_len, true, ErrorKind::BadRequest);
+    refused(&[&[bytes(0)]], case.old.len() as u64 - 512, true, ErrorKind::BadRequest);
+    refused(&[&[bytes(0)]], case.new_len, false, ErrorKind::UnsupportedFeature);
 }

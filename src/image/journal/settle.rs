@@ -40,7 +40,8 @@ pub struct Pending {
 pub enum PendingState {
     /// The next writer completes the change.
     Pending,
-    /// It does not fit the disk, so nobody writes to the disk before it is taken away. This is why.
+    /// It does not fit the disk, or cannot be read, so nobody writes to the disk before it is taken
+    /// away. This is why.
     Stale(String),
 }
 
@@ -91,18 +92,12 @@ pub fn pending(path: &Path) -> Result<Option<Pending>> {
     }
     let disk = FileStorage::open(&path, Access::Read)?;
     let Some(place) = Beside::of(&disk)? else { return Ok(None) };
-    let found = match place.load() {
-        Ok(Some(bytes)) => believe(&bytes, &disk, &place).map(|_| ()),
+    let fits = |bytes: &[u8]| believe(bytes, &disk, &place).map(drop);
+    let state = match place.load().and_then(|bytes| bytes.map(|bytes| fits(&bytes)).transpose()) {
+        Ok(Some(())) => PendingState::Pending,
         // Its writer has come to the end meanwhile.
         Ok(None) => return Ok(None),
-        Err(error) => Err(error),
-    };
-    let state = match found {
-        Ok(()) => PendingState::Pending,
-        Err(error) if error.kind() == ErrorKind::JournalStale => {
-            PendingState::Stale(error.to_string())
-        }
-        Err(error) => return Err(error),
+        Err(error) => PendingState::Stale(error.to_string()),
     };
     Ok(Some(Pending { journal, state }))
 }
@@ -144,9 +139,8 @@ fn believe<'a>(
     for span in journal.spans() {
         untouched &= compare(storage, span)?.map_err(|offset| {
             let message = format!(
-                "the disk was changed by something else since the change that the journal {name} \
-                 would complete: the range of {} bytes at {} holds neither what it held before \
-                 nor what it gets",
+                "the disk was used since the change that its journal {name} would complete: of the \
+                 range of {} bytes from {} on, it holds neither the old bytes nor the new ones",
                 span.len, span.offset
             );
             stale(message).at_offset(offset)
