@@ -97,6 +97,24 @@ impl Raw {
         Ok(())
     }
 
+    /// Changes the disk as a whole: `run` gets the file, on whose medium everything is that was
+    /// written before, and leaves it `size` long.
+    ///
+    /// # Errors
+    /// As [`resize`](Self::resize), and what `run` says: where that is not
+    /// [`changed`](Error::changed), it has left the file as it was.
+    pub(crate) fn change_whole(
+        &mut self,
+        size: VirtualSize,
+        run: impl FnOnce(&dyn Storage) -> Result<()>,
+    ) -> Result<()> {
+        refuse_read_only(&*self.storage)?;
+        self.storage.sync()?;
+        self.failure.suspended(|| run(&*self.storage))?;
+        self.size = size.bytes();
+        Ok(())
+    }
+
     fn resize_file(&self, size: VirtualSize, how: RawAllocation, task: Task<'_>) -> Result<()> {
         let storage = &*self.storage;
         let changed = |error: Error| error.after_changes();
@@ -204,7 +222,11 @@ pub fn create(
     if initial.is_empty() { Ok(()) } else { storage.write_at(0, initial) }
 }
 
-fn allocate(
+/// Lengthens a file that ends at `offset`, which then reads as zeros from there on. Does not sync.
+///
+/// # Errors
+/// [`Cancelled`](ErrorKind::Cancelled), and what the storage says.
+pub(crate) fn allocate(
     storage: &dyn Storage,
     offset: u64,
     len: u64,

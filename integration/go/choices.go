@@ -137,3 +137,14 @@ const (
 	// LocksNone is none.
 	LocksNone Locks = "none"
 )
+
+// JournalState is what can be done about a journal.
+type JournalState string
+
+const (
+	// JournalPending is what the next that opens the disk to write to it completes.
+	JournalPending JournalState = "pending"
+	// JournalStale is what does not fit the disk, or cannot be read: nobody writes to the disk while
+	// it is there.
+	JournalStale JournalState = "stale"
+)

@@ -124,8 +124,22 @@ type Image struct {
 	AllocatedBytes uint64 `json:"allocated_bytes"`
 	// Qcow2 is what only qcow2 has.
 	Qcow2 *Qcow2Report `json:"qcow2"`
+	// Journal is a journal beside a raw disk: a change of it was interrupted, or is under way.
+	Journal *JournalReport `json:"journal"`
 	// Chain is what is below it, nearest first, if that was asked for.
 	Chain []Image `json:"chain"`
+}
+
+// JournalReport is a journal beside a raw disk.
+type JournalReport struct {
+	// Path is where it is.
+	Path string `json:"path"`
+	// PathBytesHex is its bytes in hexadecimal, where they are not UTF-8.
+	PathBytesHex string `json:"path_bytes_hex"`
+	// State is what can be done about it.
+	State JournalState `json:"state"`
+	// Reason is why it cannot be acted on; empty for one that is pending.
+	Reason string `json:"reason"`
 }
 
 // Qcow2Report is what a qcow2 header says.

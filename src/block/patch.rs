@@ -1,5 +1,7 @@
 //! New bytes for ranges of a disk, to become true together.
 
+use crate::error::{Error, ErrorKind, Result};
+
 /// A range of a disk, and what it is to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patch<'a> {
@@ -18,7 +20,23 @@ pub enum PatchContent<'a> {
     Zeros(u64),
 }
 
-impl Patch<'_> {
+impl<'a> Patch<'a> {
+    /// Those that change something, in the order of the disk.
+    ///
+    /// # Errors
+    /// [`BadRequest`](ErrorKind::BadRequest) for patches that meet, or reach behind the end of a
+    /// disk of `size` bytes.
+    pub fn in_order(patches: impl Iterator<Item = Patch<'a>>, size: u64) -> Result<Vec<Patch<'a>>> {
+        let mut patches: Vec<_> = patches.filter(|patch| !patch.is_empty()).collect();
+        patches.sort_unstable_by_key(|patch| patch.offset);
+        let meet = patches.iter().zip(patches.iter().skip(1)).any(|(a, b)| a.end() > b.offset);
+        if meet || patches.last().is_some_and(|last| last.end() > size) {
+            let message = "what is to be written meets itself, or the end of the disk";
+            return Err(Error::new(ErrorKind::BadRequest, message));
+        }
+        Ok(patches)
+    }
+
     /// Its length, in bytes.
     pub fn len(&self) -> u64 {
         match self.content {

@@ -29,6 +29,9 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
             "if you trust the image, allow the folder of that file with --allow FOLDER, or any file \
              with --trust full; a name that is no file is never followed"
         }
+        ErrorKind::JournalStale => {
+            "check the file system from inside of the guest, then delete the journal by hand"
+        }
         ErrorKind::NoSpace if error.is_file_too_large() => {
             "choose a smaller size, or a folder on a file system with larger files"
         }

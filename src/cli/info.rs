@@ -67,6 +67,12 @@ fn describe(report: &InfoReport, rows: &mut Vec<(String, String)>) {
     row("virtual size", size(report.virtual_size_bytes));
     row("file size", size(report.file_size_bytes));
     row("on the host", size(report.allocated_bytes));
+    if let Some(journal) = &report.journal {
+        row("journal", format!("{} ({})", journal.path, journal.state));
+        if let Some(reason) = &journal.reason {
+            row("why", reason.clone());
+        }
+    }
     if let Some(qcow2) = &report.qcow2 {
         describe_qcow2(qcow2, &mut row);
     }

@@ -25,6 +25,6 @@ pub use lock::{LockMode, LockPolicy, LockState, open_locked, open_resolved_locke
 pub use owner::Owner;
 pub use path::{Occupant, folder_of, resolve_target};
 pub use signal::trip_on_signals;
-pub use stage::{DEFAULT_MODE, Publish, Staging};
+pub use stage::{DEFAULT_MODE, Publish, Staging, unpublish};
 pub use stdin::Stdin;
 pub use stdout::Stdout;

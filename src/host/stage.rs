@@ -8,7 +8,7 @@ mod stale;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions, remove_file};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -117,6 +117,24 @@ impl Staging {
         sync_folder(&folder)
             .map_err(|error| failed("cannot sync the folder")(error).after_changes())
     }
+}
+
+/// Takes back what was published, by us or by an earlier run: the name goes, and the folder is
+/// synced. A name that is gone already is only made sure of.
+///
+/// # Errors
+/// What the system says; [`Error::changed`] once the name is gone, though a power cut may bring it
+/// back.
+pub fn unpublish(path: &Path) -> Result<()> {
+    let (folder, _) = open_folder(path)?;
+    match remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::io("cannot remove", path, error));
+        }
+        _ => {}
+    }
+    sync_folder(&folder)
+        .map_err(|error| Error::io("cannot sync the folder of", path, error).after_changes())
 }
 
 /// The folder of `target`, open so that it can be synced, and its path.

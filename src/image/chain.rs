@@ -6,6 +6,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use super::gate::{MAX_CHAIN_DEPTH, Named, Trust};
+use super::journal::{Beside, settle};
 use super::opened::{Disk, Image};
 use super::probe::{Evidence, Format, Magic};
 use crate::block::{CacheConfig, DeviceOptions};
@@ -75,10 +76,12 @@ impl Opening<'_> {
     }
 
     /// Opens a file that the caller names, in the format that is told or that name and content
-    /// agree on.
+    /// agree on. A change of a raw disk that was interrupted is completed first, if the disk is to
+    /// be written and is locked.
     ///
     /// # Errors
-    /// As [`Evidence::believe`], and what opening says.
+    /// As [`Evidence::believe`]; [`JournalStale`](ErrorKind::JournalStale) for a change that cannot
+    /// be completed, since something else has changed the disk; what opening says.
     pub fn named_by_caller(
         &self,
         path: &Path,
@@ -93,6 +96,9 @@ impl Opening<'_> {
         let magic = Magic::read(&storage)?;
         let block_device = storage.info()?.kind == FileKind::BlockDevice;
         let format = Evidence { path, block_device, magic }.believe(told)?;
+        if writable && self.locks.is_some() && format == Format::Raw {
+            settle(&storage, Task::new(&Silent, self.cancel))?;
+        }
         Link::open(path, format, storage)
     }
 
@@ -194,6 +200,7 @@ impl Opening<'_> {
     ) -> Result<Image> {
         let Link { path, header, storage, .. } = link;
         let (mut data_path, mut backing_path) = (None, None);
+        let journal = if header.is_none() { Beside::of(&storage)? } else { None };
         let disk = match header {
             None => Raw::open_with(Box::new(storage), options).map(Disk::Raw),
             Some(header) => {
@@ -211,7 +218,7 @@ impl Opening<'_> {
             }
         };
         let disk = disk.map_err(|error| error.at_path(&path))?;
-        Ok(Image { path, data_path, backing_path, writable: options.writable, disk })
+        Ok(Image { path, data_path, backing_path, writable: options.writable, journal, disk })
     }
 
     /// The file that an image keeps its guest data in, where that is not the image itself.

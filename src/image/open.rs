@@ -57,13 +57,15 @@ impl Image {
     /// Opens and locks the image at `path`, with everything below it: to be read, other readers
     /// may have it open; to be written, nobody else may, in this process either. Nothing is changed
     /// before the first write, except in an image that was left dirty: its reference counts are
-    /// made true first.
+    /// made true first; and on a raw disk whose change was interrupted: that is completed.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound), [`Locked`](crate::ErrorKind::Locked),
     /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch),
     /// [`UnsupportedFeature`](crate::ErrorKind::UnsupportedFeature) for encrypted images and
     /// unknown incompatible features, [`Corrupt`](crate::ErrorKind::Corrupt),
+    /// [`JournalStale`](crate::ErrorKind::JournalStale) where an interrupted change cannot be
+    /// completed,
     /// [`BackingRefused`](crate::ErrorKind::BackingRefused) for a file that
     /// [`trust`](OpenOptions::trust) does not allow: see [`Trust`],
     /// [`BackingMissing`](crate::ErrorKind::BackingMissing),

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::change::Change;
+use super::journal::Beside;
 use super::probe::Format;
 use crate::block::{BlockDevice, Extent};
 use crate::error::{Error, ErrorKind, Result};
-use crate::qcow2::{Header, Qcow2, ResizeOptions};
-use crate::raw::{Raw, RawAllocation};
+use crate::qcow2::{Header, Qcow2};
+use crate::raw::Raw;
 use crate::task::Task;
 use crate::units::VirtualSize;
 
@@ -32,12 +34,14 @@ pub struct Image {
     pub(super) data_path: Option<PathBuf>,
     pub(super) backing_path: Option<PathBuf>,
     pub(super) writable: bool,
+    /// Where a raw disk has its journal.
+    pub(super) journal: Option<Beside>,
     pub(super) disk: Disk,
 }
 
 /// The disk of an image, by its format.
 #[derive(Debug)]
-pub(crate) enum Disk {
+pub(super) enum Disk {
     Qcow2(Box<Qcow2>),
     Raw(Raw),
 }
@@ -85,11 +89,6 @@ impl Image {
         }
     }
 
-    /// The disk alone: what it says does not name its file.
-    pub(crate) fn into_disk(self) -> Disk {
-        self.disk
-    }
-
     /// Writes whole clusters, compressed: see [`Qcow2::write_compressed`].
     ///
     /// # Errors
@@ -104,29 +103,20 @@ impl Image {
         })
     }
 
-    /// Makes the disk larger or smaller, rounded up to 512 bytes by [`VirtualSize`]. Added bytes
-    /// read as zeros; what lies behind a smaller disk's end is lost. Everything written before is
-    /// on the medium afterwards. `task` hears of the progress, and can stop it.
-    ///
-    /// A crash leaves the old disk or the new one. After an error that is not
-    /// [`changed`](Error::changed) the image is used on as it was; after one that is, nothing more
-    /// is written to it, and it must be opened again.
+    /// Makes the disk larger or smaller, rounded up to 512 bytes by [`VirtualSize`], as
+    /// [`apply_atomically`](Self::apply_atomically) does with nothing to write. Added bytes read as
+    /// zeros; what lies behind a smaller disk's end is lost. Everything written before is on the
+    /// medium afterwards. `task` hears of the progress, and can stop it.
     ///
     /// # Errors
     /// [`Permission`](ErrorKind::Permission) for an image that was opened to be read; as
     /// [`Qcow2::resize`] and [`Raw::resize`].
     pub fn resize(&mut self, size: VirtualSize, task: Task<'_>) -> Result<()> {
-        let resized = match &mut self.disk {
-            _ if !self.writable => {
-                Err(Error::new(ErrorKind::Permission, "the image was opened to be read"))
-            }
-            Disk::Qcow2(image) => {
-                let options = ResizeOptions { virtual_size: size, preallocation: None };
-                image.resize(&options, task).map(drop)
-            }
-            Disk::Raw(disk) => disk.resize(size, RawAllocation::Sparse, task),
-        };
-        self.of_file(resized)
+        if !self.writable {
+            let message = "the image was opened to be read";
+            return self.of_file(Err(Error::new(ErrorKind::Permission, message)));
+        }
+        self.apply_atomically(&Change::of_size(size), task).map(drop)
     }
 
     /// Writes what is still in memory, and returns when everything is on the medium: the real end
@@ -150,7 +140,7 @@ impl Image {
     }
 
     /// Where an error does not say which file it is about, it is this one.
-    fn of_file<T>(&self, result: Result<T>) -> Result<T> {
+    pub(super) fn of_file<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| error.at_path(&self.path))
     }
 }

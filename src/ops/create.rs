@@ -89,8 +89,8 @@ pub fn create(request: &CreateRequest, context: Context<'_>) -> Result<CreateRep
         (true, IfExists::Fail) => Err(exists(&request.path)),
         (true, IfExists::Keep) => keep_if_it_fits(request, &target, context),
         (true, IfExists::Replace) => {
-            let replaced = Existing::open_to_replace(&target, context)?;
-            build(request, &target, Some(replaced), context)
+            let (replaced, mark) = Existing::open_to_replace(&target, context)?;
+            build(request, &target, Some(replaced), context).map_err(mark)
         }
     }
 }
@@ -151,7 +151,7 @@ pub(super) fn build(
 ) -> Result<CreateReport> {
     let mut notes = Vec::new();
     let Place { mode, owner, publish } =
-        Place::of(replaced.as_ref(), request.mode, request.owner.as_deref())?;
+        Place::of(target, replaced.as_ref(), request.mode, request.owner.as_deref())?;
     let format = request.format();
     let base = match &request.backing {
         Some(_) if format == Format::Raw => {

@@ -8,10 +8,11 @@ use super::create::{CreateReport, build, kept};
 use super::existing::Existing;
 use super::fits::check_fit;
 use super::options::{CreateRequest, EnsureRequest};
-use super::resize::{ResizeReport, ResizeRequest, TargetSize, resize_open};
+use super::resize::{ResizeReport, ResizeRequest, TargetSize, note_settled, resize_open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Occupant, resolve, resolve_target};
 use crate::image::gate::Trust;
+use crate::units::ByteSize;
 
 /// What `ensure` found to do.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -50,14 +51,31 @@ pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureRep
         }
     }
     let existing = Existing::open_to_change(&target, request.format, context)?;
+    let mark = existing.mark();
+    ensure_open(existing, request, context).map_err(mark)
+}
+
+/// Grows a disk that is open and locked, if it is to be larger.
+fn ensure_open(
+    existing: Existing,
+    request: &CreateRequest,
+    context: Context<'_>,
+) -> Result<EnsureReport> {
     check_fit(&existing, request, false)?;
     if existing.virtual_size()? == 0 {
         let message = "is empty, so it is no disk: remove it, and one will be created";
         return Err(Error::new(ErrorKind::NotADisk, message).at_path(&request.path));
     }
-    let Some(size) = request.asked_size()? else {
-        let report = kept(&existing, request)?;
-        return Ok(EnsureReport::Unchanged(report));
+    let settled = existing.settled();
+    let size = match (request.asked_size()?, settled.filter(|settled| settled.completed)) {
+        (Some(size), _) => size,
+        // It was grown already, by what was completed.
+        (None, Some(_)) => ByteSize::from_bytes(existing.virtual_size()?),
+        (None, None) => {
+            let mut report = kept(&existing, request)?;
+            report.notes.extend(settled.map(note_settled));
+            return Ok(EnsureReport::Unchanged(report));
+        }
     };
     let size = TargetSize::Absolute(size);
     let resize = ResizeRequest {

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Access, FileKind, FileStorage, LockMode, open_locked};
 use crate::image::Image;
 use crate::image::chain::Link;
+use crate::image::journal::{Settled, settle};
 use crate::image::probe::{self, Evidence, Magic};
 use crate::qcow2::Header;
 
@@ -19,10 +20,13 @@ pub(super) struct Existing {
     link: Link,
     /// The format that name and content agree on, whatever was told.
     looks_like: Option<Format>,
+    /// What became of a change of it that had been interrupted.
+    settled: Option<Settled>,
 }
 
 impl Existing {
-    /// Opens a disk that will be changed.
+    /// Opens a disk that will be changed. A change of a raw disk that was interrupted is completed
+    /// first.
     pub(super) fn open_to_change(
         path: &Path,
         told: Option<Format>,
@@ -41,15 +45,21 @@ impl Existing {
     }
 
     /// Locks a disk of any content that will be replaced: else it would be taken silently from
-    /// whoever uses it.
-    pub(super) fn open_to_replace(path: &Path, context: Context<'_>) -> Result<FileStorage> {
+    /// whoever uses it. A change of it that was interrupted is completed first: its journal must
+    /// neither outlive it nor be gone while the disk is still there, half changed. Returned with
+    /// what becomes of an error that comes later.
+    pub(super) fn open_to_replace(
+        path: &Path,
+        context: Context<'_>,
+    ) -> Result<(FileStorage, impl Fn(Error) -> Error + use<>)> {
         let storage =
             open_locked(path, Access::Write, LockMode::Writer, context.locks, context.cancel)?;
         if storage.info()?.kind != FileKind::Regular {
             let message = "a device cannot be replaced by a file";
             return Err(Error::new(ErrorKind::Exists, message).at_path(path));
         }
-        Ok(storage)
+        let settled = settle(&storage, context.task())?;
+        Ok((storage, mark(settled)))
     }
 
     fn open(
@@ -66,11 +76,25 @@ impl Existing {
         let evidence = Evidence { path, block_device, magic };
         let format = evidence.believe(told)?;
         let looks_like = evidence.agreed().map(Format::from);
-        Ok(Existing { link: Link::open(path, format, storage)?, looks_like })
+        let settled = match (mode, format) {
+            (LockMode::Writer, probe::Format::Raw) => settle(&storage, context.task())?,
+            _ => None,
+        };
+        Ok(Existing { link: Link::open(path, format, storage)?, looks_like, settled })
     }
 
     pub(super) fn format(&self) -> Format {
         self.link.format.into()
+    }
+
+    /// What became of an interrupted change that was found when the disk was opened.
+    pub(super) fn settled(&self) -> Option<Settled> {
+        self.settled
+    }
+
+    /// What becomes of an error that comes later.
+    pub(super) fn mark(&self) -> impl Fn(Error) -> Error + use<> {
+        mark(self.settled)
     }
 
     /// The format that name and content agree on, if they do.
@@ -119,4 +143,10 @@ impl Existing {
         };
         opening.assemble(self.link, below, &[], &options)
     }
+}
+
+/// Where a change was completed, no later error can promise that nothing was changed.
+fn mark(settled: Option<Settled>) -> impl Fn(Error) -> Error + use<> {
+    let changed = settled.is_some_and(|settled| settled.completed);
+    move |error| if changed { error.after_changes() } else { error }
 }

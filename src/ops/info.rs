@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::choices::{Compat, Compression, Format};
 use super::context::Context;
-use super::wire::{bytes_hex, lossy, stored_text};
+use super::wire::{bytes_hex, choice, lossy, stored_text};
 use crate::error::Result;
 use crate::host::{Access, FileKind, FileStorage, resolve};
 use crate::image::chain::{Link, Opening};
+use crate::image::journal::{Pending, PendingState, pending};
 use crate::image::probe::{self, Evidence, Magic};
 use crate::qcow2::{Compatible, Encryption, Header, Incompatible, read_snapshots};
 
@@ -50,9 +51,37 @@ pub struct InfoReport {
     /// What only qcow2 has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qcow2: Option<Qcow2Report>,
+    /// A journal beside a raw disk: a change of it was interrupted, or is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal: Option<JournalReport>,
     /// What is below it, nearest first, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain: Option<Vec<InfoReport>>,
+}
+
+choice! {
+    /// What can be done about a journal.
+    JournalState {
+        /// The next that opens the disk to write to it completes the change.
+        Pending = "pending",
+        /// It does not fit the disk, or cannot be read: nobody writes to the disk while it is there.
+        Stale = "stale",
+    }
+}
+
+/// A journal beside a raw disk.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct JournalReport {
+    /// Where it is.
+    pub path: String,
+    /// Its bytes in hexadecimal, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_bytes_hex: Option<String>,
+    /// What can be done about it.
+    pub state: JournalState,
+    /// Why it cannot be acted on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What a qcow2 header says.
@@ -148,8 +177,27 @@ fn describe(link: &Link, path: &Path) -> Result<InfoReport> {
         file_size_bytes: info.len,
         allocated_bytes: info.allocated_bytes,
         qcow2: header.map(|header| describe_qcow2(&link.storage, header, path)).transpose()?,
+        journal: match link.format {
+            probe::Format::Raw => pending(&link.path)?.map(JournalReport::from),
+            probe::Format::Qcow2 => None,
+        },
         chain: None,
     })
+}
+
+impl JournalReport {
+    fn from(found: Pending) -> JournalReport {
+        let (state, reason) = match found.state {
+            PendingState::Pending => (JournalState::Pending, None),
+            PendingState::Stale(reason) => (JournalState::Stale, Some(reason)),
+        };
+        JournalReport {
+            path: lossy(&found.journal),
+            path_bytes_hex: bytes_hex(&found.journal),
+            state,
+            reason,
+        }
+    }
 }
 
 fn describe_qcow2(storage: &FileStorage, header: &Header, path: &Path) -> Result<Qcow2Report> {

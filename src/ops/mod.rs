@@ -41,7 +41,9 @@ pub use context::Context;
 pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use damage::{Damage, DamageReport, DamageRequest, damage};
 pub use ensure::{EnsureReport, ensure};
-pub use info::{InfoReport, InfoRequest, Qcow2Report, SnapshotReport, info};
+pub use info::{
+    InfoReport, InfoRequest, JournalReport, JournalState, Qcow2Report, SnapshotReport, info,
+};
 pub use inspect::{
     ExtensionReport, FeatureReport, FeatureSet, HeaderReport, InspectReport, InspectRequest,
     Reason, Rule, SafetyVerdict, TableReport, inspect,

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::choices::Format;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{DEFAULT_MODE, FileStorage, Occupant, Owner, Publish};
+use crate::image::journal::refuse_orphan;
 use crate::image::probe;
 
 /// How a new file is published.
@@ -20,12 +21,17 @@ pub(super) struct Place {
 
 impl Place {
     /// In the place of `replaced`, if there is one: that hands down its mode and owner, unless
-    /// others are asked for.
+    /// others are asked for. Else at `target`, unless the journal of a disk that is gone lies
+    /// beside it.
     pub(super) fn of(
+        target: &Path,
         replaced: Option<&FileStorage>,
         mode: Option<u32>,
         owner: Option<&str>,
     ) -> Result<Place> {
+        if replaced.is_none() {
+            refuse_orphan(target)?;
+        }
         let old = replaced.map(FileStorage::info).transpose()?;
         let owner = match owner {
             Some(owner) => Some(Owner::parse(owner)?),

@@ -10,8 +10,8 @@ use super::context::Context;
 use super::existing::Existing;
 use super::wire::{self, bytes_hex, lossy, one_size};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Disk;
-use crate::qcow2::ResizeOptions;
+use crate::image::Change;
+use crate::image::journal::Settled;
 use crate::raw::RawAllocation;
 use crate::units::{ByteSize, VirtualSize};
 
@@ -107,7 +107,8 @@ pub fn resize(request: &ResizeRequest, context: Context<'_>) -> Result<ResizeRep
         return Err(Error::new(ErrorKind::BadRequest, "a resize needs a size").in_field("size"));
     };
     let existing = Existing::open_to_change(&request.path, request.format, context)?;
-    resize_open(existing, size, request, context)
+    let mark = existing.mark();
+    resize_open(existing, size, request, context).map_err(mark)
 }
 
 /// Resizes a disk that is open and locked.
@@ -120,13 +121,16 @@ pub(super) fn resize_open(
     let at_path = |error: Error| error.at_path(&request.path);
     let old = existing.virtual_size()?;
     let mut notes = Vec::new();
+    let completed = existing.settled().inspect(|settled| notes.push(note_settled(*settled)));
+    let completed = completed.filter(|settled| settled.completed);
     let size = new_size(size, old, &mut notes)?;
     let mut report = ResizeReport {
         path: lossy(&request.path),
         path_bytes_hex: bytes_hex(&request.path),
-        changed: false,
+        // What was completed was this disk's last resize.
+        changed: completed.is_some(),
         format: existing.format(),
-        old_virtual_size_bytes: old,
+        old_virtual_size_bytes: completed.map_or(old, |settled| settled.old_size),
         virtual_size_bytes: size.bytes(),
         preallocation: None,
         preallocation_inferred: false,
@@ -147,26 +151,33 @@ pub(super) fn resize_open(
         return Err(at_path(Error::new(ErrorKind::WouldShrink, message)));
     }
     let grows = size.bytes() > old;
-    match existing.assemble(grows, context, &mut report.notes).map_err(at_path)?.into_disk() {
-        Disk::Qcow2(mut image) => {
-            let preallocation = request.preallocation.map(Into::into);
-            let options = ResizeOptions { virtual_size: size, preallocation };
-            let done = image.resize(&options, context.task()).map_err(at_path)?;
-            report.preallocation = done.preallocation.map(Into::into);
-            report.preallocation_inferred = grows && request.preallocation.is_none();
-            report.freed_bytes = done.freed_bytes;
-            report.refcounts_rebuilt = done.rebuilt;
-        }
-        Disk::Raw(mut image) => {
-            let how = request.preallocation.and_then(Preallocation::for_raw);
-            let how = how.unwrap_or(RawAllocation::Sparse);
-            image.resize(size, how, context.task()).map_err(at_path)?;
-            report.preallocation =
-                grows.then(|| request.preallocation.unwrap_or(Preallocation::Off));
-        }
+    let mut image = existing.assemble(grows, context, &mut report.notes).map_err(at_path)?;
+    let for_raw = request.preallocation.and_then(Preallocation::for_raw);
+    let change = Change {
+        preallocation: request.preallocation.map(Into::into),
+        raw_allocation: for_raw.unwrap_or(RawAllocation::Sparse),
+        ..Change::of_size(size)
+    };
+    let done = image.apply_atomically(&change, context.task()).map_err(at_path)?;
+    if report.format == Format::Raw {
+        report.preallocation = grows.then(|| request.preallocation.unwrap_or(Preallocation::Off));
+    } else {
+        report.preallocation = done.preallocation.map(Into::into);
+        report.preallocation_inferred = grows && request.preallocation.is_none();
     }
+    report.freed_bytes = done.freed_bytes;
+    report.refcounts_rebuilt = done.rebuilt;
     report.changed = true;
     Ok(report)
+}
+
+/// What the caller hears of an interrupted change that was found.
+pub(super) fn note_settled(settled: Settled) -> String {
+    let note = match settled.completed {
+        true => "a change of the disk that had been interrupted was completed first",
+        false => "a change of the disk that had been interrupted was taken back first",
+    };
+    note.to_owned()
 }
 
 fn new_size(target: TargetSize, old: u64, notes: &mut Vec<String>) -> Result<VirtualSize> {

@@ -101,7 +101,7 @@ pub fn salvage(request: &SalvageRequest, context: Context<'_>) -> Result<Salvage
     let mut source = context.opening().past_damage(&request.path, told)?;
     let target = resolve_target(&request.out)?;
     let replaced = replaced(request, &target, &source, context)?;
-    let place = Place::of(replaced.as_ref(), None, None)?;
+    let place = Place::of(&target, replaced.as_ref(), None, None)?;
     let mut notes = Vec::new();
     if let Some(missing) = &source.missing {
         notes.push(format!("below it, something could not be opened: {missing}"));
@@ -162,7 +162,9 @@ fn replaced(
             "may be the very file that could not be opened below the disk: name another one for \
              what is salvaged",
         ),
-        IfTaken::Replace => Existing::open_to_replace(target, context).map(Some),
+        IfTaken::Replace => {
+            Existing::open_to_replace(target, context).map(|(replaced, _)| Some(replaced))
+        }
     }
 }
 

@@ -44,6 +44,9 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
             "if you trust the image, name the folder of that file in allow, or set trust to full; \
              a name that is no file is never followed"
         }
+        (ErrorKind::JournalStale, _) => {
+            "check the file system from inside of the guest, then delete the journal by hand"
+        }
         (ErrorKind::NoSpace, _) if error.is_file_too_large() => {
             "choose a smaller size, or a folder on a file system with larger files"
         }

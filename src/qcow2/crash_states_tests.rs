@@ -26,7 +26,7 @@ struct Remains {
 }
 
 /// Numbers that are the same in every run.
-pub(super) fn next(seed: &mut u64) -> u64 {
+pub(crate) fn next(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     *seed >> 16
 }
@@ -122,16 +122,16 @@ fn torn(offset: u64, data: &[u8], seed: &mut u64) -> Vec<Vec<Event>> {
 }
 
 /// One state of the files, and when it came to be.
-pub(super) struct CrashState<'a> {
-    pub(super) files: &'a [Vec<u8>],
+pub(crate) struct CrashState<'a> {
+    pub(crate) files: &'a [Vec<u8>],
     /// So many events of the record are on the medium, as far as the syncs say.
-    pub(super) durable: usize,
+    pub(crate) durable: usize,
     /// So many had begun when the power went, at least.
-    pub(super) begun: usize,
+    pub(crate) begun: usize,
 }
 
 /// Shows every state of the files that `records` can leave of `before` to `visit`.
-pub(super) fn each_state(
+pub(crate) fn each_state(
     before: &[Vec<u8>],
     records: &[Record],
     seed: &mut u64,
@@ -180,7 +180,7 @@ fn in_sectors(record: &Record, files: &[Arc<MemoryStorage>]) -> Record {
 
 /// The record as it would be if a file's syncs did nothing; which ones, `lies` says by their
 /// numbers in the record.
-pub(super) fn with_idle_syncs(records: &[Record], lies: impl Fn(usize) -> bool) -> Vec<Record> {
+pub(crate) fn with_idle_syncs(records: &[Record], lies: impl Fn(usize) -> bool) -> Vec<Record> {
     let mut records = records.to_vec();
     for (n, record) in records.iter_mut().enumerate() {
         if record.event == Event::Sync && lies(n) {

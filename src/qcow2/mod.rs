@@ -35,7 +35,7 @@ mod crash_create_tests;
 #[cfg(test)]
 mod crash_oracle_tests;
 #[cfg(test)]
-mod crash_states_tests;
+pub(crate) mod crash_states_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]

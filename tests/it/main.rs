@@ -18,6 +18,7 @@ mod hyperkit;
 mod inspect;
 #[cfg(target_os = "linux")]
 mod interrupted;
+mod journal;
 mod locks;
 mod matrix;
 mod over;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::block::{BlockDevice, ExtentKind, Patch, PatchContent, is_zero};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::qcow2::geometry::{ClusterCount, GuestCluster, GuestOffset};
 use crate::qcow2::header::Version;
 use crate::qcow2::open::Qcow2;
@@ -35,21 +35,14 @@ impl<'a> Rewrites<'a> {
     /// Looks at what the patches change. Where the disk ends before them, it reads as zeros.
     ///
     /// # Errors
-    /// [`BadRequest`](ErrorKind::BadRequest) for patches that meet, or reach behind the end;
-    /// what reading the image says.
+    /// As [`Patch::in_order`], and what reading the image says.
     pub(super) fn new(
         image: &Qcow2,
         patches: &[Patch<'a>],
         new_size: u64,
         task: Task<'_>,
     ) -> Result<Rewrites<'a>> {
-        let mut patches: Vec<_> = patches.iter().copied().filter(|p| !p.is_empty()).collect();
-        patches.sort_unstable_by_key(|patch| patch.offset);
-        let meet = patches.iter().zip(patches.iter().skip(1)).any(|(a, b)| a.end() > b.offset);
-        if meet || patches.last().is_some_and(|last| last.end() > new_size) {
-            let message = "what is to be written meets itself, or the end of the disk";
-            return Err(Error::new(ErrorKind::BadRequest, message));
-        }
+        let patches = Patch::in_order(patches.iter().copied(), new_size)?;
         let old_size = image.header.virtual_size;
         let mut rewrites = Rewrites { patches, old_size, new_size, clusters: BTreeMap::new() };
         for patch in rewrites.patches.clone() {
