@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use crate::support::{Env, PUBLIC_KEY, Stranger, VMDISK, is_root, message, set_mode};
+use crate::support::{Env, PUBLIC_KEY, Stranger, is_root, message, set_mode};
 
 /// Sizes that are none, or that no disk of this format can have. The message names the limit.
 #[test]
@@ -438,7 +438,7 @@ fn full_file_system() {
     {
         std::fs::create_dir_all(env.path("mnt")).expect("a folder");
         let script = FULL.replace("DISK", disk).replace("HOW", allocation);
-        let run = env.run("unshare", ["-rm", "sh", "-ec", &script, VMDISK]);
+        let run = env.run("unshare", ["-rm", "sh", "-ec", &script, crate::support::VMDISK]);
         let told = run.exits(0);
         let error = |text: &str| {
             let whole: serde_json::Value = serde_json::from_str(text).expect("one JSON object");
@@ -462,6 +462,7 @@ fn full_file_system() {
 }
 
 /// Prints what creating says, what is left, what growing says, what is left, and sums.
+#[cfg(target_os = "linux")]
 const FULL: &str = r#"
 mount -t tmpfs -o size=12m none mnt
 fails() { if "$0" "$@" --json; then exit 99; fi; echo =====; }

@@ -11,7 +11,7 @@ use vmdisk::image::gate::Trust;
 use vmdisk::ops::{Context, SalvageRequest};
 use vmdisk::task::{Cancel, Progress};
 
-use crate::support::{Env, VMDISK, message, same_bytes, set_mode};
+use crate::support::{Env, message, same_bytes, set_mode};
 
 const SIZE: usize = 16 << 20;
 
@@ -202,7 +202,7 @@ fn unreadable_sectors() {
     let salvage = ["salvage", "d.qcow2", "o.raw", "--if-exists", "replace", "--json"];
     let traced = |inject: &[&str]| {
         let options = ["-f", "-o", "calls", "-P", &path, "-e", "trace=pread64"];
-        env.run("strace", [&options[..], inject, &[VMDISK], &salvage[..]].concat())
+        env.run("strace", [&options[..], inject, &[crate::support::VMDISK], &salvage[..]].concat())
     };
     traced(&[]).exits(0);
     let calls = fs::read_to_string(env.path("calls")).expect("the calls that were made");

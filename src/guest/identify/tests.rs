@@ -3,7 +3,7 @@ use std::process::Command;
 
 use proptest::prelude::*;
 
-use super::{Contents, FilesystemKind, PartitionTableKind, VolumeKind, identify};
+use super::{Contents, FilesystemKind, PartitionTableKind, identify};
 use crate::block::MemoryDevice;
 use crate::guest::boot2docker::MAGIC;
 
@@ -128,7 +128,7 @@ fn disks_of_real_tools() {
     ] {
         assert_eq!(made("mke2fs", &["-q", "-F", "-t", name]), Contents::Filesystem(kind));
     }
-    assert_eq!(made("mkswap", &["-q"]), Contents::Volume(VolumeKind::Swap));
+    assert_eq!(made("mkswap", &["-q"]), Contents::Volume(super::VolumeKind::Swap));
 }
 
 proptest! {
