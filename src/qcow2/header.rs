@@ -350,6 +350,13 @@ impl Header {
             && self.header_length == V3_MIN_HEADER_LEN
     }
 
+    /// Whether an entry may say that a cluster is zeros: not in version 2, and not where hyperkit's
+    /// reader, which takes no longer header than that of 104 bytes, may be the one that reads it. It
+    /// takes such an entry for the header's own cluster, and lets its guest write there.
+    pub(super) fn may_say_zero(&self) -> bool {
+        self.version == Version::V3 && self.header_length > V3_MIN_HEADER_LEN
+    }
+
     /// Where the bitmaps are, if the image has any.
     pub fn bitmaps(&self) -> Option<super::extension::BitmapDirectory> {
         self.extensions.iter().find_map(|extension| match extension {

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use crate::block::{BlockDevice, ExtentKind, Patch, PatchContent, is_zero};
 use crate::error::Result;
 use crate::qcow2::geometry::{ClusterCount, GuestCluster, GuestOffset};
-use crate::qcow2::header::Version;
 use crate::qcow2::open::Qcow2;
 use crate::task::Task;
 
@@ -104,7 +103,7 @@ impl<'a> Rewrites<'a> {
         if new == old {
             return Ok(());
         }
-        let can_say_zero = image.header.version == Version::V3;
+        let can_say_zero = image.header.may_say_zero();
         let becomes = if can_say_zero && is_zero(&new) { Becomes::Zero } else { Becomes::Data };
         self.clusters.insert(cluster, becomes);
         Ok(())
