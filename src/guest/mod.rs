@@ -14,7 +14,9 @@ pub mod edit;
 pub mod ext4;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
+mod growth;
 mod identify;
 pub mod partitions;
 
+pub use growth::{FilesystemGrowth, InsideGrowth, InsideRequest, PartitionGrowth, Refusal};
 pub use identify::{Contents, FilesystemKind, PartitionTableKind, VolumeKind, identify};

@@ -42,6 +42,8 @@ impl fmt::Display for Uuid {
 pub struct Filesystem {
     raw: Box<RawSuperblock>,
     block_bytes: u64,
+    /// Why it may not grow as it is, whatever there is to gain.
+    refusal: Option<Refusal>,
     /// What a growth begins with, or why there can be none.
     geometry: Result<Geometry, Refusal>,
 }
@@ -80,17 +82,17 @@ impl Filesystem {
         let size_bytes = raw.blocks().checked_mul(block_bytes);
         let size_bytes = size_bytes.filter(|size_bytes| *size_bytes > 0);
         let size_bytes = size_bytes.ok_or(Refusal::Damaged("the number of its blocks"))?;
-        let geometry = match features.refusal().or_else(|| unclean(&raw)) {
-            Some(refusal) => Err(refusal),
-            None => match Geometry::parse(&raw) {
-                Ok(_) if size_bytes > device_bytes => {
-                    Err(Refusal::BeyondDevice { size_bytes, device_bytes })
-                }
-                Err(Refusal::Damaged(what)) => return Err(Refusal::Damaged(what)),
-                other => other,
-            },
+        let refusal = features.refusal().or_else(|| unclean(&raw));
+        let geometry = match Geometry::parse(&raw) {
+            Ok(_) if size_bytes > device_bytes => {
+                Err(Refusal::BeyondDevice { size_bytes, device_bytes })
+            }
+            Err(Refusal::Damaged(what)) if refusal.is_none() => {
+                return Err(Refusal::Damaged(what));
+            }
+            other => other,
         };
-        Ok(Filesystem { raw, block_bytes, geometry })
+        Ok(Filesystem { raw, block_bytes, refusal, geometry })
     }
 
     /// The first of ext2, ext3 and ext4 that has all of its features.
@@ -164,17 +166,23 @@ impl Filesystem {
 
     /// Why it may not grow, whatever the growth, as far as the superblock tells.
     pub fn refusal(&self) -> Option<&Refusal> {
-        self.geometry.as_ref().err()
+        self.refusal.as_ref().or(self.geometry.as_ref().err())
     }
 
     /// The size that it would get in a partition of `len_bytes`, in bytes. It is the present size
-    /// where there is nothing to gain.
+    /// where there is nothing to gain, even if it may not grow: that of a machine which was not shut
+    /// down cleanly, for one.
     ///
     /// # Errors
     /// Why it may not grow so far, or at all.
     pub fn grown_size_bytes(&self, len_bytes: u64) -> Result<u64, Refusal> {
-        let geometry = self.geometry.as_ref().map_err(Clone::clone)?;
-        geometry.grown(len_bytes).map(|grown| grown.bytes())
+        let geometry = self.geometry.as_ref();
+        let geometry = geometry.map_err(|why| self.refusal.as_ref().unwrap_or(why).clone())?;
+        let grown = geometry.grown(len_bytes)?.bytes();
+        match &self.refusal {
+            Some(refusal) if grown > self.size_bytes() => Err(refusal.clone()),
+            _ => Ok(grown),
+        }
     }
 
     /// Plans to make it fill `len_bytes`. `device` begins with the filesystem, and shows the disk as
@@ -192,9 +200,9 @@ impl Filesystem {
         device: &dyn BlockDevice,
         len_bytes: u64,
     ) -> Result<Result<Growth, Refusal>> {
-        match &self.geometry {
-            Err(refusal) => Ok(Err(refusal.clone())),
-            Ok(geometry) => Stop::apart(plan(&self.raw, geometry, device, len_bytes)),
+        match (&self.refusal, &self.geometry) {
+            (Some(refusal), _) | (None, Err(refusal)) => Ok(Err(refusal.clone())),
+            (None, Ok(geometry)) => Stop::apart(plan(&self.raw, geometry, device, len_bytes)),
         }
     }
 }
