@@ -5,6 +5,7 @@
 mod check;
 mod data;
 mod format;
+mod inside;
 mod machine;
 mod measure;
 mod options;

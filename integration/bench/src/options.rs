@@ -14,8 +14,8 @@ usage: vmdisk-bench [--vmdisk PATH] [--qemu-img PATH] [--runs NUMBER] [--filter 
   --runs      timed runs of each program, after one that is not timed [default: 15]
   --filter    only works whose name contains this: create-20g, create-1t, resize, shrink,
               info, ensure, version, rpc-info, session-info, session-ensure, memory,
-              session-memory, check-1t, check-scattered, inspect, data-read, data-write,
-              data-append, data-zlib, data-zstd, data-open-64k, data-open-2m, data-far-64k,
+              session-memory, check-1t, check-scattered, inspect, grow-inside, ensure-inside,
+              data-read, data-write, data-append, data-zlib, data-zstd, data-open-64k, data-open-2m, data-far-64k,
               data-far-2m
   --folder    where disks are made, on the file system to be measured [default: where temporary
               files go]

@@ -52,6 +52,20 @@ impl Invocation {
         }
     }
 
+    /// Commands of a shell, which ends with the first that fails; it finds those of the system's
+    /// administrator too.
+    pub(crate) fn shell(script: &str) -> Invocation {
+        let script = format!("export PATH=\"$PATH:/usr/sbin:/sbin\"; {script}");
+        let arguments = vec!["-ec".to_owned(), script];
+        let program = PathBuf::from("/bin/sh");
+        Invocation { program, arguments, input: Input::Nothing, tells_time: false }
+    }
+
+    /// Whether such a shell would find a program.
+    pub(crate) fn finds(program: &str) -> bool {
+        Self::shell(&format!("command -v {program}")).run(Path::new("/")).is_ok()
+    }
+
     /// The same, told one line.
     pub(crate) fn told(self, line: &str) -> Invocation {
         Invocation { input: Input::Line(line.to_owned()), ..self }

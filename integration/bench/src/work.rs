@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::check;
 use crate::data;
 use crate::format::{self, Writes};
+use crate::inside;
 use crate::process::Invocation;
 
 /// The disk that every work is about.
@@ -120,6 +121,7 @@ pub(crate) fn all(programs: &Programs) -> Vec<Work> {
     works.extend(looks(programs));
     works.extend(requests(programs));
     works.extend(check::all(programs));
+    works.extend(inside::all(programs));
     works.extend(data::all(programs));
     works
 }
