@@ -10,6 +10,28 @@ const (
 	FormatRaw Format = "raw"
 )
 
+// GuestFs is whether what is inside of a disk grows with it.
+type GuestFs string
+
+const (
+	// GuestFsAuto has it grow where it can; else it stays as it is, and the report says why.
+	GuestFsAuto GuestFs = "auto"
+	// GuestFsOff leaves it as it is, not looked at.
+	GuestFsOff GuestFs = "off"
+	// GuestFsRequire has it grow, or nothing is changed.
+	GuestFsRequire GuestFs = "require"
+)
+
+// PartitionTable is a kind of partition table.
+type PartitionTable string
+
+const (
+	// PartitionTableMBR is the table in the first sector.
+	PartitionTableMBR PartitionTable = "mbr"
+	// PartitionTableGPT is a GUID partition table.
+	PartitionTableGPT PartitionTable = "gpt"
+)
+
 // Preset says who will use a disk: it sets defaults, and refuses what that program cannot read.
 type Preset string
 

@@ -80,7 +80,7 @@ func (c *Client) Ensure(ctx context.Context, request EnsureRequest, options ...C
 	return call[EnsureReport](ctx, c, "ensure", &request, options)
 }
 
-// Resize grows a disk, or shrinks it. Errors are as with [Client.Create].
+// Resize grows a disk with its last partition and the filesystem in it, or shrinks it. Errors are as with [Client.Create].
 func (c *Client) Resize(ctx context.Context, request ResizeRequest, options ...CallOption) (*ResizeReport, error) {
 	return call[ResizeReport](ctx, c, "resize", &request, options)
 }
@@ -89,6 +89,12 @@ func (c *Client) Resize(ctx context.Context, request ResizeRequest, options ...C
 // [Client.Create].
 func (c *Client) Info(ctx context.Context, request InfoRequest, options ...CallOption) (*InfoReport, error) {
 	return call[InfoReport](ctx, c, "info", &request, options)
+}
+
+// Guest tells what is inside of a disk: payload, partitions, filesystems, and how far they would
+// grow. It works while a machine runs. Errors are as with [Client.Create].
+func (c *Client) Guest(ctx context.Context, request InsideRequest, options ...CallOption) (*InsideReport, error) {
+	return call[InsideReport](ctx, c, "guest", &request, options)
 }
 
 // Inspect tells what an image file claims, and whether it is safe to use, without following any of

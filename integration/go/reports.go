@@ -22,6 +22,8 @@ type CreateReport struct {
 	Backing *BackingReport `json:"backing"`
 	// Guest is what the guest will find at the beginning of the disk, if anything.
 	Guest *GuestReport `json:"guest"`
+	// Growth is what became of what is inside of a disk that was there already, where that was looked at.
+	Growth *GrowthReport `json:"growth"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
 	// Meta is who did it.
@@ -44,6 +46,8 @@ type EnsureReport struct {
 	VirtualSizeBytes uint64 `json:"virtual_size_bytes"`
 	// Preallocation is what was laid out, if anything was.
 	Preallocation Preallocation `json:"preallocation"`
+	// Growth is what became of what is inside of a disk that was there already, where that was looked at.
+	Growth *GrowthReport `json:"growth"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
 	// Meta is who did it.
@@ -93,6 +97,8 @@ type ResizeReport struct {
 	FreedBytes uint64 `json:"freed_bytes"`
 	// RefcountsRebuilt tells whether reference counts of a dirty image were rebuilt first.
 	RefcountsRebuilt bool `json:"refcounts_rebuilt"`
+	// Growth is what became of what is inside, where that was looked at.
+	Growth *GrowthReport `json:"growth"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
 	// Meta is who did it.

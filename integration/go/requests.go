@@ -59,6 +59,9 @@ type EnsureRequest struct {
 	Backing *BackingOptions `json:"backing,omitempty"`
 	// Guest is what the guest will find.
 	Guest *GuestOptions `json:"guest,omitempty"`
+	// GuestFs is whether what is inside of a disk that is there grows to fill it: the last
+	// partition and the filesystem in it. Default: GuestFsAuto.
+	GuestFs GuestFs `json:"guest_fs,omitempty"`
 	// Mode is the file's permission bits, in octal. Default: those of the file that it replaces,
 	// else "0600".
 	Mode string `json:"mode,omitempty"`
@@ -95,6 +98,12 @@ type ResizeRequest struct {
 	Preallocation Preallocation `json:"preallocation,omitempty"`
 	// Shrink lets it become smaller: what its guest has behind the new end is lost. Default: false.
 	Shrink bool `json:"shrink,omitempty"`
+	// GuestFs is whether what is inside grows with it, the last partition and the filesystem in it:
+	// also where the disk has its size already. Default: GuestFsAuto.
+	GuestFs GuestFs `json:"guest_fs,omitempty"`
+	// RestoreGPT allows a damaged GPT at the start of the disk to be made anew from its backup.
+	// Default: false.
+	RestoreGPT bool `json:"restore_gpt,omitempty"`
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.
 	Trust TrustLevel `json:"trust,omitempty"`

@@ -1,16 +1,18 @@
 //! `vmdisk ensure`.
 
 use super::flags::{ChangeFlags, DiskFlags};
+use super::names::one_of;
 use super::output::{Output, notes};
 use super::{create, resize};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ops::{self, EnsureReport};
+use crate::ops::{self, EnsureReport, EnsureRequest, GuestFs};
 use crate::task::Cancel;
 use crate::units::ByteSize;
 
 /// Create a disk, or grow it, or leave it as it is
 ///
-/// The one call for every machine start: it can be repeated whenever the machine is off.
+/// The one call for every machine start: it can be repeated whenever the machine is off. Of a
+/// disk that is there, partition and filesystem grow too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   vmdisk ensure m.qcow2 --size 40G --ssh-key id.pub
@@ -18,13 +20,18 @@ use crate::units::ByteSize;
 pub(super) struct Args {
     #[command(flatten)]
     disk: DiskFlags,
+    /// Whether partition and filesystem of a disk that is there grow to fill it: where they can,
+    /// not at all, or else fail
+    #[arg(long, value_name = "HOW", default_value_t = GuestFs::Auto, help_heading = "Guest",
+          value_parser = one_of(GuestFs::ALL, GuestFs::name))]
+    guest_fs: GuestFs,
     #[command(flatten)]
     flags: ChangeFlags,
 }
 
 impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
-        let request = self.disk.request();
+        let request = EnsureRequest { guest_fs: self.guest_fs, ..self.disk.request() };
         let report = self.flags.changing(cancel, |context| ops::ensure(&request, context))?;
         output.report(&report, text)
     }
@@ -35,6 +42,7 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::WouldShrink => Some("ask for the size that it has, or shrink it with resize"),
         ErrorKind::Exists => Some("ask for what is there, or remove the disk to have a new one"),
+        ErrorKind::GuestRefused => Some(resize::GROW_ANYWAY),
         ErrorKind::GuestNotEmpty => Some("pass --overwrite-guest to write over it all the same"),
         _ => None,
     }
@@ -47,7 +55,7 @@ fn text(report: &EnsureReport) -> String {
         EnsureReport::Unchanged(report) => {
             let size = ByteSize::from_bytes(report.virtual_size_bytes);
             let line = format!("{} is a {} disk of {size} already\n", report.path, report.format);
-            line + &notes(&report.notes)
+            line + &resize::growth(report.growth.as_ref()) + &notes(&report.notes)
         }
     }
 }

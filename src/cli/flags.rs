@@ -11,8 +11,8 @@ use crate::host::LockPolicy;
 use crate::image::gate::Trust;
 use crate::ops::{
     BackingOptions, BackingStore, Compat, Compression, Context, EnsureRequest, Format, Guest,
-    GuestOptions, LayoutOptions, LockOptions, Preallocation, Preset, TrustLevel, TrustOptions,
-    parse_mode,
+    GuestFs, GuestOptions, LayoutOptions, LockOptions, Preallocation, Preset, TrustLevel,
+    TrustOptions, parse_mode,
 };
 use crate::task::{Cancel, Silent};
 use crate::units::ByteSize;
@@ -255,6 +255,7 @@ impl DiskFlags {
                 userdata_file: self.guest.userdata.clone(),
                 overwrite: self.guest.overwrite_guest,
             },
+            guest_fs: GuestFs::Auto,
             mode: self.mode,
             owner: self.owner.clone(),
         }

@@ -8,6 +8,7 @@ mod docs;
 mod ensure;
 mod exit;
 mod flags;
+mod guest;
 mod hint;
 mod info;
 mod inspect;
@@ -56,6 +57,7 @@ enum Verb {
     Ensure(ensure::Args),
     Resize(resize::Args),
     Info(info::Args),
+    Guest(guest::Args),
     Inspect(inspect::Args),
     Check(check::Args),
     Salvage(salvage::Args),
@@ -102,6 +104,7 @@ impl Cli {
             Verb::Ensure(args) => args.run(output, cancel),
             Verb::Resize(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
+            Verb::Guest(args) => args.run(output, cancel),
             Verb::Inspect(args) => return args.run(output, cancel),
             Verb::Check(args) => return args.run(output, cancel),
             Verb::Salvage(args) => return args.run(output, cancel),
@@ -135,6 +138,7 @@ impl Verb {
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
             Verb::Info(_)
+            | Verb::Guest(_)
             | Verb::Inspect(_)
             | Verb::Check(_)
             | Verb::Salvage(_)

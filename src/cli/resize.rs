@@ -1,22 +1,28 @@
 //! `vmdisk resize`.
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use super::flags::ChangeFlags;
 use super::names::one_of;
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ops::{self, Format, Preallocation, ResizeReport, ResizeRequest, TargetSize};
+use crate::ops::{
+    self, Format, GrowthReport, GuestFs, Preallocation, ResizeReport, ResizeRequest, TargetSize,
+};
 use crate::task::Cancel;
 use crate::units::ByteSize;
 
-/// Grow a disk, or shrink it
+/// Grow a disk and what is inside, or shrink it
 ///
-/// What is added reads as zeros. A crash leaves the old disk or the new one.
+/// The last partition and the ext4 filesystem in it grow with the disk, or to the size that it
+/// has already. What is added reads as zeros. A crash leaves the old disk or the new one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vmdisk resize m.qcow2 --size 40G
   vmdisk resize m.qcow2 --size +20G
+  vmdisk resize m.qcow2 --size 40G --guest-fs require
+      fails, and changes nothing, where partition or filesystem cannot grow
   vmdisk resize m.qcow2 --size 10G --shrink
       what the guest has behind 10 GiB is lost")]
 pub(super) struct Args {
@@ -38,6 +44,13 @@ pub(super) struct Args {
     /// Allow the disk to become smaller
     #[arg(long)]
     shrink: bool,
+    /// Whether partition and filesystem grow too: where they can, not at all, or else fail
+    #[arg(long, value_name = "HOW", default_value_t = GuestFs::Auto,
+          value_parser = one_of(GuestFs::ALL, GuestFs::name))]
+    guest_fs: GuestFs,
+    /// Make a damaged GPT at the start of the disk anew from its backup
+    #[arg(long)]
+    restore_gpt: bool,
     #[command(flatten)]
     flags: ChangeFlags,
 }
@@ -51,6 +64,8 @@ impl Args {
             format: self.format,
             preallocation: self.preallocation,
             shrink: self.shrink,
+            guest_fs: self.guest_fs,
+            restore_gpt: self.restore_gpt,
         };
         let report = self.flags.changing(cancel, |context| ops::resize(&request, context))?;
         output.report(&report, text)
@@ -66,20 +81,29 @@ fn target_size(text: &str) -> Result<TargetSize, Error> {
 
 /// What to do about an error of this verb.
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
-    let cuts = "pass --shrink to cut the disk: what its guest has behind the new end is lost";
-    (error.kind() == ErrorKind::WouldShrink).then_some(cuts)
+    match error.kind() {
+        ErrorKind::WouldShrink => {
+            Some("pass --shrink to cut the disk: what its guest has behind the new end is lost")
+        }
+        ErrorKind::GuestRefused => Some(GROW_ANYWAY),
+        _ => None,
+    }
 }
+
+/// What to do where what is inside has to grow and cannot.
+pub(super) const GROW_ANYWAY: &str =
+    "with --guest-fs auto the disk alone grows, and the report has the commands for its guest";
 
 /// The report as people read it.
 pub(super) fn text(report: &ResizeReport) -> String {
     let old = ByteSize::from_bytes(report.old_virtual_size_bytes);
     let new = ByteSize::from_bytes(report.virtual_size_bytes);
-    if !report.changed {
-        return format!("{} has {new} already\n", report.path) + &notes(&report.notes);
-    }
-    let verb = if new < old { "Shrank" } else { "Grew" };
-    let mut text = format!("{verb} {}: {old} -> {new}", report.path);
-    if let Some(preallocation) = report.preallocation {
+    let mut text = match new.cmp(&old) {
+        Ordering::Less => format!("Shrank {}: {old} -> {new}", report.path),
+        Ordering::Equal => format!("{} has {new} already", report.path),
+        Ordering::Greater => format!("Grew {}: {old} -> {new}", report.path),
+    };
+    if let Some(preallocation) = report.preallocation.filter(|_| new != old) {
         let inferred = if report.preallocation_inferred { " (inferred from the disk)" } else { "" };
         text.push_str(&format!(", preallocation {preallocation}{inferred}"));
     }
@@ -90,5 +114,38 @@ pub(super) fn text(report: &ResizeReport) -> String {
     if report.refcounts_rebuilt {
         text.push_str("  the image was dirty: its reference counts were rebuilt first\n");
     }
-    text + &notes(&report.notes)
+    text + &growth(report.growth.as_ref()) + &notes(&report.notes)
+}
+
+/// What became of what is inside, a line each.
+pub(super) fn growth(report: Option<&GrowthReport>) -> String {
+    let Some(report) = report else { return String::new() };
+    let mut lines = Vec::new();
+    if let Some(partition) = &report.partition {
+        let name = format!("partition {}", partition.number);
+        let sizes = (Some(partition.old_size_bytes), Some(partition.size_bytes));
+        lines.push(step(&name, sizes, partition.todo.as_deref()));
+    }
+    if let Some(filesystem) = &report.filesystem {
+        let label = filesystem.label.as_ref().map(|label| format!(" '{label}'"));
+        let name = format!("{}{}", filesystem.kind, label.unwrap_or_default());
+        let sizes = (filesystem.old_size_bytes, filesystem.size_bytes);
+        lines.push(step(&name, sizes, filesystem.todo.as_deref()));
+    }
+    if let Some(refusal) = &report.refusal {
+        lines.push(format!("what is inside was left alone: {}", refusal.message));
+    }
+    lines.iter().map(|line| format!("  {line}\n")).collect()
+}
+
+fn step(name: &str, sizes: (Option<u64>, Option<u64>), todo: Option<&str>) -> String {
+    let sizes = match sizes {
+        (Some(old), Some(new)) if old != new => {
+            format!(": {} -> {}", ByteSize::from_bytes(old), ByteSize::from_bytes(new))
+        }
+        (Some(old), _) => format!(": {}", ByteSize::from_bytes(old)),
+        (None, _) => String::new(),
+    };
+    let todo = todo.map(|todo| format!("; in the guest: {todo}"));
+    format!("{name}{sizes}{}", todo.unwrap_or_default())
 }

@@ -1,6 +1,7 @@
 //! The choices that requests and reports are made of, by name.
 
 use super::wire::choice;
+use crate::guest::PartitionTableKind;
 use crate::image::probe;
 use crate::{qcow2, raw};
 
@@ -103,6 +104,28 @@ choice! {
 }
 
 choice! {
+    /// Whether what is inside of a disk grows with it.
+    GuestFs {
+        /// It does where it can; else it stays as it is, and the report says why.
+        Auto = "auto",
+        /// It stays as it is, and is not looked at.
+        Off = "off",
+        /// It does, or nothing is changed.
+        Require = "require",
+    }
+}
+
+choice! {
+    /// A kind of partition table.
+    PartitionTable {
+        /// The table in the first sector.
+        Mbr = "mbr",
+        /// GUID partition table.
+        Gpt = "gpt",
+    }
+}
+
+choice! {
     /// What to do when the target exists.
     IfExists {
         /// Refuse.
@@ -119,6 +142,15 @@ impl From<Format> for probe::Format {
         match format {
             Format::Qcow2 => probe::Format::Qcow2,
             Format::Raw => probe::Format::Raw,
+        }
+    }
+}
+
+impl From<PartitionTableKind> for PartitionTable {
+    fn from(kind: PartitionTableKind) -> Self {
+        match kind {
+            PartitionTableKind::Mbr => PartitionTable::Mbr,
+            PartitionTableKind::Gpt => PartitionTable::Gpt,
         }
     }
 }

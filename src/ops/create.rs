@@ -10,6 +10,7 @@ use super::choices::{Format, IfExists, Preallocation};
 use super::context::Context;
 use super::existing::Existing;
 use super::fits::check_fit;
+use super::growth::GrowthReport;
 use super::options::CreateRequest;
 use super::payload::Prepared;
 use super::place::{Place, exists, is_taken, note_name};
@@ -46,6 +47,9 @@ pub struct CreateReport {
     /// What the guest will find at the beginning of the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestReport>,
+    /// What became of what is inside of a disk that was there already, where that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<GrowthReport>,
     /// What else the caller should know.
     pub notes: Vec<String>,
 }
@@ -120,6 +124,7 @@ pub(super) fn kept(existing: &Existing, request: &CreateRequest) -> Result<Creat
         preallocation: None,
         backing: None,
         guest: None,
+        growth: None,
         notes,
     })
 }
@@ -191,6 +196,7 @@ pub(super) fn build(
             virtual_size_bytes: base.size(),
         }),
         guest: prepared.as_ref().map(Prepared::report),
+        growth: None,
         notes,
     })
 }

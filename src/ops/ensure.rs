@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::choices::GuestFs;
 use super::context::Context;
 use super::create::{CreateReport, build, kept};
 use super::existing::Existing;
@@ -12,7 +13,7 @@ use super::resize::{ResizeReport, ResizeRequest, TargetSize, note_settled, resiz
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Occupant, resolve, resolve_target};
 use crate::image::gate::Trust;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, VirtualSize};
 
 /// What `ensure` found to do.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -20,7 +21,7 @@ use crate::units::ByteSize;
 pub enum EnsureReport {
     /// There was no disk: it was created.
     Created(CreateReport),
-    /// The disk was smaller: it was grown.
+    /// The disk was smaller, or what is inside was: it was grown.
     Grown(ResizeReport),
     /// The disk is as asked.
     Unchanged(CreateReport),
@@ -41,6 +42,7 @@ impl EnsureReport {
 /// [`Exists`](ErrorKind::Exists) when it differs in what was explicitly asked for, and as
 /// [`create`](super::create()) and [`resize`](super::resize()).
 pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureReport> {
+    let guest_fs = request.guest_fs;
     let request = &CreateRequest::from(request.clone());
     let target = resolve_target(&request.path)?;
     if Occupant::of(&target)? == Occupant::Nobody {
@@ -52,13 +54,14 @@ pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureRep
     }
     let existing = Existing::open_to_change(&target, request.format, context)?;
     let mark = existing.mark();
-    ensure_open(existing, request, context).map_err(mark)
+    ensure_open(existing, request, guest_fs, context).map_err(mark)
 }
 
 /// Grows a disk that is open and locked, if it is to be larger.
 fn ensure_open(
     existing: Existing,
     request: &CreateRequest,
+    guest_fs: GuestFs,
     context: Context<'_>,
 ) -> Result<EnsureReport> {
     check_fit(&existing, request, false)?;
@@ -66,21 +69,23 @@ fn ensure_open(
         let message = "is empty, so it is no disk: remove it, and one will be created";
         return Err(Error::new(ErrorKind::NotADisk, message).at_path(&request.path));
     }
-    let settled = existing.settled();
-    let size = match (request.asked_size()?, settled.filter(|settled| settled.completed)) {
-        (Some(size), _) => size,
-        // It was grown already, by what was completed.
-        (None, Some(_)) => ByteSize::from_bytes(existing.virtual_size()?),
-        (None, None) => {
+    // Whoever asks for no size has the one that there is, and what is inside filled up to it.
+    let present = ByteSize::from_bytes(existing.virtual_size()?);
+    let size = match request.asked_size()? {
+        Some(size) => TargetSize::Absolute(size),
+        None if VirtualSize::round_up(present)?.byte_size() == present => {
+            TargetSize::Absolute(present)
+        }
+        None => {
             let mut report = kept(&existing, request)?;
-            report.notes.extend(settled.map(note_settled));
+            report.notes.extend(existing.settled().map(note_settled));
             return Ok(EnsureReport::Unchanged(report));
         }
     };
-    let size = TargetSize::Absolute(size);
     let resize = ResizeRequest {
         format: request.format,
         preallocation: request.layout.preallocation,
+        guest_fs,
         ..ResizeRequest::new(&request.path, size)
     };
     // What became of the preallocation is for the resize to say.
@@ -94,6 +99,7 @@ fn ensure_open(
         return Ok(EnsureReport::Grown(ResizeReport { notes, ..report }));
     }
     unchanged.notes.extend(report.notes);
+    unchanged.growth = report.growth;
     Ok(EnsureReport::Unchanged(unchanged))
 }
 

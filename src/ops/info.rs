@@ -177,15 +177,20 @@ fn describe(link: &Link, path: &Path) -> Result<InfoReport> {
         file_size_bytes: info.len,
         allocated_bytes: info.allocated_bytes,
         qcow2: header.map(|header| describe_qcow2(&link.storage, header, path)).transpose()?,
-        journal: match link.format {
-            probe::Format::Raw => pending(&link.path)?.map(JournalReport::from),
-            probe::Format::Qcow2 => None,
-        },
+        journal: JournalReport::beside(link)?,
         chain: None,
     })
 }
 
 impl JournalReport {
+    /// The journal beside a disk, if there is one.
+    pub(super) fn beside(link: &Link) -> Result<Option<JournalReport>> {
+        match link.format {
+            probe::Format::Raw => Ok(pending(&link.path)?.map(JournalReport::from)),
+            probe::Format::Qcow2 => Ok(None),
+        }
+    }
+
     fn from(found: Pending) -> JournalReport {
         let (state, reason) = match found.state {
             PendingState::Pending => (JournalState::Pending, None),

@@ -14,7 +14,9 @@ mod existing;
 mod fits;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
+mod growth;
 mod info;
+mod inside;
 mod inspect;
 mod options;
 mod payload;
@@ -35,14 +37,19 @@ pub use check::{
     RepairReport, UndoRepairReport, UndoRepairRequest, check, undo_repair,
 };
 pub use choices::{
-    BackingStore, Compat, Compression, Format, Guest, IfExists, Preallocation, Preset, TrustLevel,
+    BackingStore, Compat, Compression, Format, Guest, GuestFs, IfExists, PartitionTable,
+    Preallocation, Preset, TrustLevel,
 };
 pub use context::Context;
 pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use damage::{Damage, DamageReport, DamageRequest, damage};
 pub use ensure::{EnsureReport, ensure};
+pub use growth::{FilesystemGrowthReport, GrowthReport, PartitionGrowthReport, RefusalReport};
 pub use info::{
     InfoReport, InfoRequest, JournalReport, JournalState, Qcow2Report, SnapshotReport, info,
+};
+pub use inside::{
+    FilesystemReport, InsideReport, InsideRequest, PartitionReport, PartitionTableReport, guest,
 };
 pub use inspect::{
     ExtensionReport, FeatureReport, FeatureSet, HeaderReport, InspectReport, InspectRequest,
@@ -53,7 +60,7 @@ pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Create, Ensure, Info, Inspect, Resize, Salvage, UndoRepair, Verb, Visitor,
-    each_verb,
+    Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Resize, Salvage, UndoRepair, Verb,
+    Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::choices::{
-    BackingStore, Compat, Compression, Format, Guest, IfExists, Preallocation, Preset,
+    BackingStore, Compat, Compression, Format, Guest, GuestFs, IfExists, Preallocation, Preset,
 };
+use super::resize::auto;
 use super::wire::{self, one_size};
 use crate::error::Result;
 use crate::image::probe;
@@ -155,7 +156,12 @@ fn fail() -> IfExists {
 
 disk_request! {
     /// A disk that is to be there, with at least what is asked for.
-    EnsureRequest {}
+    EnsureRequest {
+        /// Whether what is inside of a disk that is there grows to fill it: the last partition and
+        /// the filesystem in it. Default: `auto`.
+        #[serde(default = "auto")]
+        guest_fs: GuestFs = auto(),
+    }
 }
 
 impl From<EnsureRequest> for CreateRequest {
@@ -168,6 +174,7 @@ impl From<EnsureRequest> for CreateRequest {
             layout,
             backing,
             guest,
+            guest_fs: _,
             mode,
             owner,
         } = request;

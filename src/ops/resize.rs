@@ -1,13 +1,15 @@
 //! `resize`: the same disk, larger or smaller.
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Format, Preallocation};
+use super::choices::{Format, GuestFs, Preallocation};
 use super::context::Context;
 use super::existing::Existing;
+use super::growth::{GrowthReport, Inside};
 use super::wire::{self, bytes_hex, lossy, one_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Change;
@@ -52,6 +54,19 @@ pub struct ResizeRequest {
     /// `false`.
     #[serde(default)]
     pub shrink: bool,
+    /// Whether what is inside grows with it, the last partition and the filesystem in it: also
+    /// where the disk has its size already. Default: `auto`.
+    #[serde(default = "auto")]
+    pub guest_fs: GuestFs,
+    /// Whether a damaged GPT at the start of the disk may be made anew from its backup. Default:
+    /// `false`.
+    #[serde(default)]
+    pub restore_gpt: bool,
+}
+
+/// The default of `guest_fs`.
+pub(super) fn auto() -> GuestFs {
+    GuestFs::Auto
 }
 
 impl ResizeRequest {
@@ -64,6 +79,8 @@ impl ResizeRequest {
             format: None,
             preallocation: None,
             shrink: false,
+            guest_fs: auto(),
+            restore_gpt: false,
         }
     }
 }
@@ -93,15 +110,19 @@ pub struct ResizeReport {
     pub freed_bytes: u64,
     /// Whether reference counts of a dirty image were rebuilt first.
     pub refcounts_rebuilt: bool,
+    /// What became of what is inside, where that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<GrowthReport>,
     /// What else the caller should know.
     pub notes: Vec<String>,
 }
 
-/// Resizes the disk. A crash leaves the old disk or the new one.
+/// Resizes the disk, and what is inside with it. A crash leaves the old disk or the new one.
 ///
 /// # Errors
-/// [`WouldShrink`](ErrorKind::WouldShrink) unless shrinking was allowed, and as
-/// [`Qcow2::resize`](crate::qcow2::Qcow2::resize).
+/// [`WouldShrink`](ErrorKind::WouldShrink) unless shrinking was allowed;
+/// [`GuestRefused`](ErrorKind::GuestRefused), with nothing changed, where what is inside cannot
+/// grow and has to; and as [`Image::apply_atomically`](crate::image::Image::apply_atomically).
 pub fn resize(request: &ResizeRequest, context: Context<'_>) -> Result<ResizeReport> {
     let Some(size) = one_size(request.size, request.docker_machine_mb)? else {
         return Err(Error::new(ErrorKind::BadRequest, "a resize needs a size").in_field("size"));
@@ -136,29 +157,55 @@ pub(super) fn resize_open(
         preallocation_inferred: false,
         freed_bytes: 0,
         refcounts_rebuilt: false,
+        growth: None,
         notes,
     };
-    check_preallocation(request, existing.format(), size.bytes() < old)?;
-    if size.bytes() == old {
-        if let Some(asked) = request.preallocation {
-            let note = format!("nothing was added, so nothing was preallocated ({asked})");
-            report.notes.push(note);
+    check_request(request, existing.format(), size.bytes() < old)?;
+    match size.bytes().cmp(&old) {
+        Ordering::Less if !request.shrink => {
+            let message =
+                format!("the disk has {old} bytes, more than the {} asked for", size.bytes());
+            Err(at_path(Error::new(ErrorKind::WouldShrink, message)))
         }
-        return Ok(report);
+        Ordering::Equal => {
+            if let Some(asked) = request.preallocation {
+                let note = format!("nothing was added, so nothing was preallocated ({asked})");
+                report.notes.push(note);
+            }
+            fill(existing, size, request, &mut report, context).map_err(at_path)?;
+            Ok(report)
+        }
+        how @ (Ordering::Less | Ordering::Greater) => {
+            let grows = how == Ordering::Greater;
+            change_size(existing, size, grows, request, &mut report, context).map_err(at_path)?;
+            Ok(report)
+        }
     }
-    if size.bytes() < old && !request.shrink {
-        let message = format!("the disk has {old} bytes, more than the {} asked for", size.bytes());
-        return Err(at_path(Error::new(ErrorKind::WouldShrink, message)));
-    }
-    let grows = size.bytes() > old;
-    let mut image = existing.assemble(grows, context, &mut report.notes).map_err(at_path)?;
+}
+
+/// Changes the size, and what is inside if the disk grows.
+fn change_size(
+    existing: Existing,
+    size: VirtualSize,
+    grows: bool,
+    request: &ResizeRequest,
+    report: &mut ResizeReport,
+    context: Context<'_>,
+) -> Result<()> {
+    let mut image = existing.assemble(grows, context, &mut report.notes)?;
+    let inside = match request.guest_fs {
+        GuestFs::Off => None,
+        _ if !grows => None,
+        how => Some(Inside::plan(&image, size.bytes(), how, request.restore_gpt)?),
+    };
     let for_raw = request.preallocation.and_then(Preallocation::for_raw);
     let change = Change {
         preallocation: request.preallocation.map(Into::into),
         raw_allocation: for_raw.unwrap_or(RawAllocation::Sparse),
+        stages: inside.as_ref().map(Inside::stages).unwrap_or_default(),
         ..Change::of_size(size)
     };
-    let done = image.apply_atomically(&change, context.task()).map_err(at_path)?;
+    let done = image.apply_atomically(&change, context.task())?;
     if report.format == Format::Raw {
         report.preallocation = grows.then(|| request.preallocation.unwrap_or(Preallocation::Off));
     } else {
@@ -167,8 +214,62 @@ pub(super) fn resize_open(
     }
     report.freed_bytes = done.freed_bytes;
     report.refcounts_rebuilt = done.rebuilt;
+    report.growth = inside.map(|inside| inside.report(None));
     report.changed = true;
-    Ok(report)
+    Ok(())
+}
+
+/// Makes what is inside fill a disk that has its size already. Unless that is required, what
+/// speaks against changing the image is no error: nothing else was asked for.
+fn fill(
+    existing: Existing,
+    size: VirtualSize,
+    request: &ResizeRequest,
+    report: &mut ResizeReport,
+    context: Context<'_>,
+) -> Result<()> {
+    let how = request.guest_fs;
+    if how == GuestFs::Off {
+        return Ok(());
+    }
+    let mut image = match existing.assemble(true, context, &mut Vec::new()) {
+        Ok(image) => image,
+        Err(error) => {
+            report.growth = Some(Inside::unreadable(error, how)?.report(None));
+            return Ok(());
+        }
+    };
+    let mut inside = Inside::plan(&image, size.bytes(), how, request.restore_gpt)?;
+    let mut left = None;
+    if !inside.is_empty() {
+        let change = Change { stages: inside.stages(), ..Change::of_size(size) };
+        match image.apply_atomically(&change, context.task()) {
+            Ok(done) => {
+                report.changed = true;
+                report.freed_bytes = done.freed_bytes;
+                report.refcounts_rebuilt = done.rebuilt;
+            }
+            Err(error) if how == GuestFs::Auto && is_refusal(&error) => {
+                left = Some(inside.left(&error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    report.growth = Some(inside.report(left));
+    Ok(())
+}
+
+/// Whether an image that was to be changed is left as it is because of what it is.
+fn is_refusal(error: &Error) -> bool {
+    let what_it_is = matches!(
+        error.kind(),
+        ErrorKind::UnsupportedFeature
+            | ErrorKind::HasSnapshots
+            | ErrorKind::Corrupt
+            | ErrorKind::Dirty
+            | ErrorKind::Permission
+    );
+    what_it_is && !error.changed()
 }
 
 /// What the caller hears of an interrupted change that was found.
@@ -198,9 +299,13 @@ fn new_size(target: TargetSize, old: u64, notes: &mut Vec<String>) -> Result<Vir
     Ok(size)
 }
 
-/// What cannot be laid out is refused whatever there is to do.
-fn check_preallocation(request: &ResizeRequest, format: Format, shrinks: bool) -> Result<()> {
+/// What contradicts itself is refused whatever there is to do.
+fn check_request(request: &ResizeRequest, format: Format, shrinks: bool) -> Result<()> {
     let incompatible = |message| Err(Error::new(ErrorKind::IncompatibleOptions, message));
+    if request.restore_gpt && request.guest_fs == GuestFs::Off {
+        let message = "a partition table is restored where what is inside may be changed";
+        return Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("restore_gpt"));
+    }
     match request.preallocation {
         Some(asked) if format == Format::Raw && asked.for_raw().is_none() => {
             incompatible(format!("a raw disk has no preallocation {asked}"))

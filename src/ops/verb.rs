@@ -13,6 +13,7 @@ use super::context::Context;
 use super::create::{CreateReport, create};
 use super::ensure::{EnsureReport, ensure};
 use super::info::{InfoReport, InfoRequest, info};
+use super::inside::{InsideReport, InsideRequest, guest};
 use super::inspect::{InspectReport, InspectRequest, inspect};
 use super::options::{CreateRequest, EnsureRequest};
 use super::resize::{ResizeReport, ResizeRequest, resize};
@@ -87,11 +88,14 @@ verbs! {
     /// Creates a disk, or grows it, or leaves it as it is: the one call for every machine start.
     Ensure = ensure(EnsureRequest) -> EnsureReport, opens: true, locks: true;
 
-    /// Grows a disk, or shrinks it.
+    /// Grows a disk with its last partition and the filesystem in it, or shrinks it.
     Resize = resize(ResizeRequest) -> ResizeReport, opens: true, locks: true;
 
     /// Tells what a disk is; takes no lock, so it works while a machine runs.
     Info = info(InfoRequest) -> InfoReport, opens: true, locks: false;
+
+    /// Tells what is inside of a disk: payload, partitions, filesystems, and how far they would grow.
+    Inside = guest(InsideRequest) -> InsideReport, opens: true, locks: false;
 
     /// Tells what an image file claims, and whether it is safe to use, without following any of it.
     Inspect = inspect(InspectRequest) -> InspectReport, opens: false, locks: false;

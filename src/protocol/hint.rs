@@ -23,6 +23,9 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         (ErrorKind::WouldShrink, ENSURE) => {
             "ask for the size that it has, or shrink it with resize"
         }
+        (ErrorKind::GuestRefused, _) => {
+            "with guest_fs auto the disk alone grows, and the report has the commands for its guest"
+        }
         (ErrorKind::GuestNotEmpty, _) => "guest.overwrite writes over it all the same",
         (ErrorKind::Locked, _) => {
             "stop the machine that uses the disk, or wait for it with lock_timeout_seconds"

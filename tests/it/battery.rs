@@ -12,14 +12,19 @@ struct Verb {
     name: &'static str,
     /// Its arguments for the disk `DISK` of 1 MiB, which exists.
     line: &'static str,
+    locks: bool,
     writes: bool,
 }
 
 macro_rules! battery {
-    ($($verb:ident, writes: $writes:literal, $line:literal;)+) => { $(
+    ($($verb:ident, locks: $locks:literal, writes: $writes:literal, $line:literal;)+) => { $(
         mod $verb {
-            const VERB: super::Verb =
-                super::Verb { name: stringify!($verb), line: $line, writes: $writes };
+            const VERB: super::Verb = super::Verb {
+                name: stringify!($verb),
+                line: $line,
+                locks: $locks,
+                writes: $writes,
+            };
 
             /// `--help` explains every flag, and every example in it runs.
             #[test]
@@ -61,10 +66,11 @@ macro_rules! battery {
 }
 
 battery! {
-    create, writes: false, "create DISK --size 1M --if-exists keep";
-    ensure, writes: true, "ensure DISK --size 1M";
-    resize, writes: true, "resize DISK --size 2M";
-    info, writes: false, "info DISK";
+    create, locks: true, writes: false, "create DISK --size 1M --if-exists keep";
+    ensure, locks: true, writes: true, "ensure DISK --size 1M";
+    resize, locks: true, writes: true, "resize DISK --size 2M";
+    info, locks: false, writes: false, "info DISK";
+    guest, locks: false, writes: false, "guest DISK";
 }
 
 impl Verb {
@@ -149,7 +155,7 @@ fn usage(verb: &Verb) {
         ("--no-such-flag", "--no-such-flag"),
         ("surplus", "surplus"),
         ("--trust everybody", "everybody"),
-        ("--lock-timeout soon", if verb.name == "info" { "--lock-timeout" } else { "soon" }),
+        ("--lock-timeout soon", if verb.locks { "soon" } else { "--lock-timeout" }),
         ("--format vdi", "vdi"),
         ("--format", "--format"),
     ] {
@@ -296,6 +302,7 @@ fn usage_errors_are_whole_as_json() {
         ("resize", &["<PATH>", "--size"] as &[&str]),
         ("resize d.qcow2", &["--size"]),
         ("info", &["<PATH>"]),
+        ("guest", &["<PATH>"]),
         ("info d.qcow2 --format vdi", &["qcow2", "raw"]),
         ("create --trust all", &["folder"]),
         ("info d.qcow2 --jsn", &["--jsn"]),

@@ -11,6 +11,7 @@ const VERBS: &[&str] = &[
     "ensure",
     "resize",
     "info",
+    "guest",
     "inspect",
     "check",
     "salvage",

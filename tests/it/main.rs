@@ -12,6 +12,7 @@ mod ensure;
 mod ext4;
 mod fields;
 mod fixtures;
+mod growth;
 mod header;
 mod help;
 mod hyperkit;
@@ -19,6 +20,7 @@ mod inspect;
 #[cfg(target_os = "linux")]
 mod interrupted;
 mod journal;
+mod lived_in;
 mod locks;
 mod matrix;
 mod over;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use self::tables::Document;
+use crate::lived_in::Layout;
 use crate::support::{Env, PUBLIC_KEY, Run, VMDISK};
 
 /// What stands for values that depend on the machine, and as a member for what is left out.
@@ -74,6 +75,7 @@ fn examples_do_what_they_show() {
         env.qemu_img("create -q -f qcow2 damaged.qcow2 64M");
         env.qemu_io("qcow2", "damaged.qcow2", "write -P 7 0 256k");
         env.vmdisk("damage damaged.qcow2 --kind beyond-file --seed 1").exits(0);
+        Layout::MINIKUBE.make(&env, "machine.raw", 64 << 20);
         let busy = File::open(env.path("busy.qcow2")).expect("the disk in use");
         busy.lock().expect("a lock on the disk in use");
         let mut printed = None;

@@ -1,0 +1,102 @@
+//! `vmdisk guest`.
+
+use std::path::PathBuf;
+
+use super::flags::TrustFlags;
+use super::names::one_of;
+use super::output::{Output, notes};
+use crate::error::Result;
+use crate::ops::{self, FilesystemReport, Format, InsideReport, InsideRequest, PartitionReport};
+use crate::task::Cancel;
+use crate::units::ByteSize;
+
+/// Tell what is inside of a disk: payload, partitions, filesystems
+///
+/// Says of each how large it is, how much is free, and how far resize would grow it. Works while a
+/// machine runs, and writes nothing.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vmdisk guest m.qcow2
+  vmdisk guest m.qcow2 --json")]
+pub(super) struct Args {
+    /// The disk
+    path: PathBuf,
+    /// Its format, where name and content leave a doubt
+    #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
+    format: Option<Format>,
+    #[command(flatten)]
+    trust: TrustFlags,
+}
+
+impl Args {
+    pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
+        let request = InsideRequest { path: self.path.clone(), format: self.format };
+        let report = self.trust.looking(cancel, |context| ops::guest(&request, context))?;
+        output.report(&report, text)
+    }
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize::from_bytes(bytes).to_string()
+}
+
+fn text(report: &InsideReport) -> String {
+    let what = match report.contents.as_str() {
+        "payload" => "a payload: its guest is going to format it",
+        "empty" => "nothing",
+        "unknown" => "data of an unknown kind",
+        "mbr" => "partitions (MBR)",
+        "gpt" => "partitions (GPT)",
+        other => other,
+    };
+    let mut text = format!("{} ({}): {what}\n", report.path, size(report.virtual_size_bytes));
+    if let Some(found) = &report.filesystem {
+        text.push_str(&format!("  {}\n", filesystem(found)));
+    }
+    for found in report.partition_table.iter().flat_map(|table| &table.partitions) {
+        text.push_str(&partition(found));
+    }
+    if let Some(refusal) = &report.refusal {
+        text.push_str(&format!("  would not grow: {}\n", refusal.message));
+    }
+    if report.in_use {
+        text.push_str("  note: in use: what is told may be out of date already\n");
+    }
+    text + &notes(&report.notes)
+}
+
+fn partition(report: &PartitionReport) -> String {
+    let (number, kind) = (report.number, &report.kind);
+    let mut text = format!("  partition {number}  {}  {kind}", size(report.size_bytes));
+    if let Some(name) = &report.name {
+        text.push_str(&format!("  '{name}'"));
+    }
+    text.push_str(&grows(report.would_grow_to_bytes));
+    match &report.filesystem {
+        Some(found) => text.push_str(&format!("\n    {}\n", filesystem(found))),
+        None => text.push_str(&format!("\n    {}\n", report.contents)),
+    }
+    text
+}
+
+fn filesystem(report: &FilesystemReport) -> String {
+    let mut text = report.kind.clone();
+    if let Some(label) = &report.label {
+        text.push_str(&format!(" '{label}'"));
+    }
+    if let (Some(all), Some(used), Some(free)) =
+        (report.size_bytes, report.used_bytes, report.free_bytes)
+    {
+        text.push_str(&format!("  {}, {} used, {} free", size(all), size(used), size(free)));
+    }
+    match report.clean {
+        Some(true) => text.push_str(", clean"),
+        Some(false) => text.push_str(", not clean"),
+        None => {}
+    }
+    text + &grows(report.would_grow_to_bytes)
+}
+
+fn grows(to: Option<u64>) -> String {
+    to.map_or_else(String::new, |to| format!(", would grow to {}", size(to)))
+}

@@ -1,0 +1,343 @@
+//! What is inside of a disk grows with it: image, partition and filesystem, in one command.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use vmdisk::block::{BlockDevice, is_zero};
+use vmdisk::image::{Image, OpenOptions};
+
+use crate::draw::{each, whole_matrix};
+use crate::lived_in::{Layout, mib};
+use crate::support::Env;
+
+/// How the image is made of the raw disk `disk`: a name, its format, the commands of `qemu-img`.
+const FORMS: &[(&str, &str, &[&str])] = &[
+    ("raw", "raw", &["convert -O raw disk d.img"]),
+    ("qcow2", "qcow2", &["convert -O qcow2 disk d.img"]),
+    ("preallocated", "qcow2", &["convert -O qcow2 -o preallocation=metadata disk d.img"]),
+    ("subclusters", "qcow2", &["convert -O qcow2 -o extended_l2=on disk d.img"]),
+    ("version 2", "qcow2", &["convert -O qcow2 -o compat=0.10 disk d.img"]),
+    ("compressed", "qcow2", &["convert -c -O qcow2 disk d.img"]),
+    (
+        "small clusters",
+        "qcow2",
+        &["convert -O qcow2 -o cluster_size=4k,refcount_bits=1 disk d.img"],
+    ),
+    (
+        "large clusters",
+        "qcow2",
+        &["convert -O qcow2 -o cluster_size=2M,lazy_refcounts=on disk d.img"],
+    ),
+    (
+        "overlay",
+        "qcow2",
+        &["convert -O qcow2 disk base.qcow2", "create -q -f qcow2 -b base.qcow2 -F qcow2 d.img"],
+    ),
+];
+
+/// A disk of 160 MiB as its guest left it, in one of the forms.
+fn lived_in(layout: &Layout, form: usize) -> Env {
+    let env = Env::new();
+    layout.make(&env, "disk", mib(160));
+    for command in FORMS[form].2 {
+        env.qemu_img(command);
+    }
+    env
+}
+
+/// The image is sound, and what its guest sees is whole and fills the disk.
+#[track_caller]
+fn is_grown(env: &Env, layout: &Layout, format: &str, bytes: u64) {
+    if format == "qcow2" {
+        env.is_clean("d.img");
+    }
+    env.see(format, "d.img");
+    assert_eq!(fs::metadata(env.path("seen")).expect("a disk").len(), bytes);
+    if layout.data > 0 {
+        env.table_is_sound("seen");
+        let (start, len) = env.partition("seen", layout.data);
+        assert!(start + len + mib(2) > bytes, "{start} {len} of {bytes}");
+    }
+    env.filesystem_is_whole("seen", layout.data);
+}
+
+#[test]
+fn disk_partition_and_filesystem_grow_in_one_command() {
+    let all = Layout::ALL
+        .iter()
+        .enumerate()
+        .flat_map(|(number, layout)| (0..FORMS.len()).map(move |form| (number, layout, form)));
+    // Each form, and each layout at least twice.
+    let sampled =
+        all.filter(|(number, _, form)| whole_matrix() || *number == form % Layout::ALL.len());
+    let cases: Vec<_> = sampled.map(|(_, layout, form)| (layout, form)).collect();
+    each(&cases, |&(layout, form)| {
+        let env = lived_in(layout, form);
+        let (name, format, _) = FORMS[form];
+        let line = format!("d.img --format {format} --size 400M --guest-fs require");
+        let report = env.report(&format!("resize {line}"));
+        let case = format!("{} in {name}: {report:#}", layout.name);
+        assert_eq!(report["changed"], true, "{case}");
+        assert_eq!(report["virtual_size_bytes"], mib(400), "{case}");
+        let growth = &report["growth"];
+        assert_eq!(growth["refusal"], Value::Null, "{case}");
+        let grown = |step: &Value| {
+            let bytes = |field: &str| step[field].as_u64().expect("a size");
+            assert!(bytes("old_size_bytes") < mib(160) + 1, "{case}");
+            assert!(bytes("size_bytes") > mib(370), "{case}");
+            assert_eq!(step["todo"], Value::Null, "{case}");
+        };
+        grown(&growth["filesystem"]);
+        if layout.data > 0 {
+            grown(&growth["partition"]);
+        }
+        is_grown(&env, layout, format, mib(400));
+        let before = fs::read(env.path("d.img")).expect("the image");
+        let again = env.report(&format!("resize {line}"));
+        assert_eq!(again["changed"], false, "{again:#}");
+        assert!(fs::read(env.path("d.img")).expect("the image") == before, "{case}");
+    });
+}
+
+/// The commonest case: somebody grew the disk before, and the guest never saw it.
+#[test]
+fn a_disk_that_is_small_inside_is_filled_up() {
+    let cases: Vec<_> = (0..FORMS.len()).collect();
+    each(&cases, |&form| {
+        let layout = Layout::ALL[form % Layout::ALL.len()];
+        let env = lived_in(&layout, form);
+        let (_, format, _) = FORMS[form];
+        env.qemu_img(&format!("resize -q -f {format} d.img 300M"));
+        let line = format!("ensure d.img --format {format}");
+        // A backing file that is there has to be asked for.
+        let line = match FORMS[form].0 {
+            "overlay" => format!("{line} --backing base.qcow2"),
+            _ => line,
+        };
+        let inside = env.report(&format!("guest d.img --format {format}"));
+        assert!(inside.to_string().contains("would_grow_to_bytes"), "{inside:#}");
+        let report = env.report(&format!("{line} --size 300M"));
+        assert_eq!((&report["action"], &report["changed"]), (&json!("grown"), &json!(true)));
+        assert_eq!(report["old_virtual_size_bytes"], report["virtual_size_bytes"]);
+        is_grown(&env, &layout, format, mib(300));
+        for size in ["", "--size 300M"] {
+            let report = env.report(&format!("{line} {size}"));
+            assert_eq!(
+                (&report["action"], &report["changed"]),
+                (&json!("unchanged"), &json!(false))
+            );
+        }
+        let inside = env.report(&format!("guest d.img --format {format}"));
+        assert!(!inside.to_string().contains("would_grow_to_bytes"), "{inside:#}");
+    });
+}
+
+#[test]
+fn growing_again_and_again_leaves_everything_whole() {
+    let env = lived_in(&Layout::BOOT2DOCKER, 1);
+    for (size, bytes) in
+        [("400M", mib(400)), ("1G", mib(1024)), ("3G", mib(3072)), ("9G", mib(9216))]
+    {
+        env.report(&format!("resize d.img --format qcow2 --size {size} --guest-fs require"));
+        is_grown(&env, &Layout::BOOT2DOCKER, "qcow2", bytes);
+    }
+}
+
+/// What may not be touched: a name, and what makes it so of the raw disk `disk`.
+type Spoiled = (&'static str, fn(&Env));
+
+/// Changes a field of the superblock, with its checksum.
+fn set_field(env: &Env, field: &str, value: &str) {
+    let layout = Layout::BOOT2DOCKER;
+    let (start, _) = env.partition("disk", layout.data);
+    let request = format!("set_super_value {field} {value}");
+    let place = format!("disk?offset={start}");
+    env.system("debugfs", &["-w", "-R", &request, &place]).exits(0);
+}
+
+fn set_type(env: &Env, partition: &str, kind: &str) {
+    env.system("sfdisk", &["-q", "--no-tell-kernel", "--part-type", "disk", partition, kind])
+        .exits(0);
+}
+
+fn retable(env: &Env, layout: &str) {
+    let script = format!("label: gpt\n{layout}\n");
+    env.write("script", script);
+    let line = "PATH=/usr/sbin:/sbin:$PATH sfdisk -q --no-tell-kernel --wipe never disk < script";
+    env.run("sh", ["-c", line]).exits(0);
+}
+
+const SPOILED: &[Spoiled] = &[
+    ("needs_recovery", |env| set_field(env, "feature_incompat", "0x46")),
+    ("unclean", |env| set_field(env, "state", "0")),
+    ("errors", |env| set_field(env, "state", "3")),
+    ("orphans", |env| set_field(env, "last_orphan", "12")),
+    ("luks", |env| set_type(env, "1", "CA7D7CCB-63ED-4C53-861C-1742536059CC")),
+    ("lvm", |env| set_type(env, "1", "E6D6D379-F507-44C2-A23C-238F2A3DF928")),
+    ("partition_not_last", |env| {
+        retable(
+            env,
+            "disk1 : start=43008, size=200000, type=linux\ndisk2 : start=260000, type=swap",
+        );
+        let place = env.path("disk");
+        let line = "PATH=/usr/sbin:/sbin:$PATH mkswap -q -U clear -o 0 swap && dd if=swap of=\"$0\" bs=512 seek=260000 conv=notrunc status=none";
+        fs::write(env.path("swap"), vec![0; 1 << 20]).expect("a file");
+        let line = line.replace("-o 0 ", "");
+        env.run("sh", ["-c", &line, place.to_str().expect("a path")]).exits(0);
+    }),
+    ("damaged_primary_gpt", |env| env.patch("disk", 512 + 60, &[0xFF])),
+    ("unsupported_contents", |env| {
+        let (start, _) = env.partition("disk", 1);
+        env.patch("disk", start, b"XFSB");
+        env.patch("disk", start + 1024, &[0; 1024]);
+    }),
+];
+
+/// With `auto` the disk alone grows, and the report says why and what to type in the guest; with
+/// `require` nothing is changed.
+#[test]
+fn what_may_not_be_touched_is_left_alone() {
+    let formats = [("raw", "convert -O raw disk d.img"), ("qcow2", "convert -O qcow2 disk d.img")];
+    let cases: Vec<_> =
+        SPOILED.iter().flat_map(|spoiled| formats.map(|format| (spoiled, format))).collect();
+    each(&cases, |&((name, spoil), (format, convert))| {
+        let env = Env::new();
+        Layout::BOOT2DOCKER.make(&env, "disk", mib(160));
+        spoil(&env);
+        env.qemu_img(convert);
+        env.see(format, "d.img");
+        let (inside, file) =
+            (fs::read(env.path("seen")).expect("a disk"), fs::read(env.path("d.img")));
+        let line = format!("resize d.img --format {format} --size 200M");
+        let error = env.fails(&format!("{line} --guest-fs require"), 1, "guest_refused");
+        assert_eq!(error["data"]["changed"], false);
+        assert!(
+            fs::read(env.path("d.img")).expect("the image") == file.expect("the image"),
+            "{name}"
+        );
+        let report = env.report(&line);
+        let growth = &report["growth"];
+        assert_eq!(report["virtual_size_bytes"], mib(200), "{report:#}");
+        let refusal = growth["refusal"]["name"].as_str().unwrap_or_default().to_owned();
+        println!("{name}: {refusal}: {}", growth["refusal"]["message"]);
+        assert!(!refusal.is_empty(), "{name}: {growth:#}");
+        for step in ["partition", "filesystem"] {
+            assert_eq!(growth[step]["old_size_bytes"], growth[step]["size_bytes"], "{growth:#}");
+        }
+        env.see(format, "d.img");
+        let seen = fs::read(env.path("seen")).expect("a disk");
+        assert!(seen[..inside.len()] == inside && seen[inside.len()..].iter().all(|&b| b == 0));
+        let text = env.vmdisk(&format!("guest d.img --format {format}")).exits(0).stdout;
+        assert!(text.contains("would not grow"), "{text}");
+    });
+}
+
+/// A machine that crashed must start again: where there is nothing to gain, it is all the same
+/// what its filesystem is like.
+#[test]
+fn an_unclean_filesystem_that_fills_its_disk_is_no_obstacle() {
+    let env = Env::new();
+    Layout::BOOT2DOCKER.make(&env, "disk", mib(160));
+    set_field(&env, "feature_incompat", "0x46");
+    env.qemu_img("convert -O raw disk d.raw");
+    for how in ["require", "auto"] {
+        let report = env.report(&format!("ensure d.raw --size 160M --guest-fs {how}"));
+        assert_eq!(report["action"], "unchanged", "{report:#}");
+        assert_eq!(report["growth"]["refusal"], Value::Null, "{report:#}");
+    }
+    env.fails("ensure d.raw --size 200M --guest-fs require", 1, "guest_refused");
+    assert_eq!(
+        env.report("guest d.raw")["partition_table"]["partitions"][0]["filesystem"]["clean"],
+        false
+    );
+}
+
+#[test]
+fn off_leaves_what_is_inside_alone_and_is_not_looked_at() {
+    let env = lived_in(&Layout::MINIKUBE, 0);
+    let before = fs::read(env.path("d.img")).expect("the disk");
+    let report = env.report("resize d.img --format raw --size 400M --guest-fs off");
+    assert_eq!(report["growth"], Value::Null);
+    let after = fs::read(env.path("d.img")).expect("the disk");
+    assert!(after[..before.len()] == before);
+    env.fails(
+        "resize d.img --format raw --size 400M --guest-fs off --restore-gpt",
+        2,
+        "incompatible_options",
+    );
+    let shrunk = env.report("resize d.img --format raw --size 160M --shrink");
+    assert_eq!(shrunk["growth"], Value::Null);
+}
+
+#[test]
+fn a_damaged_gpt_is_restored_when_that_is_asked_for() {
+    let env = lived_in(&Layout::BOOT2DOCKER, 0);
+    env.patch("d.img", 512 + 60, &[0xFF]);
+    let report = env.report("resize d.img --format raw --size 400M --restore-gpt");
+    assert_eq!(report["growth"]["refusal"], Value::Null, "{report:#}");
+    is_grown(&env, &Layout::BOOT2DOCKER, "raw", mib(400));
+}
+
+/// A disk that nobody formatted yet has nothing that could stay small.
+#[test]
+fn a_payload_waits_for_its_guest_and_nothing_else() {
+    let env = Env::new();
+    for (path, flags) in [("d.qcow2", ""), ("d.raw", "")] {
+        env.report(&format!("create {path} --size 64M {flags}"));
+        let report = env.report(&format!("resize {path} --size 128M --guest-fs require"));
+        assert_eq!(report["growth"], json!({"contents": "payload"}));
+        let inside = env.report(&format!("guest {path}"));
+        assert_eq!(inside["contents"], "payload");
+        assert_eq!(inside["partition_table"], Value::Null);
+    }
+}
+
+/// What hyperkit's reader cannot take does not come in by growing: where an entry says zero, it
+/// destroys the image.
+#[test]
+fn a_disk_for_hyperkit_stays_one() {
+    let env = Env::new();
+    Layout::BOOT2DOCKER.make(&env, "disk", mib(160));
+    env.report("create d.qcow2 --preset hyperkit --size 300M --guest none");
+    let image = Image::open(env.path("d.qcow2"), &OpenOptions::to_write()).expect("the image");
+    for (number, chunk) in fs::read(env.path("disk")).expect("the disk").chunks(1 << 20).enumerate()
+    {
+        if !is_zero(chunk) {
+            image.write_at((number as u64) << 20, chunk).expect("a write");
+        }
+    }
+    // Where the filesystem will have its tables, there is something else.
+    for at in (mib(160)..mib(300)).step_by(1 << 20) {
+        image.write_at(at, &vec![b'x'; 1 << 20]).expect("a write");
+    }
+    image.close().expect("the end");
+    let rules = || {
+        let report = env.vmdisk("check d.qcow2 --for hyperkit --json").json();
+        report["for"]["broken"].to_string()
+    };
+    let before = rules();
+    let report = env.report("resize d.qcow2 --size 300M --guest-fs require");
+    assert_eq!(report["changed"], true);
+    assert_eq!(rules(), before);
+    env.see("qcow2", "d.qcow2");
+    env.filesystem_is_whole("seen", 1);
+}
+
+#[test]
+fn a_guest_is_described() {
+    let env = lived_in(&Layout::BOOT2DOCKER, 1);
+    let report = env.report("guest d.img --format qcow2");
+    let table = &report["partition_table"];
+    assert_eq!((&report["contents"], &table["kind"]), (&json!("gpt"), &json!("gpt")));
+    let data = &table["partitions"][0];
+    let filesystem = &data["filesystem"];
+    assert_eq!(data["type"], "linux");
+    assert_eq!(filesystem["label"], "boot2docker-data");
+    assert_eq!(filesystem["clean"], true);
+    let bytes = |field: &str| filesystem[field].as_u64().expect("a size");
+    assert_eq!(bytes("used_bytes") + bytes("free_bytes"), bytes("size_bytes"));
+    assert!(bytes("used_bytes") > 4_000_000);
+    assert_eq!(table["partitions"][1]["type"], "swap");
+    let text = env.vmdisk("guest d.img --format qcow2").exits(0).stdout;
+    assert!(text.contains("ext4 'boot2docker-data'") && text.contains("clean"), "{text}");
+}
