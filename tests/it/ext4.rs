@@ -762,3 +762,32 @@ fn a_corrupted_filesystem_is_refused_or_grows_as_sound_as_it_was() {
     println!("{refused} of {count} refused");
     assert!(refused > count / 2 && refused < count, "{refused} of {count} refused");
 }
+
+#[test]
+fn all_that_was_reserved_for_descriptors_can_be_used() {
+    let features = [
+        "-t ext4 -O ^64bit",
+        "-t ext4 -O ^metadata_csum",
+        "-t ext4 -O metadata_csum_seed -I 1024",
+        "-t ext3",
+    ];
+    each(&features, |features| {
+        let env = Env::new();
+        env.e2(&format!("mke2fs -F -q {features} -b 1024 -E resize=400000 disk 20M")).exits(0);
+        env.copied("disk", "theirs");
+        let refusal = env.growth("disk", 20 * MIB, 20 * GIB).expect_err("a refusal");
+        let Refusal::ReservationExhausted { limit_bytes } = refusal else { panic!("{refusal}") };
+        assert!(limit_bytes >= 400_000 * KIB, "{limit_bytes}");
+        for len in [150 * MIB, limit_bytes, limit_bytes + 4096] {
+            let growth = env.grow_to("disk", len, len);
+            env.fsck_is_content("disk", features);
+            assert!(growth.new_size_bytes <= limit_bytes);
+            set_len(&env.path("theirs"), len);
+            env.e2("resize2fs -f theirs").exits(0);
+            alike(&env.counts("disk"), &env.counts("theirs"), features);
+        }
+        assert_eq!(env.counts("disk").get("Reserved GDT blocks"), None);
+        let refusal = env.growth("disk", limit_bytes, limit_bytes + 9 * MIB).expect_err("no room");
+        assert_eq!(refusal, Refusal::ReservationExhausted { limit_bytes });
+    });
+}

@@ -1,8 +1,8 @@
 //! The checksums of metadata (kernel `Documentation/filesystems/ext4/checksums.rst`).
 
 use crc::{Algorithm, CRC_16_MODBUS, Crc, Table};
+use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
-use zerocopy::{FromZeros, IntoBytes};
 
 /// CRC-32C as the kernel has it: nothing is inverted at the end.
 const CASTAGNOLI: Algorithm<u32> = Algorithm {
@@ -106,9 +106,8 @@ pub(super) fn low(checksum: u32) -> u16 {
 
 /// The lower and the upper half.
 pub(super) fn halves(word: u32) -> (u16, u16) {
-    let mut halves = [zerocopy::little_endian::U16::new_zeroed(); 2];
-    halves.as_mut_bytes().copy_from_slice(U32::new(word).as_bytes());
-    (halves[0].get(), halves[1].get())
+    let half = |word: u32| u16::try_from(word & 0xFFFF).unwrap_or(0);
+    (half(word), half(word >> 16))
 }
 
 #[cfg(test)]

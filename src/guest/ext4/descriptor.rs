@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use super::Refusal;
 use super::checksum::{Checksums, halves, low};
 use super::geometry::Geometry;
-use super::superblock::split;
+use super::superblock::{joined, split};
 use crate::block::BlockDevice;
 use crate::error::Result;
 
@@ -187,10 +187,6 @@ impl Descriptor {
             () => None,
         }
     }
-}
-
-fn joined(low: U32, high: U32) -> u64 {
-    u64::from(high.get()) << 32 | u64::from(low.get())
 }
 
 /// The descriptors of all groups.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use zerocopy::little_endian::{U16, U32};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::checksum::{Checksums, of_superblock};
+use super::checksum::{Checksums, low, of_superblock};
 use super::features::{Features, incompat, ro_compat};
 use super::geometry::Geometry;
 use crate::block::BlockDevice;
@@ -192,8 +192,8 @@ impl RawSuperblock {
     pub(super) fn copy_for(&self, group: u32) -> Arc<[u8]> {
         let mut raw = self.clone();
         if group > 0 {
-            // Bits that do not fit are dropped by everybody.
-            raw.block_group_nr = group_number(group);
+            // The field has 16 bits: of a larger number, everybody writes the lower half.
+            raw.block_group_nr = U16::new(low(group));
             raw.state = U16::new(raw.state.get() & !STATE_VALID);
             raw.seal();
         }
@@ -201,17 +201,8 @@ impl RawSuperblock {
     }
 }
 
-/// `s_block_group_nr`: the lower half of the number of a group.
-fn group_number(group: u32) -> U16 {
-    let mut number = U16::new_zeroed();
-    let bytes = U32::new(group);
-    if let Some(half) = bytes.as_bytes().first_chunk::<2>() {
-        number = U16::from_bytes(*half);
-    }
-    number
-}
-
-fn joined(low: U32, high: U32) -> u64 {
+/// A number from its halves.
+pub(super) fn joined(low: U32, high: U32) -> u64 {
     u64::from(high.get()) << 32 | u64::from(low.get())
 }
 

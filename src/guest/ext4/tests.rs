@@ -103,3 +103,25 @@ fn a_label_is_told_without_loss() {
         assert_eq!(read.uuid().to_string(), "abababab-abab-abab-abab-abababababab");
     }
 }
+
+#[test]
+fn what_was_written_is_found_in_a_few_runs() {
+    const STEP: u64 = 64 << 10;
+    let mut bytes = vec![0; 10 * STEP as usize];
+    // The end of a step and the beginning of the next; one that stands alone; the last byte.
+    for at in [100 + STEP - 1, 100 + STEP, 100 + 4 * STEP, 10 * STEP - 1] {
+        bytes[at as usize] = 1;
+    }
+    let device = MemoryDevice::new(bytes);
+    let found = |start: u64, end: u64| {
+        let mut runs = Vec::new();
+        super::zeros::find_written(&device, start..end, |at, len| runs.push((at, len))).unwrap();
+        runs
+    };
+    let last = 100 + 9 * STEP;
+    let runs = [(100, 2 * STEP), (100 + 4 * STEP, STEP), (last, 10 * STEP - last)];
+    assert_eq!(found(100, u64::MAX), runs);
+    assert_eq!(found(100 + 2 * STEP, 100 + 4 * STEP), []);
+    assert_eq!(found(10 * STEP, 20 * STEP), []);
+    assert_eq!(found(30 * STEP, 40 * STEP), []);
+}
