@@ -3,7 +3,7 @@ BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
 VERBS = create ensure resize info guest inspect check salvage capabilities rpc schema completions man
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: demo test go-test check lint matrix bench fuzz install release
+.PHONY: demo test go-test check lint matrix grow-test bench fuzz install release
 
 demo: release ## Create a boot2docker disk, grow it, look at it
 	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
@@ -28,7 +28,7 @@ go-test: export GOPROXY = off
 go-test: ## The Go client against the program
 	cargo test --quiet --locked --no-run --test it # The program as the other tests have it.
 	@unformatted=$$(gofmt -l integration/go); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
-	cd integration/go && go vet ./... && go test -count=1 $$(command -v gcc >/dev/null && echo -race) ./...
+	cd integration/go && go vet ./.PHONY: demo test go-test check lint matrix grow-test bench&& go test -count=1 $$(command -v gcc >/dev/null && echo -race) ./...
 
 lint:
 	cargo fmt --check
@@ -40,6 +40,10 @@ lint:
 matrix: ## The whole matrix against qemu-img, not the sample that `test` runs
 	@integration/test-tools.sh
 	VMDISK_MATRIX=full cargo $(NEXTEST) --locked --release --test it
+
+grow-test: ## All of what `test` samples of growing what is inside: hundreds of disks, formats and stops
+	@integration/test-tools.sh
+	VMDISK_MATRIX=full cargo $(NEXTEST) --locked --release --test it -- growth:: ext4:: journal:: partitions::
 
 bench: release ## Against qemu-img and the floor, in one run
 	@integration/test-tools.sh

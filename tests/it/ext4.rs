@@ -23,7 +23,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// What `mke2fs` is told, from what e2fsprogs makes today to what it and its like made long ago.
-const FEATURES: &[&str] = &[
+pub(crate) const FEATURES: &[&str] = &[
     "-t ext4",
     "-t ext4",
     "-t ext4 -O metadata_csum_seed,orphan_file",

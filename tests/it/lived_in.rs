@@ -62,6 +62,11 @@ impl Layout {
 
     /// Makes the raw disk `disk` so long, with files, which stay in the folder `files` too.
     pub(crate) fn make(&self, env: &Env, disk: &str, bytes: u64) {
+        self.make_with(env, disk, bytes, self.features);
+    }
+
+    /// The same, with another filesystem.
+    pub(crate) fn make_with(&self, env: &Env, disk: &str, bytes: u64, features: &[&str]) {
         File::create(env.path(disk)).and_then(|file| file.set_len(bytes)).expect("a sparse file");
         if let Some((label, partitions)) = self.table {
             let script = format!("label: {label}\n{}\n", partitions.join("\n"));
@@ -72,7 +77,7 @@ impl Layout {
         let (start, len) = env.partition(disk, self.data);
         let (offset, size) = (format!("offset={start}"), format!("{}k", len >> 10));
         let args = ["-q", "-F", "-d", "files", "-E", &offset, "-L", "boot2docker-data"];
-        env.system("mke2fs", &[&args, self.features, &[disk, &size]].concat()).exits(0);
+        env.system("mke2fs", &[&args, features, &[disk, &size]].concat()).exits(0);
     }
 }
 
