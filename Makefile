@@ -28,7 +28,7 @@ go-test: export GOPROXY = off
 go-test: ## The Go client against the program
 	cargo test --quiet --locked --no-run --test it # The program as the other tests have it.
 	@unformatted=$$(gofmt -l integration/go); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
-	cd integration/go && go vet ./.PHONY: demo test go-test check lint matrix grow-test bench&& go test -count=1 $$(command -v gcc >/dev/null && echo -race) ./...
+	cd integration/go && go vet ./... && go test -count=1 $$(command -v gcc >/dev/null && echo -race) ./...
 
 lint:
 	cargo fmt --check
