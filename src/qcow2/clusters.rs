@@ -1,7 +1,7 @@
 //! Which host clusters something refers to, so that no two things claim one.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::entry::{L1Entry, RefcountTableEntry};
 use super::error::{FormatError, Problem};
@@ -55,6 +55,28 @@ impl UsedClusters {
             return Err(Problem::UsedTwice { offset, owner }.into_error());
         }
         *word |= bit;
+        Ok(())
+    }
+
+    /// Marks the clusters of a run, each for the first time, wherever they lie.
+    pub(super) fn add_run(&mut self, owner: &'static str, run: Range<HostCluster>) -> Result<()> {
+        let mut at = run.start.get();
+        while at < run.end.get() {
+            // As far as one word of bits goes.
+            let end = (at | 63).saturating_add(1).min(run.end.get());
+            let bits = u64::MAX >> 64u64.saturating_sub(end.saturating_sub(at)).min(63);
+            let group = self.groups.entry(at >> 12).or_insert_with(|| Box::new([0; 64]));
+            let (word, first) = place(at);
+            let bits = bits << first.trailing_zeros();
+            match group.get_mut(word) {
+                Some(word) if *word & bits == 0 => *word |= bits,
+                // One of them is somebody's: that one is told.
+                _ => {
+                    (at..end).try_for_each(|cluster| self.add(owner, HostCluster::new(cluster)))?
+                }
+            }
+            at = end;
+        }
         Ok(())
     }
 
@@ -115,4 +137,34 @@ impl UsedClusters {
 fn place(cluster: u64) -> (usize, u64) {
     let word = usize::try_from(cluster >> 6 & 63).unwrap_or_default();
     (word, 1u64 << (cluster & 63))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::qcow2::geometry::{ClusterBits, RefcountOrder};
+
+    proptest! {
+        /// A run is its clusters, and one that is somebody's already is told, whichever it is.
+        #[test]
+        fn runs_are_their_clusters(runs in prop::collection::vec((0u64..9000, 0u64..5000), 1..6)) {
+            let (bits, order) = (ClusterBits::new(16).unwrap(), RefcountOrder::new(4).unwrap());
+            let geometry = Geometry::new(bits, order, false).unwrap();
+            let (mut at_once, mut singly) =
+                (UsedClusters::new(geometry, 0), UsedClusters::new(geometry, 0));
+            for (start, len) in runs {
+                let run = HostCluster::new(start)..HostCluster::new(start + len);
+                let one_by_one = (start..start + len)
+                    .try_for_each(|cluster| singly.add("data", HostCluster::new(cluster)));
+                let added = at_once.add_run("data", run);
+                let told = |result: Result<()>| result.map_err(|error| error.to_string());
+                let failed = one_by_one.is_err();
+                prop_assert_eq!(told(added), told(one_by_one));
+                if failed { break }
+                prop_assert!(at_once.iter().eq(singly.iter()));
+            }
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Reference counts of host clusters, found through the refcount table, one block in memory at a
 //! time.
 
+use std::ops::Range;
+
 use super::entry::RefcountTableEntry;
 use super::error::Problem;
 use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
@@ -49,6 +51,23 @@ impl<'a> Refcounts<'a> {
         let index = self.geometry.index_in_refblock(cluster);
         let block = self.load(self.geometry.refblock_index(cluster))?;
         Ok(block.map_or(0, |loaded| loaded.block.get(index)))
+    }
+
+    /// Whether every cluster of a run is counted once.
+    pub(super) fn are_ones(&mut self, run: &Range<HostCluster>) -> Result<bool> {
+        let geometry = self.geometry;
+        let mut first = run.start;
+        while first < run.end {
+            let index = geometry.refblock_index(first);
+            let block = geometry.first_cluster_of_refblock(index);
+            let end = geometry.first_cluster_of_refblock(index.saturating_add(1)).min(run.end);
+            let places = (first - block).get()..(end - block).get();
+            if !self.load(index)?.is_some_and(|loaded| loaded.block.are_ones(places)) {
+                return Ok(false);
+            }
+            first = end;
+        }
+        Ok(true)
     }
 
     /// Takes one reference away and returns how many are left.

@@ -1,7 +1,7 @@
 //! Tables of 64-bit big-endian words: the L1 table, the refcount table, and L2 tables.
 
 use super::entry::{L1Entry, L2Entry, RefcountTableEntry};
-use super::geometry::{ENTRY_SIZE, Geometry, HostOffset};
+use super::geometry::{ClusterCount, ENTRY_SIZE, Geometry, HostOffset};
 use super::header::Header;
 use crate::error::Result;
 use crate::host::storage::{Storage, read_exact_at, read_padded_at};
@@ -53,7 +53,42 @@ pub(super) struct L2Table {
     entry_size: usize,
 }
 
+/// Entries of an L2 table that are alike, each with the cluster behind that of the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EntryRun {
+    /// The first of them.
+    pub(super) entry: L2Entry,
+    /// How many there are.
+    pub(super) clusters: u64,
+}
+
+impl EntryRun {
+    /// The entry at `index` of the run.
+    pub(super) fn get(self, index: u64, geometry: Geometry) -> L2Entry {
+        let ahead = geometry.bytes_of(ClusterCount::new(index));
+        L2Entry { word: self.entry.word.wrapping_add(ahead), ..self.entry }
+    }
+
+    /// Its entries, one by one.
+    pub(super) fn entries(self, geometry: Geometry) -> impl Iterator<Item = L2Entry> {
+        (0..self.clusters).map(move |index| self.get(index, geometry))
+    }
+}
+
 impl L2Table {
+    /// The entries that are not empty, in runs, each with its place in the table.
+    pub(super) fn runs(&self, geometry: Geometry) -> impl Iterator<Item = (u64, EntryRun)> {
+        let mut entries = (0..).zip(self.entries()).peekable();
+        std::iter::from_fn(move || {
+            let (index, entry) = entries.find(|(_, entry)| !entry.is_empty())?;
+            let mut run = EntryRun { entry, clusters: 1 };
+            while entries.next_if(|(_, next)| *next == run.get(run.clusters, geometry)).is_some() {
+                run.clusters = run.clusters.saturating_add(1);
+            }
+            Some((index, run))
+        })
+    }
+
     pub(super) fn empty(geometry: Geometry) -> Self {
         Self::of(vec![0; geometry.cluster_len()], geometry)
     }

@@ -8,25 +8,8 @@ use super::scan::Scan;
 use crate::error::Result;
 use crate::qcow2::entry::{CompressedRange, L1Entry, L2Entry, Mapping};
 use crate::qcow2::error::Problem;
-use crate::qcow2::geometry::{
-    ClusterCount, ENTRY_SIZE, Geometry, GuestCluster, GuestOffset, HostOffset,
-};
-use crate::qcow2::table::{L2Table, read_l1};
-
-/// Entries of an L2 table that are alike, each with the cluster behind that of the one before.
-#[derive(Debug, Clone, Copy)]
-struct EntryRun {
-    entry: L2Entry,
-    clusters: u64,
-}
-
-impl EntryRun {
-    /// The entry at `index` of the run.
-    fn get(self, index: u64, geometry: Geometry) -> L2Entry {
-        let ahead = geometry.bytes_of(ClusterCount::new(index));
-        L2Entry { word: self.entry.word.wrapping_add(ahead), ..self.entry }
-    }
-}
+use crate::qcow2::geometry::{ClusterCount, ENTRY_SIZE, GuestCluster, GuestOffset, HostOffset};
+use crate::qcow2::table::{EntryRun, L2Table, read_l1};
 
 impl Scan<'_> {
     /// The active L1 table, its entries counted.
@@ -124,15 +107,7 @@ impl Scan<'_> {
         if at.plus_bytes(geometry.cluster_size()).get() > self.file_len {
             self.record(Finding::CutShort { to, file_len: self.file_len });
         }
-        let mut entries = (0..).zip(table.entries()).peekable();
-        while let Some((index, entry)) = entries.next() {
-            if entry.is_empty() {
-                continue;
-            }
-            let mut run = EntryRun { entry, clusters: 1 };
-            while entries.next_if(|(_, next)| *next == run.get(run.clusters, geometry)).is_some() {
-                run.clusters = run.clusters.saturating_add(1);
-            }
+        for (index, run) in table.runs(geometry) {
             let at = entry_offset(at, index, geometry.l2_entry_size());
             self.run(at, run, times, first.map(|first| first + ClusterCount::new(index)));
         }

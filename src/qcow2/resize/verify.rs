@@ -9,7 +9,7 @@ use crate::qcow2::error::{FormatError, Problem};
 use crate::qcow2::geometry::{ClusterCount, HostCluster};
 use crate::qcow2::open::Qcow2;
 use crate::qcow2::refcounts::Refcounts;
-use crate::qcow2::table::L2Table;
+use crate::qcow2::table::{EntryRun, L2Table};
 use crate::task::Task;
 
 impl Qcow2 {
@@ -42,8 +42,8 @@ impl Qcow2 {
         let kept: Vec<_> = survey.kept_tables().collect();
         for entry in kept {
             task.check()?;
-            for entry in self.table_of(entry)?.entries() {
-                claim(&mut refcounts, survey, entry)?;
+            for (_, run) in self.table_of(entry)?.runs(geometry) {
+                claim_run(&mut refcounts, survey, run)?;
             }
         }
         let edge = survey.edge.take();
@@ -55,8 +55,8 @@ impl Qcow2 {
         survey.edge = edge;
         for entry in dropped {
             task.check()?;
-            for entry in self.table_of(entry)?.entries() {
-                claim(&mut refcounts, survey, entry)?;
+            for (_, run) in self.table_of(entry)?.runs(geometry) {
+                claim_run(&mut refcounts, survey, run)?;
             }
         }
         Ok(end)
@@ -69,6 +69,22 @@ impl Qcow2 {
             None => Ok(L2Table::empty(geometry)),
         }
     }
+}
+
+/// The same of entries whose clusters lie in a row, by far the most of a disk that was laid out at
+/// once: at once, where nothing is unusual about them.
+fn claim_run(refcounts: &mut Refcounts<'_>, survey: &mut Survey, run: EntryRun) -> Result<()> {
+    let geometry = survey.header.geometry;
+    let last = run.get(run.clusters.saturating_sub(1), geometry);
+    let host = |entry| survey.header.mapping(entry).ok().and_then(Mapping::host_cluster);
+    if let (Some(first), Some(last)) = (host(run.entry), host(last)) {
+        let end = geometry.host_cluster(last.offset) + ClusterCount::new(1);
+        let clusters = geometry.host_cluster(first.offset)..end;
+        if refcounts.are_ones(&clusters)? {
+            return survey.claimed.add_run("data cluster", clusters);
+        }
+    }
+    run.entries(geometry).try_for_each(|entry| claim(refcounts, survey, entry))
 }
 
 /// What the entry refers to must be counted, and nobody else's.
