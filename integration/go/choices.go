@@ -166,7 +166,8 @@ type JournalState string
 const (
 	// JournalPending is what the next that opens the disk to write to it completes.
 	JournalPending JournalState = "pending"
-	// JournalStale is what does not fit the disk, or cannot be read: nobody writes to the disk while
-	// it is there.
+	// JournalStale is what does not fit the disk: nobody writes to the disk while it is there.
 	JournalStale JournalState = "stale"
+	// JournalUnknown is what could not be read, or whose disk could not.
+	JournalUnknown JournalState = "unknown"
 )

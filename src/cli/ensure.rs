@@ -42,7 +42,7 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::WouldShrink => Some("ask for the size that it has, or shrink it with resize"),
         ErrorKind::Exists => Some("ask for what is there, or remove the disk to have a new one"),
-        ErrorKind::GuestRefused => Some(resize::GROW_ANYWAY),
+        ErrorKind::GuestRefused | ErrorKind::HasDependents => Some(resize::GROW_ANYWAY),
         ErrorKind::GuestNotEmpty => Some("pass --overwrite-guest to write over it all the same"),
         _ => None,
     }

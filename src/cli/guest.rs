@@ -59,6 +59,12 @@ fn text(report: &InsideReport) -> String {
     if let Some(refusal) = &report.refusal {
         text.push_str(&format!("  would not grow: {}\n", refusal.message));
     }
+    if let Some(journal) = &report.journal {
+        let reason = journal.reason.as_ref().map(|reason| format!(": {reason}"));
+        let (path, state) = (&journal.path, journal.state);
+        let reason = reason.unwrap_or_default();
+        text.push_str(&format!("  interrupted: the journal {path} is {state}{reason}\n"));
+    }
     if report.in_use {
         text.push_str("  note: in use: what is told may be out of date already\n");
     }

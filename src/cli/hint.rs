@@ -30,7 +30,8 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
              with --trust full; a name that is no file is never followed"
         }
         ErrorKind::JournalStale => {
-            "check the file system from inside of the guest, then delete the journal by hand"
+            "check the filesystem where it is not mounted (e2fsck -f), then delete the journal by \
+             hand: the disk was used since it was written"
         }
         ErrorKind::NoSpace if error.is_file_too_large() => {
             "choose a smaller size, or a folder on a file system with larger files"

@@ -15,8 +15,9 @@ use crate::units::ByteSize;
 
 /// Grow a disk and what is inside, or shrink it
 ///
-/// The last partition and the ext4 filesystem in it grow with the disk, or to the size that it
-/// has already. What is added reads as zeros. A crash leaves the old disk or the new one.
+/// The last partition and the ext2, ext3 or ext4 filesystem in it grow with the disk, or to the size
+/// that it has already. What is added reads as zeros. A crash leaves the old disk or the new one; of
+/// a raw disk, with a journal beside it (DISK.vmdisk-journal), from which the next call finishes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vmdisk resize m.qcow2 --size 40G
@@ -85,14 +86,14 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
         ErrorKind::WouldShrink => {
             Some("pass --shrink to cut the disk: what its guest has behind the new end is lost")
         }
-        ErrorKind::GuestRefused => Some(GROW_ANYWAY),
+        ErrorKind::GuestRefused | ErrorKind::HasDependents => Some(GROW_ANYWAY),
         _ => None,
     }
 }
 
 /// What to do where what is inside has to grow and cannot.
-pub(super) const GROW_ANYWAY: &str =
-    "with --guest-fs auto the disk alone grows, and the report has the commands for its guest";
+pub(super) const GROW_ANYWAY: &str = "with --guest-fs auto the disk alone grows, and the report has what to type in its guest, where \
+     that is known";
 
 /// The report as people read it.
 pub(super) fn text(report: &ResizeReport) -> String {
@@ -100,6 +101,7 @@ pub(super) fn text(report: &ResizeReport) -> String {
     let new = ByteSize::from_bytes(report.virtual_size_bytes);
     let mut text = match new.cmp(&old) {
         Ordering::Less => format!("Shrank {}: {old} -> {new}", report.path),
+        Ordering::Equal if report.changed => format!("Filled {}: {new}", report.path),
         Ordering::Equal => format!("{} has {new} already", report.path),
         Ordering::Greater => format!("Grew {}: {old} -> {new}", report.path),
     };
@@ -134,6 +136,9 @@ pub(super) fn growth(report: Option<&GrowthReport>) -> String {
     }
     if let Some(refusal) = &report.refusal {
         lines.push(format!("what is inside was left alone: {}", refusal.message));
+        if refusal.name == "damaged_primary_gpt" {
+            lines.push("vmdisk resize --restore-gpt makes it anew from its backup".to_owned());
+        }
     }
     lines.iter().map(|line| format!("  {line}\n")).collect()
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 /// When an edit may be written where all of them cannot become true at once, first to last: each
-/// stage is on the medium before the next one begins. Between any two writes of them a guest may
-/// start on the disk: what it uses is as it was, or as it is to be.
+/// stage is on the medium before the next one begins. Between any two of their writes a guest may
+/// start on the disk: what it uses is as it was, or as it is to be. (A write is one edit. What a
+/// medium tears in the midst of it is for whoever owns the disk to mend.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// What nothing refers to that a guest uses: unseen until a later stage.
@@ -12,6 +13,8 @@ pub enum Stage {
     /// What describes the new room of a filesystem, in blocks that it kept for that: what spoke of
     /// these is gone with the stage before.
     Descriptors,
+    /// The backup of a partition table, where it stays in its place.
+    BackupTable,
     /// The partition table.
     Partitions,
     /// What makes a filesystem's new size true.

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::edit::Edits;
 use super::ext4::{self, Filesystem};
+use super::foreign;
 use super::partitions::{self, GrowthRequest, Partition, Reading, Table};
 use super::{Contents, FilesystemKind, PartitionTableKind, identify};
 use crate::block::{BlockDevice, Slice};
@@ -15,7 +16,7 @@ const DATA_LABEL: &str = "boot2docker-data";
 
 /// How far what is inside is to grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InsideRequest {
+pub struct FillRequest {
     /// The size that the disk is going to have, or has already, in bytes.
     pub disk_bytes: u64,
     /// Whether a damaged GPT at the start of the disk may be made anew from its backup.
@@ -77,6 +78,8 @@ pub enum Refusal {
     Filesystem(ext4::Refusal),
     /// Something that only the guest can make larger.
     Unsupported(Contents),
+    /// The filesystem is a part of something that keeps what it is at the end of its place.
+    Member(&'static str),
 }
 
 impl Refusal {
@@ -86,6 +89,7 @@ impl Refusal {
             Refusal::Partitions(refusal) => refusal.name(),
             Refusal::Filesystem(refusal) => refusal.name(),
             Refusal::Unsupported(_) => "unsupported_contents",
+            Refusal::Member(_) => "member_of_array",
         }
     }
 
@@ -102,6 +106,7 @@ impl fmt::Display for Refusal {
             Refusal::Partitions(refusal) => refusal.fmt(f),
             Refusal::Filesystem(refusal) => refusal.fmt(f),
             Refusal::Unsupported(contents) => write!(f, "{contents} grows in its guest alone"),
+            Refusal::Member(of) => write!(f, "the filesystem is a part of {of}"),
         }
     }
 }
@@ -112,7 +117,20 @@ impl InsideGrowth {
     ///
     /// # Errors
     /// Whatever reading the disk says. What may not be grown is no error.
-    pub fn plan(disk: &dyn BlockDevice, request: InsideRequest) -> Result<InsideGrowth> {
+    pub fn plan(disk: &dyn BlockDevice, request: FillRequest) -> Result<InsideGrowth> {
+        Self::look(disk, request, Depth::Plan)
+    }
+
+    /// The same, as far as tables and superblocks tell: without edits, and in little time.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn outline(disk: &dyn BlockDevice, request: FillRequest) -> Result<InsideGrowth> {
+        let outline = Self::look(disk, request, Depth::Outline)?;
+        Ok(InsideGrowth { edits: Edits::new(), ..outline })
+    }
+
+    fn look(disk: &dyn BlockDevice, request: FillRequest, depth: Depth) -> Result<InsideGrowth> {
         let contents = identify(disk)?;
         let mut plan = InsideGrowth {
             contents,
@@ -125,8 +143,12 @@ impl InsideGrowth {
         let refusal = match contents {
             // The guest is going to format all of the disk.
             Contents::Empty | Contents::Payload => Ok(()),
-            Contents::PartitionTable(_) => plan.in_partition(disk, request)?,
-            _ => plan.on_whole(disk, contents, 0, request.disk_bytes)?,
+            Contents::PartitionTable(_) => plan.in_partition(disk, request, depth)?,
+            _ => {
+                let place =
+                    Place { start: 0, old_bytes: disk.size(), new_bytes: request.disk_bytes };
+                plan.fill(disk, contents, place, depth)?
+            }
         };
         if let Err(refusal) = refusal {
             (plan.refusal, plan.edits) = (Some(refusal), Edits::new());
@@ -137,7 +159,8 @@ impl InsideGrowth {
     fn in_partition(
         &mut self,
         disk: &dyn BlockDevice,
-        request: InsideRequest,
+        request: FillRequest,
+        depth: Depth,
     ) -> Result<Result<(), Refusal>> {
         let damaged = partitions::Refusal::Damaged("it has no partition table that can be read");
         let table = match Table::read(disk)? {
@@ -166,66 +189,92 @@ impl InsideGrowth {
         self.partition = Some(step);
         self.edits = growth.edits;
         let contents = identify(&Slice::new(disk, data.start_bytes, data.len_bytes))?;
-        self.on_whole(disk, contents, data.start_bytes, growth.new_len_bytes)
+        let new_bytes = growth.new_len_bytes;
+        let place = Place { start: data.start_bytes, old_bytes: data.len_bytes, new_bytes };
+        self.fill(disk, contents, place, depth)
     }
 
-    /// The filesystem that has everything from `start` on to itself, where there will be `len`
-    /// bytes.
-    fn on_whole(
+    /// The filesystem that has a place on the disk to itself.
+    fn fill(
         &mut self,
         disk: &dyn BlockDevice,
         contents: Contents,
-        start: u64,
-        len: u64,
+        place: Place,
+        depth: Depth,
     ) -> Result<Result<(), Refusal>> {
         // As far as the disk has it: it may be going to be longer.
-        let place = Slice::new(disk, start, len);
+        let room = Slice::new(disk, place.start, place.new_bytes);
         let kind = match contents {
             // A partition that nobody has made use of.
             Contents::Empty => return Ok(Ok(())),
             Contents::Filesystem(kind) => kind,
             other => return Ok(Err(Refusal::Unsupported(other))),
         };
-        let mut step =
-            FilesystemGrowth { kind, label: None, uuid: None, old_bytes: None, new_bytes: None };
-        let filesystem = match Filesystem::read(&place)? {
+        let step = self.filesystem.insert(FilesystemGrowth {
+            kind,
+            label: None,
+            uuid: None,
+            old_bytes: None,
+            new_bytes: None,
+        });
+        let filesystem = match Filesystem::read(&room)? {
             ext4::Reading::Filesystem(filesystem) => filesystem,
-            ext4::Reading::Refused(refusal) => {
-                self.filesystem = Some(step);
-                return Ok(Err(Refusal::Filesystem(refusal)));
-            }
+            ext4::Reading::Refused(refusal) => return Ok(Err(Refusal::Filesystem(refusal))),
             ext4::Reading::Nothing => {
-                self.filesystem = Some(step);
-                return Ok(Err(Refusal::Unsupported(contents)));
+                step.old_bytes = foreign::size_bytes(kind, &room)?;
+                let full = step.old_bytes.is_some_and(|size| foreign::fills(size, place.new_bytes));
+                step.new_bytes = step.old_bytes.filter(|_| full);
+                return Ok(if full { Ok(()) } else { Err(Refusal::Unsupported(contents)) });
             }
         };
         let old_bytes = filesystem.size_bytes();
         step.label = filesystem.label();
         step.uuid = Some(filesystem.uuid().to_string());
         step.old_bytes = Some(old_bytes);
-        let new_bytes = filesystem.grown_size_bytes(len);
+        if old_bytes > place.old_bytes {
+            let (size_bytes, device_bytes) = (old_bytes, place.old_bytes);
+            let beyond = ext4::Refusal::BeyondDevice { size_bytes, device_bytes };
+            return Ok(Err(Refusal::Filesystem(beyond)));
+        }
+        let new_bytes = filesystem.grown_size_bytes(place.new_bytes);
         step.new_bytes = new_bytes.as_ref().ok().copied();
-        self.filesystem = Some(step);
         match new_bytes {
             Err(refusal) => return Ok(Err(Refusal::Filesystem(refusal))),
             Ok(new_bytes) if new_bytes == old_bytes => return Ok(Ok(())),
             Ok(_) => {}
         }
-        Ok(match filesystem.growth(&place, len)? {
+        if let Some(array) = foreign::array_of(&Slice::new(disk, place.start, place.old_bytes))? {
+            return Ok(Err(Refusal::Member(array)));
+        }
+        if depth == Depth::Outline {
+            return Ok(Ok(()));
+        }
+        Ok(match filesystem.growth(&room, place.new_bytes)? {
             Ok(growth) => {
-                self.edits.extend_at(start, growth.edits);
+                self.edits.extend_at(place.start, growth.edits);
                 Ok(())
             }
             Err(refusal) => Err(Refusal::Filesystem(refusal)),
         })
     }
+}
 
-    /// Whether anything becomes larger.
-    pub fn gains(&self) -> bool {
-        let partition = self.partition.is_some_and(|step| step.new_bytes > step.old_bytes);
-        let filesystem = self.filesystem.as_ref();
-        partition || filesystem.is_some_and(|step| step.new_bytes > step.old_bytes)
-    }
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Tables and superblocks.
+    Outline,
+    /// Everything that a plan relies on.
+    Plan,
+}
+
+/// What a filesystem has to itself, in bytes: where it begins on the disk, its length now and
+/// afterwards.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    start: u64,
+    old_bytes: u64,
+    new_bytes: u64,
 }
 
 /// The partition that ought to grow: the one with boot2docker's data, else the last one on the

@@ -12,11 +12,12 @@
 pub mod boot2docker;
 pub mod edit;
 pub mod ext4;
+mod foreign;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
 mod growth;
 mod identify;
 pub mod partitions;
 
-pub use growth::{FilesystemGrowth, InsideGrowth, InsideRequest, PartitionGrowth, Refusal};
+pub use growth::{FilesystemGrowth, FillRequest, InsideGrowth, PartitionGrowth, Refusal};
 pub use identify::{Contents, FilesystemKind, PartitionTableKind, VolumeKind, identify};

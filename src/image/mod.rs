@@ -2,6 +2,7 @@
 
 pub mod chain;
 mod change;
+mod dependents;
 pub mod gate;
 pub mod journal;
 mod open;
@@ -10,6 +11,7 @@ mod past_damage;
 pub mod probe;
 
 pub use change::{Change, Changed};
+pub use dependents::refuse_dependents;
 pub use open::OpenOptions;
 pub use opened::Image;
 pub use past_damage::PastDamage;

@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::{FileId, folder_of, resolve};
 use crate::image::Image;
 use crate::image::gate::MAX_CHAIN_DEPTH;
+use crate::image::journal::refuse_pending;
 use crate::image::probe::Format;
 use crate::qcow2::{BackingName, MAX_BACKING_NAME};
 
@@ -57,6 +58,9 @@ impl Base {
         if link.format == Format::Raw && told.is_none() {
             let message = "a backing file is never guessed to be raw: its guest may change what it looks like";
             return Err(Error::new(ErrorKind::FormatMismatch, message).at_path(&path));
+        }
+        if link.format == Format::Raw {
+            refuse_pending(&path)?;
         }
         let below = opening.below(&link, &replaced)?;
         if below.len().saturating_add(2) > MAX_CHAIN_DEPTH {

@@ -76,6 +76,12 @@ fn ensure_open(
         None if VirtualSize::round_up(present)?.byte_size() == present => {
             TargetSize::Absolute(present)
         }
+        // To fill a disk that is no whole number of sectors would change its size.
+        None if guest_fs == GuestFs::Require => {
+            let message =
+                format!("the disk has {} bytes, no whole number of sectors", present.bytes());
+            return Err(Error::new(ErrorKind::GuestRefused, message).at_path(&request.path));
+        }
         None => {
             let mut report = kept(&existing, request)?;
             report.notes.extend(existing.settled().map(note_settled));

@@ -7,13 +7,15 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::choices::{GuestFs, PartitionTable};
-use crate::block::{Patch, PatchContent};
+use crate::block::{BlockDevice, Extent, Patch, PatchContent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guest::edit::{Content, Edits, Stage};
+use crate::guest::ext4;
 use crate::guest::{
-    FilesystemGrowth, FilesystemKind, InsideGrowth, InsideRequest, PartitionGrowth, Refusal,
+    FilesystemGrowth, FilesystemKind, FillRequest, InsideGrowth, PartitionGrowth, Refusal,
 };
-use crate::image::Image;
+use crate::image::{Image, refuse_dependents};
+use crate::task::Cancel;
 
 /// What became of what is inside of the disk.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -90,8 +92,13 @@ impl RefusalReport {
 /// What is to become of what is inside, if it is looked at.
 #[derive(Debug)]
 pub(super) enum Inside {
-    /// As planned, which may be that it stays as it is.
-    Planned(InsideGrowth),
+    /// As planned, which may be that it stays as it is, unless it is left as it is after all.
+    Planned {
+        /// The plan.
+        plan: InsideGrowth,
+        /// Why nothing of it is done.
+        left: Option<RefusalReport>,
+    },
     /// It could not be read, and stays as it is.
     Unreadable(RefusalReport),
 }
@@ -100,23 +107,33 @@ impl Inside {
     /// Looks at what is inside of an image that is going to have `disk_bytes`.
     ///
     /// # Errors
-    /// Where it is required: [`GuestRefused`](ErrorKind::GuestRefused), and what reading says.
+    /// Where it is required: [`GuestRefused`](ErrorKind::GuestRefused),
+    /// [`HasDependents`](ErrorKind::HasDependents), and what reading says.
     pub(super) fn plan(
         image: &Image,
         disk_bytes: u64,
         guest_fs: GuestFs,
         restore: bool,
+        cancel: &Cancel,
     ) -> Result<Inside> {
-        let planned = require_whole(image)
-            .and_then(|()| InsideGrowth::plan(image, InsideRequest { disk_bytes, restore }));
-        let plan = match planned {
-            Ok(plan) => plan,
+        let request = FillRequest { disk_bytes, restore };
+        let disk = Stoppable { disk: image, cancel };
+        let planned = require_whole(image).and_then(|()| InsideGrowth::plan(&disk, request));
+        let mut inside = match planned {
+            Ok(plan) => Inside::Planned { plan, left: None },
             Err(error) => return Self::unreadable(error, guest_fs),
         };
-        match &plan.refusal {
-            Some(refusal) if guest_fs == GuestFs::Require => Err(refusal.to_error()),
-            _ => Ok(Inside::Planned(plan)),
+        if let Inside::Planned { plan: InsideGrowth { refusal: Some(refusal), .. }, .. } = &inside
+            && guest_fs == GuestFs::Require
+        {
+            return Err(refusal.to_error());
         }
+        if !inside.is_empty()
+            && let Err(error) = refuse_dependents(image.path())
+        {
+            inside.leave(error, guest_fs)?;
+        }
+        Ok(inside)
     }
 
     /// What it is when the image could not be opened as a whole.
@@ -130,17 +147,24 @@ impl Inside {
         }
     }
 
-    /// Nothing of it is changed after all, for what a change of the image said.
-    pub(super) fn left(&mut self, error: &Error) -> RefusalReport {
-        if let Inside::Planned(plan) = self {
-            plan.edits = Edits::new();
+    /// Nothing of it is done after all, for this reason.
+    ///
+    /// # Errors
+    /// The same, where growing is required, the caller wants to stop, or something was changed.
+    pub(super) fn leave(&mut self, error: Error, guest_fs: GuestFs) -> Result<()> {
+        if guest_fs == GuestFs::Require || error.kind() == ErrorKind::Cancelled || error.changed() {
+            return Err(error);
         }
-        RefusalReport::of_error(error)
+        if let Inside::Planned { plan, left } = self {
+            plan.edits = Edits::new();
+            *left = Some(RefusalReport::of_error(&error));
+        }
+        Ok(())
     }
 
     /// What is to be written, in the stages in which that is safe.
     pub(super) fn stages(&self) -> Vec<Vec<Patch<'_>>> {
-        let Inside::Planned(plan) = self else { return Vec::new() };
+        let Inside::Planned { plan, .. } = self else { return Vec::new() };
         let mut stages: Vec<(Stage, Vec<Patch<'_>>)> = Vec::new();
         for edit in &plan.edits {
             let content = match &edit.content {
@@ -159,13 +183,21 @@ impl Inside {
     /// Whether nothing is to be written.
     pub(super) fn is_empty(&self) -> bool {
         match self {
-            Inside::Planned(plan) => plan.edits.is_empty(),
+            Inside::Planned { plan, .. } => plan.edits.is_empty(),
             Inside::Unreadable(_) => true,
         }
     }
 
-    /// What became of it: as planned, unless it was `left` as it is.
-    pub(super) fn report(&self, left: Option<RefusalReport>) -> GrowthReport {
+    /// What the caller should know beside what became of it.
+    pub(super) fn note(&self) -> Option<String> {
+        match self {
+            Inside::Planned { plan, .. } => plan.note.map(|note| note.to_string()),
+            Inside::Unreadable(_) => None,
+        }
+    }
+
+    /// What became of it.
+    pub(super) fn report(&self) -> GrowthReport {
         match self {
             Inside::Unreadable(refusal) => GrowthReport {
                 contents: None,
@@ -173,17 +205,56 @@ impl Inside {
                 filesystem: None,
                 refusal: Some(refusal.clone()),
             },
-            Inside::Planned(plan) => {
-                let refusal = left.or_else(|| plan.refusal.as_ref().map(RefusalReport::of));
+            Inside::Planned { plan, left } => {
+                let refused = || plan.refusal.as_ref().map(RefusalReport::of);
+                let refusal = left.clone().or_else(refused);
                 let done = refusal.is_none();
                 GrowthReport {
                     contents: Some(plan.contents.name().to_owned()),
                     partition: plan.partition.map(|step| partition(step, plan, done)),
-                    filesystem: plan.filesystem.as_ref().map(|step| filesystem(step, done)),
+                    filesystem: plan.filesystem.as_ref().map(|step| filesystem(step, plan, done)),
                     refusal,
                 }
             }
         }
+    }
+}
+
+/// A disk that is not read any more once somebody asks to stop.
+struct Stoppable<'a> {
+    disk: &'a dyn BlockDevice,
+    cancel: &'a Cancel,
+}
+
+impl BlockDevice for Stoppable<'_> {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.cancel.check()?;
+        self.disk.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.disk.write_at(offset, data)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.disk.write_zeroes(offset, len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.disk.discard(offset, len)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.disk.flush()
+    }
+
+    fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
+        self.cancel.check()?;
+        self.disk.extent(offset, end)
     }
 }
 
@@ -204,18 +275,23 @@ fn partition(step: PartitionGrowth, plan: &InsideGrowth, done: bool) -> Partitio
         number: step.number,
         old_size_bytes: step.old_bytes,
         size_bytes: if done { step.new_bytes } else { step.old_bytes },
-        todo: left.then(|| grow_partition(step.number, plan.filesystem.as_ref())),
+        todo: if left { grow_partition(step.number, plan.filesystem.as_ref()) } else { None },
     }
 }
 
-fn filesystem(step: &FilesystemGrowth, done: bool) -> FilesystemGrowthReport {
-    let left = !done && (step.new_bytes.is_none() || step.new_bytes > step.old_bytes);
+fn filesystem(step: &FilesystemGrowth, plan: &InsideGrowth, done: bool) -> FilesystemGrowthReport {
+    let todo = match (done, &plan.refusal) {
+        (true, _) => None,
+        (false, Some(Refusal::Filesystem(refusal))) => mend_filesystem(step, refusal),
+        (false, _) if step.new_bytes.is_some() && step.new_bytes == step.old_bytes => None,
+        (false, _) => grow_filesystem(step),
+    };
     FilesystemGrowthReport {
         kind: step.kind.name().to_owned(),
         label: step.label.clone(),
         old_size_bytes: step.old_bytes,
         size_bytes: if done { step.new_bytes } else { step.old_bytes },
-        todo: if left { grow_filesystem(step) } else { None },
+        todo,
     }
 }
 
@@ -232,22 +308,45 @@ fn is_plain(character: char) -> bool {
     character.is_ascii_alphanumeric() || "-_.".contains(character)
 }
 
-fn grow_partition(number: u32, inside: Option<&FilesystemGrowth>) -> String {
-    match inside.and_then(device_of) {
-        Some(device) => format!("sudo growpart \"/dev/$(lsblk -no PKNAME \"{device}\")\" {number}"),
-        None => format!("sudo growpart /dev/sda {number}"),
+/// `None` where nothing tells which of the guest's disks it is.
+fn grow_partition(number: u32, inside: Option<&FilesystemGrowth>) -> Option<String> {
+    let inside = inside?;
+    let device = match (inside.kind, device_of(inside)) {
+        (_, Some(device)) => device,
+        (kind @ (FilesystemKind::Xfs | FilesystemKind::Btrfs), None) => {
+            format!("$(findmnt -nfo SOURCE -t {})", kind.name())
+        }
+        _ => return None,
+    };
+    Some(format!("sudo growpart \"/dev/$(lsblk -no PKNAME \"{device}\")\" {number}"))
+}
+
+/// What helps against what keeps an ext filesystem from growing.
+fn mend_filesystem(step: &FilesystemGrowth, refusal: &ext4::Refusal) -> Option<String> {
+    use ext4::Refusal::{BeyondDevice, NeedsRecovery, NotClean, Orphans};
+    match refusal {
+        // It would be cut.
+        BeyondDevice { .. } => None,
+        // What is mounted was recovered, and grows while it is.
+        NeedsRecovery | NotClean | Orphans => grow_filesystem(step),
+        refusal if refusal.is_damage() => {
+            device_of(step).map(|device| format!("sudo e2fsck -f \"{device}\""))
+        }
+        _ => grow_filesystem(step),
     }
 }
 
 /// `None` for filesystems that never grow.
 fn grow_filesystem(filesystem: &FilesystemGrowth) -> Option<String> {
-    let device = || device_of(filesystem).unwrap_or_else(|| "/dev/sda1".to_owned());
+    let mounted = |kind: FilesystemKind| format!("\"$(findmnt -nfo TARGET -t {})\"", kind.name());
     match filesystem.kind {
         FilesystemKind::Ext2 | FilesystemKind::Ext3 | FilesystemKind::Ext4 => {
-            Some(format!("sudo resize2fs \"{}\"", device()))
+            device_of(filesystem).map(|device| format!("sudo resize2fs \"{device}\""))
         }
-        FilesystemKind::Xfs => Some("sudo xfs_growfs /".to_owned()),
-        FilesystemKind::Btrfs => Some("sudo btrfs filesystem resize max /".to_owned()),
+        kind @ FilesystemKind::Xfs => Some(format!("sudo xfs_growfs {}", mounted(kind))),
+        kind @ FilesystemKind::Btrfs => {
+            Some(format!("sudo btrfs filesystem resize max {}", mounted(kind)))
+        }
         FilesystemKind::Ntfs
         | FilesystemKind::Fat
         | FilesystemKind::Exfat

@@ -64,8 +64,10 @@ choice! {
     JournalState {
         /// The next that opens the disk to write to it completes the change.
         Pending = "pending",
-        /// It does not fit the disk, or cannot be read: nobody writes to the disk while it is there.
+        /// It does not fit the disk: nobody writes to the disk while it is there.
         Stale = "stale",
+        /// It, or the disk, could not be read.
+        Unknown = "unknown",
     }
 }
 
@@ -195,6 +197,7 @@ impl JournalReport {
         let (state, reason) = match found.state {
             PendingState::Pending => (JournalState::Pending, None),
             PendingState::Stale(reason) => (JournalState::Stale, Some(reason)),
+            PendingState::Unknown(reason) => (JournalState::Unknown, Some(reason)),
         };
         JournalReport {
             path: lossy(&found.journal),

@@ -15,8 +15,8 @@ mod fits;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
 mod growth;
+mod guest;
 mod info;
-mod inside;
 mod inspect;
 mod options;
 mod payload;
@@ -45,11 +45,11 @@ pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use damage::{Damage, DamageReport, DamageRequest, damage};
 pub use ensure::{EnsureReport, ensure};
 pub use growth::{FilesystemGrowthReport, GrowthReport, PartitionGrowthReport, RefusalReport};
+pub use guest::{
+    FilesystemReport, InsideReport, InsideRequest, PartitionReport, PartitionTableReport, guest,
+};
 pub use info::{
     InfoReport, InfoRequest, JournalReport, JournalState, Qcow2Report, SnapshotReport, info,
-};
-pub use inside::{
-    FilesystemReport, InsideReport, InsideRequest, PartitionReport, PartitionTableReport, guest,
 };
 pub use inspect::{
     ExtensionReport, FeatureReport, FeatureSet, HeaderReport, InspectReport, InspectRequest,

@@ -12,8 +12,8 @@ use super::existing::Existing;
 use super::growth::{GrowthReport, Inside};
 use super::wire::{self, bytes_hex, lossy, one_size};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Change;
 use crate::image::journal::Settled;
+use crate::image::{Change, Image};
 use crate::raw::RawAllocation;
 use crate::units::{ByteSize, VirtualSize};
 
@@ -122,7 +122,7 @@ pub struct ResizeReport {
 /// # Errors
 /// [`WouldShrink`](ErrorKind::WouldShrink) unless shrinking was allowed;
 /// [`GuestRefused`](ErrorKind::GuestRefused), with nothing changed, where what is inside cannot
-/// grow and has to; and as [`Image::apply_atomically`](crate::image::Image::apply_atomically).
+/// grow and has to; and as [`Image::apply_atomically`].
 pub fn resize(request: &ResizeRequest, context: Context<'_>) -> Result<ResizeReport> {
     let Some(size) = one_size(request.size, request.docker_machine_mb)? else {
         return Err(Error::new(ErrorKind::BadRequest, "a resize needs a size").in_field("size"));
@@ -142,14 +142,14 @@ pub(super) fn resize_open(
     let at_path = |error: Error| error.at_path(&request.path);
     let old = existing.virtual_size()?;
     let mut notes = Vec::new();
-    let completed = existing.settled().inspect(|settled| notes.push(note_settled(*settled)));
-    let completed = completed.filter(|settled| settled.completed);
+    let settled = existing.settled().inspect(|settled| notes.push(note_settled(*settled)));
+    let completed = settled.filter(|settled| settled.completed);
     let size = new_size(size, old, &mut notes)?;
     let mut report = ResizeReport {
         path: lossy(&request.path),
         path_bytes_hex: bytes_hex(&request.path),
         // What was completed was this disk's last resize.
-        changed: completed.is_some(),
+        changed: settled.is_some(),
         format: existing.format(),
         old_virtual_size_bytes: completed.map_or(old, |settled| settled.old_size),
         virtual_size_bytes: size.bytes(),
@@ -168,7 +168,7 @@ pub(super) fn resize_open(
             Err(at_path(Error::new(ErrorKind::WouldShrink, message)))
         }
         Ordering::Equal => {
-            if let Some(asked) = request.preallocation {
+            if let Some(asked) = request.preallocation.filter(|_| settled.is_none()) {
                 let note = format!("nothing was added, so nothing was preallocated ({asked})");
                 report.notes.push(note);
             }
@@ -193,19 +193,27 @@ fn change_size(
     context: Context<'_>,
 ) -> Result<()> {
     let mut image = existing.assemble(grows, context, &mut report.notes)?;
-    let inside = match request.guest_fs {
+    let mut inside = match request.guest_fs {
         GuestFs::Off => None,
         _ if !grows => None,
-        how => Some(Inside::plan(&image, size.bytes(), how, request.restore_gpt)?),
+        how => Some(plan_inside(&image, size, how, request, report, context)?),
     };
     let for_raw = request.preallocation.and_then(Preallocation::for_raw);
-    let change = Change {
+    let outside = Change {
         preallocation: request.preallocation.map(Into::into),
         raw_allocation: for_raw.unwrap_or(RawAllocation::Sparse),
-        stages: inside.as_ref().map(Inside::stages).unwrap_or_default(),
         ..Change::of_size(size)
     };
-    let done = image.apply_atomically(&change, context.task())?;
+    let stages = inside.as_ref().map(Inside::stages).unwrap_or_default();
+    let change = Change { stages, ..outside.clone() };
+    let done = match (image.apply_atomically(&change, context.task()), &mut inside) {
+        (Err(error), Some(inside)) if !inside.is_empty() => {
+            // The disk alone grows, if that is possible where everything at once is not.
+            inside.leave(error, request.guest_fs)?;
+            image.apply_atomically(&outside, context.task())?
+        }
+        (done, _) => done?,
+    };
     if report.format == Format::Raw {
         report.preallocation = grows.then(|| request.preallocation.unwrap_or(Preallocation::Off));
     } else {
@@ -214,7 +222,7 @@ fn change_size(
     }
     report.freed_bytes = done.freed_bytes;
     report.refcounts_rebuilt = done.rebuilt;
-    report.growth = inside.map(|inside| inside.report(None));
+    report.growth = inside.map(|inside| inside.report());
     report.changed = true;
     Ok(())
 }
@@ -235,12 +243,11 @@ fn fill(
     let mut image = match existing.assemble(true, context, &mut Vec::new()) {
         Ok(image) => image,
         Err(error) => {
-            report.growth = Some(Inside::unreadable(error, how)?.report(None));
+            report.growth = Some(Inside::unreadable(error, how)?.report());
             return Ok(());
         }
     };
-    let mut inside = Inside::plan(&image, size.bytes(), how, request.restore_gpt)?;
-    let mut left = None;
+    let mut inside = plan_inside(&image, size, how, request, report, context)?;
     if !inside.is_empty() {
         let change = Change { stages: inside.stages(), ..Change::of_size(size) };
         match image.apply_atomically(&change, context.task()) {
@@ -249,34 +256,34 @@ fn fill(
                 report.freed_bytes = done.freed_bytes;
                 report.refcounts_rebuilt = done.rebuilt;
             }
-            Err(error) if how == GuestFs::Auto && is_refusal(&error) => {
-                left = Some(inside.left(&error));
-            }
-            Err(error) => return Err(error),
+            Err(error) => inside.leave(error, how)?,
         }
     }
-    report.growth = Some(inside.report(left));
+    report.growth = Some(inside.report());
     Ok(())
 }
 
-/// Whether an image that was to be changed is left as it is because of what it is.
-fn is_refusal(error: &Error) -> bool {
-    let what_it_is = matches!(
-        error.kind(),
-        ErrorKind::UnsupportedFeature
-            | ErrorKind::HasSnapshots
-            | ErrorKind::Corrupt
-            | ErrorKind::Dirty
-            | ErrorKind::Permission
-    );
-    what_it_is && !error.changed()
+fn plan_inside(
+    image: &Image,
+    size: VirtualSize,
+    how: GuestFs,
+    request: &ResizeRequest,
+    report: &mut ResizeReport,
+    context: Context<'_>,
+) -> Result<Inside> {
+    let inside = Inside::plan(image, size.bytes(), how, request.restore_gpt, context.cancel)?;
+    report.notes.extend(inside.note());
+    Ok(inside)
 }
 
 /// What the caller hears of an interrupted change that was found.
 pub(super) fn note_settled(settled: Settled) -> String {
     let note = match settled.completed {
         true => "a change of the disk that had been interrupted was completed first",
-        false => "a change of the disk that had been interrupted was taken back first",
+        false => {
+            "a change of the disk that had been interrupted was taken back first: there is no room \
+             for it"
+        }
     };
     note.to_owned()
 }
@@ -305,6 +312,11 @@ fn check_request(request: &ResizeRequest, format: Format, shrinks: bool) -> Resu
     if request.restore_gpt && request.guest_fs == GuestFs::Off {
         let message = "a partition table is restored where what is inside may be changed";
         return Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("restore_gpt"));
+    }
+    if shrinks && (request.restore_gpt || request.guest_fs == GuestFs::Require) {
+        let message = "a disk that becomes smaller is not looked into: nothing inside grows";
+        let field = if request.restore_gpt { "restore_gpt" } else { "guest_fs" };
+        return Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field(field));
     }
     match request.preallocation {
         Some(asked) if format == Format::Raw && asked.for_raw().is_none() => {

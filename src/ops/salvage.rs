@@ -100,15 +100,30 @@ pub fn salvage(request: &SalvageRequest, context: Context<'_>) -> Result<Salvage
     let told = request.format.map(probe::Format::from);
     let mut source = context.opening().past_damage(&request.path, told)?;
     let target = resolve_target(&request.out)?;
-    let replaced = replaced(request, &target, &source, context)?;
-    let place = Place::of(&target, replaced.as_ref(), None, None)?;
+    let (replaced, mark) = replaced(request, &target, &source, context)?.unzip();
+    let salvaged = rescue(request, &target, &mut source, replaced, context);
+    salvaged.map_err(|error| match &mark {
+        Some(mark) => mark(error),
+        None => error,
+    })
+}
+
+/// Reads what can be read into a new file.
+fn rescue(
+    request: &SalvageRequest,
+    target: &Path,
+    source: &mut PastDamage,
+    replaced: Option<FileStorage>,
+    context: Context<'_>,
+) -> Result<SalvageReport> {
+    let place = Place::of(target, replaced.as_ref(), None, None)?;
     let mut notes = Vec::new();
     if let Some(missing) = &source.missing {
         notes.push(format!("below it, something could not be opened: {missing}"));
     }
     note_name(&request.out, Format::Raw, &mut notes);
 
-    let staging = Staging::begin(&target, place.mode, place.owner)?;
+    let staging = Staging::begin(target, place.mode, place.owner)?;
     let size = source.disk.size();
     staging.storage().set_len(size).map_err(|error| too_large(size, error))?;
     let mut rescued = Rescued {
@@ -139,13 +154,13 @@ pub fn salvage(request: &SalvageRequest, context: Context<'_>) -> Result<Salvage
     })
 }
 
-/// The file that the new one takes the place of, locked.
+/// The file that the new one takes the place of, locked, and what becomes of an error that comes later.
 fn replaced(
     request: &SalvageRequest,
     target: &Path,
     source: &PastDamage,
     context: Context<'_>,
-) -> Result<Option<FileStorage>> {
+) -> Result<Option<(FileStorage, impl Fn(Error) -> Error + use<>)>> {
     if !is_taken(&request.out, target)? {
         return Ok(None);
     }
@@ -162,9 +177,7 @@ fn replaced(
             "may be the very file that could not be opened below the disk: name another one for \
              what is salvaged",
         ),
-        IfTaken::Replace => {
-            Existing::open_to_replace(target, context).map(|(replaced, _)| Some(replaced))
-        }
+        IfTaken::Replace => Existing::open_to_replace(target, context).map(Some),
     }
 }
 

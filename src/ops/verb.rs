@@ -12,8 +12,8 @@ use super::check::{
 use super::context::Context;
 use super::create::{CreateReport, create};
 use super::ensure::{EnsureReport, ensure};
+use super::guest::{InsideReport, InsideRequest, guest};
 use super::info::{InfoReport, InfoRequest, info};
-use super::inside::{InsideReport, InsideRequest, guest};
 use super::inspect::{InspectReport, InspectRequest, inspect};
 use super::options::{CreateRequest, EnsureRequest};
 use super::resize::{ResizeReport, ResizeRequest, resize};

@@ -24,7 +24,11 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
             "ask for the size that it has, or shrink it with resize"
         }
         (ErrorKind::GuestRefused, _) => {
-            "with guest_fs auto the disk alone grows, and the report has the commands for its guest"
+            "with guest_fs auto the disk alone grows, and the report has what to type in its guest, \
+             where that is known"
+        }
+        (ErrorKind::HasDependents, _) => {
+            "with guest_fs auto the disk alone grows; what is inside grows in the images above it"
         }
         (ErrorKind::GuestNotEmpty, _) => "guest.overwrite writes over it all the same",
         (ErrorKind::Locked, _) => {
@@ -48,7 +52,8 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
              a name that is no file is never followed"
         }
         (ErrorKind::JournalStale, _) => {
-            "check the file system from inside of the guest, then delete the journal by hand"
+            "check the filesystem where it is not mounted (e2fsck -f), then delete the journal by \
+             hand: the disk was used since it was written"
         }
         (ErrorKind::NoSpace, _) if error.is_file_too_large() => {
             "choose a smaller size, or a folder on a file system with larger files"

@@ -1,10 +1,14 @@
 //! What is inside of a disk grows with it: image, partition and filesystem, in one command.
 
-use std::fs;
+use std::fs::{self, File};
 
 use serde_json::{Value, json};
 use vmdisk::block::{BlockDevice, is_zero};
+use vmdisk::guest::edit::{Content, Stage};
+use vmdisk::guest::{FillRequest, InsideGrowth};
+use vmdisk::host::Access;
 use vmdisk::image::{Image, OpenOptions};
+use vmdisk::raw::Raw;
 
 use crate::draw::{Draw, each, whole_matrix};
 use crate::ext4::FEATURES;
@@ -206,6 +210,17 @@ const SPOILED: &[Spoiled] = &[
         let line = line.replace("-o 0 ", "");
         env.run("sh", ["-c", &line, place.to_str().expect("a path")]).exits(0);
     }),
+    ("member_of_array", |env| {
+        let (start, len) = env.partition("disk", 1);
+        let superblock = (start + len - 8192) / 4096 * 4096;
+        let at = start + (superblock - start) / 4096 * 4096;
+        env.patch("disk", at, &0xa92b_4efc_u32.to_le_bytes());
+    }),
+    ("filesystem_beyond_partition", |env| {
+        let (start, _) = env.partition("disk", 1);
+        let size = format!("start={}, size=200000, type=linux", start / 512);
+        retable(env, &format!("disk2 : start=2048, size=40960, type=swap\ndisk1 : {size}"));
+    }),
     ("damaged_primary_gpt", |env| env.patch("disk", 512 + 60, &[0xFF])),
     ("unsupported_contents", |env| {
         let (start, _) = env.partition("disk", 1);
@@ -271,6 +286,94 @@ fn an_unclean_filesystem_that_fills_its_disk_is_no_obstacle() {
         env.report("guest d.raw")["partition_table"]["partitions"][0]["filesystem"]["clean"],
         false
     );
+}
+
+/// What an image above has of a disk is a part of what its guest sees: it would be the old bitmap
+/// beside the new table.
+#[test]
+fn a_disk_below_others_grows_outside_alone() {
+    let env = lived_in(&Layout::MINIKUBE, 8);
+    let line = "resize base.qcow2 --size 300M";
+    env.fails(&format!("{line} --guest-fs require"), 1, "has_dependents");
+    let report = env.report(line);
+    assert_eq!(report["virtual_size_bytes"], mib(300));
+    assert_eq!(report["growth"]["refusal"]["name"], "has_dependents");
+    env.see("qcow2", "d.img");
+    env.filesystem_is_whole_as_it_is("seen", 1);
+}
+
+/// Where everything at once is not possible, the disk alone grows: there is no name for a journal
+/// beside this one.
+#[test]
+fn what_keeps_the_inside_from_growing_does_not_keep_the_disk() {
+    let env = Env::new();
+    let name = "d".repeat(246) + ".raw";
+    Layout::MINIKUBE.make(&env, &name, mib(160));
+    env.fails(&format!("resize {name} --size 300M --guest-fs require"), 2, "bad_request");
+    assert_eq!(env.report(&format!("info {name}"))["virtual_size_bytes"], mib(160));
+    for (line, changed) in [("resize", true), ("ensure", false)] {
+        let report = env.report(&format!("{line} {name} --size 300M"));
+        assert_eq!(report["changed"], changed, "{report:#}");
+        assert_eq!(report["growth"]["refusal"]["name"], "bad_request", "{report:#}");
+        assert_eq!(report["virtual_size_bytes"], mib(300));
+    }
+    env.report(&format!("create {} --size 1M", "n".repeat(247) + ".raw"));
+}
+
+/// A filesystem that only its guest can grow, and that fills its place, is no reason to fail.
+#[test]
+fn what_fills_its_place_is_left_alone_without_a_word() {
+    let env = Env::new();
+    Layout::MINIKUBE.make(&env, "d.raw", mib(160));
+    let (start, len) = env.partition("d.raw", 1);
+    env.patch("d.raw", start, &[0; 2048]);
+    env.patch("d.raw", start, b"XFSB\0\0\x10\0");
+    env.patch("d.raw", start + 8, &(len / 4096).to_be_bytes());
+    let report = env.report("ensure d.raw --size 160M --guest-fs require");
+    assert_eq!(report["growth"]["refusal"], Value::Null, "{report:#}");
+    let report = env.report("ensure d.raw --size 400M");
+    assert_eq!(report["growth"]["refusal"]["name"], "unsupported_contents");
+    let todo = &report["growth"]["filesystem"]["todo"];
+    assert_eq!(todo, "sudo xfs_growfs \"$(findmnt -nfo TARGET -t xfs)\"", "{report:#}");
+}
+
+/// A guest may start after any of the writes to a raw disk: it finds its partition, and of the GPT
+/// the copy that it looks at.
+#[test]
+fn between_any_two_writes_there_is_a_partition_table() {
+    for moved in [false, true] {
+        let env = Env::new();
+        Layout::BOOT2DOCKER.make(&env, "disk", mib(160));
+        let file = File::options().write(true).open(env.path("disk")).expect("the disk");
+        file.set_len(mib(300)).expect("its length");
+        if moved {
+            // The backup is at the new end already: it changes where it is.
+            env.system("sgdisk", &["-e", "disk"]).exits(0);
+        }
+        let disk = Raw::open(Box::new(env.storage("disk", Access::Read))).expect("the disk");
+        let request = FillRequest { disk_bytes: mib(300), restore: false };
+        let plan = InsideGrowth::plan(&disk, request).expect("a plan");
+        assert_eq!(plan.refusal, None);
+        let (mut writes, mut last) = (0, None);
+        for edit in &plan.edits {
+            match &edit.content {
+                Content::Bytes(bytes) => env.patch("disk", edit.offset, bytes),
+                Content::Zeros(len) => env.patch("disk", edit.offset, &vec![0; *len as usize]),
+            }
+            writes += 1;
+            // Linux takes the primary, or nothing.
+            let dump = env.system("sfdisk", &["--dump", "disk"]).exits(0);
+            assert!(!dump.stderr.contains("primary GPT table is corrupt"), "{dump:?}");
+            let (start, len) = env.partition("disk", 1);
+            assert!(len >= mib(130) && start == 43008 * 512, "{writes}: {dump:?}");
+            let table = (edit.stage == Stage::Partitions, edit.stage == Stage::BackupTable);
+            assert!(!(table.1 && last == Some(Stage::Partitions)), "the backup comes first");
+            last = Some(edit.stage);
+        }
+        assert!(writes > 5);
+        env.table_is_sound("disk");
+        env.filesystem_is_whole("disk", 1);
+    }
 }
 
 #[test]

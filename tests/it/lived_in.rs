@@ -78,6 +78,8 @@ impl Layout {
         let (offset, size) = (format!("offset={start}"), format!("{}k", len >> 10));
         let args = ["-q", "-F", "-d", "files", "-E", &offset, "-L", "boot2docker-data"];
         env.system("mke2fs", &[&args, features, &[disk, &size]].concat()).exits(0);
+        env.take_out(disk, self.data);
+        env.read_files("part", "files-as-read");
     }
 }
 
@@ -164,21 +166,32 @@ impl Env {
     /// The filesystem in a partition of a raw disk is sound, fills it, and has every file.
     #[track_caller]
     pub(crate) fn filesystem_is_whole(&self, disk: &str, number: u32) {
-        self.take_out(disk, number);
-        self.system("e2fsck", &["-fn", "part"]).exits(0);
+        self.filesystem_is_whole_as_it_is(disk, number);
         let grown = self.system("resize2fs", &["part"]).exits(0);
         assert!(grown.stderr.contains("Nothing to do!"), "{grown:?}");
+    }
+
+    /// The filesystem in a partition of a raw disk is sound, and has every file.
+    #[track_caller]
+    pub(crate) fn filesystem_is_whole_as_it_is(&self, disk: &str, number: u32) {
+        self.take_out(disk, number);
+        self.system("e2fsck", &["-fn", "part"]).exits(0);
         self.has_its_files("part");
     }
 
-    /// Every file of a filesystem is as it was made.
+    /// Every file of a filesystem is as it was when it was made.
     #[track_caller]
     pub(crate) fn has_its_files(&self, part: &str) {
-        let _ = fs::remove_dir_all(self.path("found"));
-        fs::create_dir(self.path("found")).expect("a folder");
-        self.system("debugfs", &["-R", "rdump / found", part]).exits(0);
-        let found = self.run("diff", ["-r", "-x", "lost+found", "files", "found"]);
+        self.read_files(part, "found");
+        let found = self.run("diff", ["-r", "-x", "lost+found", "files-as-read", "found"]);
         assert!(found.code == Some(0), "{found:?}");
+    }
+
+    /// Copies the files of a filesystem into a folder, as `debugfs` reads them.
+    fn read_files(&self, part: &str, folder: &str) {
+        let _ = fs::remove_dir_all(self.path(folder));
+        fs::create_dir(self.path(folder)).expect("a folder");
+        self.system("debugfs", &["-R", &format!("rdump / {folder}"), part]).exits(0);
     }
 
     /// What the guest sees of an image, as the raw disk `seen`.

@@ -147,7 +147,7 @@ impl Env {
 }
 
 /// The stages of what is written on a disk as long as it was: a GPT may know less of it.
-const OLD: &[Stage] = &[Stage::Partitions, Stage::Beyond];
+const OLD: &[Stage] = &[Stage::Partitions, Stage::BackupTable, Stage::Beyond];
 
 /// Where administrators' programs are found, whoever runs the tests.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

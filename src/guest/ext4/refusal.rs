@@ -2,7 +2,7 @@
 
 use thiserror::Error as ThisError;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 macro_rules! refusals {
     ($($(#[doc = $meaning:literal])+ #[error($($text:tt)+)] $name:literal
@@ -211,9 +211,22 @@ refusals! {
 }
 
 impl Refusal {
-    /// As an error of kind [`GuestRefused`](ErrorKind::GuestRefused), with this as its cause.
-    pub fn into_error(self) -> Error {
-        Error::new(ErrorKind::GuestRefused, "the filesystem stays as it is").with_source(self)
+    /// Whether `e2fsck` would help.
+    pub const fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Damaged(_)
+                | Refusal::SuperblockChecksum
+                | Refusal::DescriptorChecksum { .. }
+                | Refusal::DescriptorDamaged { .. }
+                | Refusal::BitmapChecksum { .. }
+                | Refusal::BitmapDamaged { .. }
+                | Refusal::ResizeInode(_)
+                | Refusal::Overlap { .. }
+                | Refusal::FreeBlocks { .. }
+                | Refusal::FreeInodes { .. }
+                | Refusal::HasErrors
+        )
     }
 }
 

@@ -4,8 +4,6 @@ use std::fmt;
 
 use thiserror::Error as ThisError;
 
-use crate::error::{Error, ErrorKind};
-
 /// Why a partition table is not believed, or may not be changed.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 #[non_exhaustive]
@@ -137,11 +135,6 @@ impl Refusal {
             Refusal::MbrLimit { .. } => "mbr_limit",
             Refusal::SmallerDisk { .. } => "smaller_disk",
         }
-    }
-
-    /// As an error of kind [`GuestRefused`](ErrorKind::GuestRefused), with this as its cause.
-    pub fn into_error(self) -> Error {
-        Error::new(ErrorKind::GuestRefused, "the partitions stay as they are").with_source(self)
     }
 }
 

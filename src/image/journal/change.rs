@@ -46,7 +46,7 @@ pub(in crate::image) fn change(
     let old = Old::read(storage, &pieces, old_len, task)?;
     let stages = old.stages(&pieces);
     let journal = Journal { old_len, new_len, allocation, stages };
-    if journal.encoded_len() > MAX_LEN {
+    if !journal.fits() {
         return Err(too_large());
     }
     task.check()?;

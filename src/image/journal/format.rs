@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use crate::error::Result;
 use crate::raw::RawAllocation;
+use crate::units::VirtualSize;
 
 const MAGIC: [u8; 8] = *b"VMDJRNL\n";
 const VERSION: u32 = 1;
@@ -33,6 +34,10 @@ const NEW: u8 = 2;
 
 /// The longest journal that is written and read, in bytes: it is held in memory.
 pub(super) const MAX_LEN: u64 = 64 << 20;
+/// The most stages and the most spans of all of them that are written and read: in memory, a span
+/// takes more than the 17 bytes that it may have in a journal.
+const MAX_STAGES: u32 = 16;
+const MAX_SPANS: u64 = 1 << 20;
 
 /// A change of a raw disk that is under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +106,12 @@ impl<'a> Journal<'a> {
         34 + 4 * len_of(&self.stages) + spans.sum::<u64>() + 32
     }
 
+    /// Whether it is one that is written and read.
+    pub(super) fn fits(&self) -> bool {
+        let spans = self.stages.iter().map(|stage| len_of(stage)).sum::<u64>();
+        self.encoded_len() <= MAX_LEN && spans <= MAX_SPANS && count(&self.stages) <= MAX_STAGES
+    }
+
     /// Gives the journal's bytes to `out`, piece by piece.
     ///
     /// # Errors
@@ -166,7 +177,8 @@ impl<'a> Journal<'a> {
             let inside = end.is_some_and(|end| end <= self.new_len);
             span.len > 0 && inside && (span.old.is_none() || span.end() <= self.old_len)
         };
-        self.old_len <= self.new_len && !meet && self.spans().all(sensible)
+        let len_fits = self.new_len <= VirtualSize::MAX.bytes();
+        len_fits && self.old_len <= self.new_len && !meet && self.spans().all(sensible)
     }
 }
 
@@ -208,12 +220,14 @@ impl<'a> Rest<'a> {
         };
         let (old_len, new_len) = (self.u64()?, self.u64()?);
         // Collected one by one: a count that the bytes do not bear out ends where they do.
-        let stages = (0..self.u32()?).map(|_| self.stage()).collect::<Option<_>>()?;
+        let stages = Some(self.u32()?).filter(|stages| *stages <= MAX_STAGES)?;
+        let stages = (0..stages).map(|_| self.stage()).collect::<Option<_>>()?;
         Some(Journal { old_len, new_len, allocation, stages })
     }
 
     fn stage(&mut self) -> Option<Vec<Span<'a>>> {
-        (0..self.u32()?).map(|_| self.span()).collect()
+        let spans = Some(self.u32()?).filter(|spans| u64::from(*spans) <= MAX_SPANS)?;
+        (0..spans).map(|_| self.span()).collect()
     }
 
     fn span(&mut self) -> Option<Span<'a>> {

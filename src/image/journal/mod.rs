@@ -25,4 +25,4 @@ mod subject_tests;
 pub(super) use change::{Lens, change};
 pub(super) use place::{Beside, Place};
 pub(crate) use settle::settle;
-pub use settle::{Pending, PendingState, Settled, pending, refuse_orphan};
+pub use settle::{Pending, PendingState, Settled, pending, refuse_orphan, refuse_pending};

@@ -71,13 +71,25 @@ impl Beside {
     }
 }
 
+/// Whether there is anything that has this name. Beside a disk whose name is nearly as long as names
+/// may be, there cannot be a journal.
+pub(super) fn lies_there(journal: &Path) -> Result<bool> {
+    match Occupant::of(journal) {
+        Err(error) if error.kind() == ErrorKind::BadRequest => Ok(false),
+        occupant => Ok(occupant? != Occupant::Nobody),
+    }
+}
+
 impl Place for Beside {
     fn name(&self) -> &Path {
         &self.journal
     }
 
     fn publish(&self, journal: &Journal<'_>) -> Result<()> {
-        let staging = Staging::begin(&self.journal, DEFAULT_MODE, None)?;
+        // Whoever owns the disk can read its journal, whoever makes it.
+        let owner = Owner { user: self.owner, group: None };
+        let given = (Owner::current().user == 0).then_some(owner);
+        let staging = Staging::begin(&self.journal, DEFAULT_MODE, given)?;
         let mut writer = Writer { storage: staging.storage(), offset: 0, buffer: Vec::new() };
         journal.encode(&mut |bytes| writer.put(bytes))?;
         writer.flush()?;
@@ -88,6 +100,9 @@ impl Place for Beside {
     }
 
     fn load(&self) -> Result<Option<Vec<u8>>> {
+        if !lies_there(&self.journal)? {
+            return Ok(None);
+        }
         match Occupant::of(&self.journal)? {
             Occupant::Nobody => return Ok(None),
             Occupant::File => {}

@@ -1,15 +1,16 @@
 //! What a writer does about a journal that it finds: complete what it says, or refuse.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::change::{complete, interrupted, make_room, take_back};
 use super::format::{Journal, Span};
-use super::place::{Beside, Place, beside};
+use super::place::{Beside, Place, beside, lies_there};
 use crate::block::is_zero;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Storage, read_padded_at};
 use crate::host::{Access, FileStorage, Occupant, resolve};
-use crate::task::Task;
+use crate::task::{Cancel, Silent, Task};
 
 /// No medium tears a smaller piece of a write.
 const SECTOR: u64 = 512;
@@ -40,9 +41,10 @@ pub struct Pending {
 pub enum PendingState {
     /// The next writer completes the change.
     Pending,
-    /// It does not fit the disk, or cannot be read, so nobody writes to the disk before it is taken
-    /// away. This is why.
+    /// It does not fit the disk, so nobody writes to the disk before it is taken away. This is why.
     Stale(String),
+    /// It could not be read, or the disk could not, so nobody knows. This is why.
+    Unknown(String),
 }
 
 /// Completes the change that was interrupted on a raw disk, if there was one. `disk` must be locked
@@ -66,11 +68,17 @@ pub(super) fn settle_at(
     task: Task<'_>,
 ) -> Result<Option<Settled>> {
     let Some(bytes) = place.load()? else { return Ok(None) };
-    let (journal, untouched) = believe(&bytes, storage, place)?;
+    let (journal, untouched) = believe(&bytes, storage, place, task)?;
     let settled = Settled { old_size: journal.old_len, completed: true };
     if let Err(error) = make_room(storage, &journal, task) {
-        // Else nobody could write to the disk before there is room.
-        if untouched && take_back(storage, place, &journal).is_ok() {
+        // Else nobody could write to the disk before there is room. What a guest may have written
+        // behind the old end is not cut off.
+        let no_room = error.kind() == ErrorKind::NoSpace;
+        if no_room
+            && untouched
+            && first_written(storage, journal.old_len..storage.len()?, task)?.is_none()
+            && take_back(storage, place, &journal).is_ok()
+        {
             return Ok(Some(Settled { completed: false, ..settled }));
         }
         return Err(interrupted(error, place));
@@ -87,19 +95,41 @@ pub(super) fn settle_at(
 pub fn pending(path: &Path) -> Result<Option<Pending>> {
     let path = resolve(path)?;
     let journal = beside(&path);
-    if Occupant::of(&journal)? == Occupant::Nobody {
+    if !lies_there(&journal)? {
         return Ok(None);
     }
     let disk = FileStorage::open(&path, Access::Read)?;
     let Some(place) = Beside::of(&disk)? else { return Ok(None) };
-    let fits = |bytes: &[u8]| believe(bytes, &disk, &place).map(drop);
+    let cancel = Cancel::new();
+    let fits = |bytes: &[u8]| believe(bytes, &disk, &place, Task::new(&Silent, &cancel)).map(drop);
     let state = match place.load().and_then(|bytes| bytes.map(|bytes| fits(&bytes)).transpose()) {
         Ok(Some(())) => PendingState::Pending,
-        // Its writer has come to the end meanwhile.
         Ok(None) => return Ok(None),
-        Err(error) => PendingState::Stale(error.to_string()),
+        Err(error) if error.kind() == ErrorKind::JournalStale => {
+            PendingState::Stale(error.to_string())
+        }
+        Err(error) => PendingState::Unknown(error.to_string()),
     };
+    // Its writer may have come to the end meanwhile.
+    if state != PendingState::Pending && !lies_there(&journal)? {
+        return Ok(None);
+    }
     Ok(Some(Pending { journal, state }))
+}
+
+/// Refuses a disk beside which a journal lies: it is not yet what it is going to be, and whoever
+/// opens it to write to it changes it.
+///
+/// # Errors
+/// [`Dirty`](ErrorKind::Dirty), and what the system says.
+pub fn refuse_pending(path: &Path) -> Result<()> {
+    let path = resolve(path)?;
+    if !lies_there(&beside(&path))? {
+        return Ok(());
+    }
+    let message =
+        "a change of it was interrupted, and its journal lies beside it: open it to write first";
+    Err(Error::new(ErrorKind::Dirty, message).at_path(&path))
 }
 
 /// Refuses to make a disk at `target`, where there is none, beside the journal of one that is gone:
@@ -110,7 +140,7 @@ pub fn pending(path: &Path) -> Result<Option<Pending>> {
 pub fn refuse_orphan(target: &Path) -> Result<()> {
     let journal = beside(target);
     let gone = || Ok(Occupant::of(target)? == Occupant::Nobody);
-    if Occupant::of(&journal)? == Occupant::Nobody || !gone()? {
+    if !lies_there(&journal)? || !gone()? {
         return Ok(());
     }
     let message = format!("is the journal of a disk that is gone from {}", target.display());
@@ -119,10 +149,11 @@ pub fn refuse_orphan(target: &Path) -> Result<()> {
 
 /// The journal, if it is whole and its disk holds nothing but what it knows of; and whether that is
 /// everything as it was before the change.
-fn believe<'a>(
+pub(super) fn believe<'a>(
     bytes: &'a [u8],
     storage: &dyn Storage,
     place: &dyn Place,
+    task: Task<'_>,
 ) -> Result<(Journal<'a>, bool)> {
     let stale = |message: String| Error::new(ErrorKind::JournalStale, message);
     let journal =
@@ -137,7 +168,7 @@ fn believe<'a>(
     }
     let mut untouched = true;
     for span in journal.spans() {
-        untouched &= compare(storage, span)?.map_err(|offset| {
+        untouched &= compare(storage, span, task)?.map_err(|offset| {
             let message = format!(
                 "the disk was used since the change that its journal {name} would complete: of the \
                  range of {} bytes from {} on, it holds neither the old bytes nor the new ones",
@@ -151,7 +182,12 @@ fn believe<'a>(
 
 /// Whether the range holds its old content everywhere, or where it holds neither that nor the new
 /// one. Each sector, or what of it belongs to the range, has one or the other.
-fn compare(storage: &dyn Storage, span: &Span<'_>) -> Result<Result<bool, u64>> {
+fn compare(storage: &dyn Storage, span: &Span<'_>, task: Task<'_>) -> Result<Result<bool, u64>> {
+    if span.stays_zero() {
+        // It has any length: the others are as long as what the journal holds of them.
+        let written = first_written(storage, span.offset..span.end(), task)?;
+        return Ok(written.map_or(Ok(true), Err));
+    }
     let mut untouched = true;
     let mut buffer = Vec::new();
     let mut at = span.offset;
@@ -176,6 +212,28 @@ fn compare(storage: &dyn Storage, span: &Span<'_>) -> Result<Result<bool, u64>> 
         }
     }
     Ok(Ok(untouched))
+}
+
+/// The first sector of a range that does not hold zeros: holes, and what is behind the end, are not
+/// read.
+fn first_written(storage: &dyn Storage, range: Range<u64>, task: Task<'_>) -> Result<Option<u64>> {
+    let end = range.end.min(storage.len()?);
+    let (mut at, mut buffer) = (range.start, Vec::new());
+    while at < end {
+        task.check()?;
+        let run = storage.run(at, end)?;
+        let next = if run.is_hole { run.end } else { run.end.min(at.saturating_add(PIECE)) };
+        if !run.is_hole {
+            buffer.resize(usize::try_from(next - at).unwrap_or_default(), 0);
+            read_padded_at(storage, at, &mut buffer)?;
+            if let Some(byte) = buffer.iter().position(|&byte| byte != 0) {
+                let found = at.saturating_add(u64::try_from(byte).unwrap_or(u64::MAX));
+                return Ok(Some((found - found % SECTOR).max(range.start)));
+            }
+        }
+        at = next;
+    }
+    Ok(None)
 }
 
 /// Whether the bytes are what `content` has at `skipped`.

@@ -2,9 +2,13 @@
 
 use proptest::prelude::*;
 
+use super::format::{Journal, Span};
+use super::place::Place;
+use super::settle::believe;
 use super::subject_tests::{CONTENT, Case, DISK, FOLDER, Subject, pattern};
 use crate::error::ErrorKind;
 use crate::raw::RawAllocation;
+use crate::task::{Cancel, Silent, Task};
 
 /// Nothing is written, and everything is as it was.
 fn is_refused(files: &[Vec<u8>], why: &str) -> crate::Error {
@@ -132,4 +136,28 @@ proptest! {
         prop_assert!(subject.disk.contents() == new);
         prop_assert!(!subject.has_journal());
     }
+}
+
+/// A stranger's journal of a few bytes that speaks of 4 EiB costs no more than what the disk holds.
+#[test]
+fn what_a_journal_claims_costs_nothing() {
+    let span = Span { offset: 4096, len: 1 << 62, old: None, new: None };
+    let journal = Journal {
+        old_len: 4096,
+        new_len: 4096 + (1 << 62),
+        allocation: RawAllocation::Sparse,
+        stages: vec![vec![span]],
+    };
+    let subject = Subject::of(pattern(4096, 3));
+    subject.place.publish(&journal).unwrap();
+    let begun = std::time::Instant::now();
+    let bytes = subject.place.load().unwrap().unwrap();
+    let task_ends = Cancel::new();
+    let task = Task::new(&Silent, &task_ends);
+    assert!(believe(&bytes, &*subject.disk, &subject.place, task).unwrap().1);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(2));
+    let too_long = Journal { new_len: u64::MAX, ..journal };
+    subject.place.remove().unwrap();
+    subject.place.publish(&too_long).unwrap();
+    assert_eq!(subject.settle().unwrap_err().kind(), ErrorKind::JournalStale);
 }

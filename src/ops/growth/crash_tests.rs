@@ -89,9 +89,10 @@ fn open(storage: Arc<dyn Storage>) -> Qcow2 {
 }
 
 fn grow(image: &mut Qcow2) {
-    let request = InsideRequest { disk_bytes: NEW, restore: false };
-    let inside = Inside::Planned(InsideGrowth::plan(image, request).unwrap());
-    assert!(inside.report(None).refusal.is_none(), "{inside:?}");
+    let request = FillRequest { disk_bytes: NEW, restore: false };
+    let plan = InsideGrowth::plan(image, request).unwrap();
+    let inside = Inside::Planned { plan, left: None };
+    assert!(inside.report().refusal.is_none(), "{inside:?}");
     let options = ResizeOptions { virtual_size: virtual_size(NEW), preallocation: None };
     let patches = inside.stages().concat();
     image.resize_with(&options, &patches, Task::new(&Silent, &Cancel::new())).unwrap();

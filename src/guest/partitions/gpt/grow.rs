@@ -4,6 +4,7 @@ use super::copy::{Header, PRIMARY_LBA, Place};
 use super::{Backup, Gpt};
 use crate::guest::edit::Stage;
 use crate::guest::partitions::growth::{Draft, Growth, GrowthRequest, aligned_end};
+use crate::guest::partitions::mbr::Mbr;
 use crate::guest::partitions::{Partition, Refusal, SECTOR_BYTES};
 
 impl Gpt {
@@ -26,9 +27,8 @@ impl Gpt {
         draft.end_at(end);
         draft.note(self.note());
         self.write_backup(&mut draft, &backup, &grown.entries);
-        self.write_primary(&mut draft, &primary, &grown.entries);
         let mbr = self.mbr.protecting(backup_place.my_lba);
-        draft.replace_table(0, Some(self.mbr.bytes()), mbr.bytes());
+        self.write_primary(&mut draft, &primary, &grown.entries, &mbr);
         Ok(draft.done())
     }
 
@@ -63,10 +63,11 @@ impl Gpt {
             Backup::Same(backup) if backup.header.place() == place => Some(backup),
             _ => None,
         };
-        // Nothing that the old table speaks of is so far behind.
+        // Nothing that the old table speaks of is so far behind. Else it is the old backup that
+        // changes, and the primary is good until it is done.
         let stage = |lba: u64| match lba > self.reach_lba {
             true => Stage::Beyond,
-            false => Stage::Partitions,
+            false => Stage::BackupTable,
         };
         let old_entries = there.map(|backup| backup.entries.as_slice());
         draft.replace(stage(place.entries_lba), place.entries_lba, old_entries, entries);
@@ -74,11 +75,23 @@ impl Gpt {
         draft.replace(stage(place.my_lba), place.my_lba, old_header.as_deref(), &header.bytes());
     }
 
-    fn write_primary(&self, draft: &mut Draft, header: &Header, entries: &[u8]) {
+    /// Protective MBR, header and entries, in one write where they follow one another, as they do
+    /// everywhere: Linux does not look at the backup unless it is told to (`gpt` on its command
+    /// line), so a guest that starts between two writes would find no partitions.
+    fn write_primary(&self, draft: &mut Draft, header: &Header, entries: &[u8], mbr: &Mbr) {
         let there = self.primary.is_ok().then_some(&self.table);
-        let old_entries = there.map(|primary| primary.entries.as_slice());
-        draft.replace_table(header.place().entries_lba, old_entries, entries);
         let old_header = there.map(|primary| primary.header.bytes());
-        draft.replace_table(PRIMARY_LBA, old_header.as_deref(), &header.bytes());
+        let old_entries = there.map(|primary| primary.entries.as_slice());
+        if header.place().entries_lba != PRIMARY_LBA.saturating_add(1) {
+            draft.replace_table(header.place().entries_lba, old_entries, entries);
+            draft.replace_table(PRIMARY_LBA, old_header.as_deref(), &header.bytes());
+            draft.replace_table(0, Some(self.mbr.bytes()), mbr.bytes());
+            return;
+        }
+        let whole =
+            |header: &[u8], entries: &[u8], mbr: &Mbr| [mbr.bytes(), header, entries].concat();
+        let old = old_header.zip(old_entries);
+        let old = old.map(|(header, entries)| whole(&header, entries, &self.mbr));
+        draft.replace_table(0, old.as_deref(), &whole(&header.bytes(), entries, mbr));
     }
 }

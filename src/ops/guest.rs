@@ -10,12 +10,12 @@ use super::choices::{Format, PartitionTable};
 use super::context::Context;
 use super::growth::RefusalReport;
 use super::info::JournalReport;
-use super::wire::{bytes_hex, lossy};
+use super::wire::{bytes_hex, lossy, stored_text};
 use crate::block::{BlockDevice, DeviceOptions, Slice};
 use crate::error::{ErrorKind, Result};
 use crate::guest::ext4::{self, Filesystem};
 use crate::guest::partitions::{Partition, Reading, Table};
-use crate::guest::{Contents, InsideGrowth, InsideRequest as GrowthRequest, identify};
+use crate::guest::{Contents, FillRequest, InsideGrowth, identify};
 use crate::host::{Access, FileKind, FileStorage, LockMode, LockPolicy, open_locked, resolve};
 use crate::image::chain::{Link, Opening};
 use crate::image::probe::{self, Evidence, Magic};
@@ -155,20 +155,24 @@ pub fn guest(request: &InsideRequest, context: Context<'_>) -> Result<InsideRepo
     Ok(report)
 }
 
-/// Opens a disk to be looked at, and whether somebody else writes to it.
+/// Opens a disk to be looked at, and tells whether somebody else writes to it. The lock that finds
+/// that out is given back at once: nobody is kept from starting a machine.
 fn open(path: &Path, context: Context<'_>) -> Result<(FileStorage, bool)> {
     let at_once = LockPolicy { required: false, ..LockPolicy::default() };
-    match open_locked(path, Access::Read, LockMode::Reader, &at_once, context.cancel) {
-        Err(error) if error.kind() == ErrorKind::Locked => {
-            Ok((FileStorage::open(path, Access::Read)?, true))
+    let in_use = match open_locked(path, Access::Read, LockMode::Reader, &at_once, context.cancel) {
+        Err(error) if error.kind() == ErrorKind::Locked => true,
+        opened => {
+            drop(opened?);
+            false
         }
-        opened => Ok((opened?, false)),
-    }
+    };
+    Ok((FileStorage::open(path, Access::Read)?, in_use))
 }
 
 fn describe(disk: &dyn BlockDevice) -> Result<InsideReport> {
     let contents = identify(disk)?;
-    let plan = InsideGrowth::plan(disk, GrowthRequest { disk_bytes: disk.size(), restore: false })?;
+    let request = FillRequest { disk_bytes: disk.size(), restore: false };
+    let plan = InsideGrowth::outline(disk, request)?;
     let mut report = InsideReport {
         path: String::new(),
         path_bytes_hex: None,
@@ -206,7 +210,7 @@ fn partition(disk: &dyn BlockDevice, partition: &Partition) -> Result<PartitionR
         start_bytes: partition.start_bytes,
         size_bytes: partition.len_bytes,
         kind: partition.kind.to_string(),
-        name: partition.name.clone(),
+        name: partition.name.as_ref().map(|name| stored_text(name.as_bytes())),
         guid: partition.guid.map(|guid| guid.to_string()),
         would_grow_to_bytes: None,
         contents: contents.name().to_owned(),
