@@ -1,17 +1,21 @@
 //! `ensure`: create, or grow, or nothing; the one call for every machine start.
 
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::backing::Base;
 use super::choices::GuestFs;
 use super::context::Context;
 use super::create::{CreateReport, build, kept};
 use super::existing::Existing;
 use super::fits::check_fit;
+use super::growth::{GrowthReport, Inside};
 use super::options::{CreateRequest, EnsureRequest};
 use super::resize::{ResizeReport, ResizeRequest, TargetSize, note_settled, resize_open};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{Occupant, resolve, resolve_target};
+use crate::host::{Access, FileStorage, Occupant, resolve, resolve_target};
 use crate::image::gate::Trust;
 use crate::units::{ByteSize, VirtualSize};
 
@@ -46,7 +50,7 @@ pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureRep
     let request = &CreateRequest::from(request.clone());
     let target = resolve_target(&request.path)?;
     if Occupant::of(&target)? == Occupant::Nobody {
-        match build(request, &target, None, context) {
+        match create_filled(request, &target, guest_fs, context) {
             // Somebody else created it meanwhile: then it is looked at like any other.
             Err(error) if error.kind() == ErrorKind::Exists => {}
             report => return report.map(EnsureReport::Created),
@@ -55,6 +59,44 @@ pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureRep
     let existing = Existing::open_to_change(&target, request.format, context)?;
     let mark = existing.mark();
     ensure_open(existing, request, guest_fs, context).map_err(mark)
+}
+
+/// A new disk. Above a backing file that a guest has lived in, what is inside fills it from the start.
+fn create_filled(
+    request: &CreateRequest,
+    target: &Path,
+    guest_fs: GuestFs,
+    context: Context<'_>,
+) -> Result<CreateReport> {
+    let Some(backing) = request.backing.as_ref().filter(|_| guest_fs != GuestFs::Off) else {
+        return build(request, target, None, context);
+    };
+    if guest_fs == GuestFs::Require {
+        let base = Base::open(backing, target, context)?;
+        let size = request.asked_size()?.map_or(base.size(), ByteSize::bytes);
+        Inside::require(&base.image, size, context.cancel)?;
+    }
+    let mut report = build(request, target, None, context)?;
+    let filled = fill_new(request, target, report.virtual_size_bytes, context);
+    report.growth = filled.map_err(Error::after_changes)?;
+    let info = FileStorage::open(target, Access::Read)?.info()?;
+    (report.file_size_bytes, report.allocated_bytes) = (info.len, info.allocated_bytes);
+    Ok(report)
+}
+
+fn fill_new(
+    request: &CreateRequest,
+    target: &Path,
+    bytes: u64,
+    context: Context<'_>,
+) -> Result<Option<GrowthReport>> {
+    let format = Some(request.format());
+    let existing = Existing::open_to_change(target, format, context)?;
+    let size = TargetSize::Absolute(ByteSize::from_bytes(bytes));
+    let resize = ResizeRequest { format, ..ResizeRequest::new(&request.path, size) };
+    let trust = trust_with_backing(request, context.trust);
+    let filled = resize_open(existing, size, &resize, Context { trust: &trust, ..context })?;
+    Ok(filled.growth)
 }
 
 /// Grows a disk that is open and locked, if it is to be larger.

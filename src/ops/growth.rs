@@ -136,6 +136,16 @@ impl Inside {
         Ok(inside)
     }
 
+    /// Refuses where what is inside of an image could not fill one of `disk_bytes` above it.
+    ///
+    /// # Errors
+    /// [`GuestRefused`](ErrorKind::GuestRefused), and what reading says.
+    pub(super) fn require(image: &Image, disk_bytes: u64, cancel: &Cancel) -> Result<()> {
+        let request = FillRequest { disk_bytes, restore: false };
+        let plan = InsideGrowth::plan(&Stoppable { disk: image, cancel }, request)?;
+        plan.refusal.map_or(Ok(()), |refusal| Err(refusal.to_error()))
+    }
+
     /// What it is when the image could not be opened as a whole.
     ///
     /// # Errors

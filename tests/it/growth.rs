@@ -52,11 +52,11 @@ fn lived_in(layout: &Layout, form: usize) -> Env {
 
 /// The image is sound, and what its guest sees is whole and fills the disk.
 #[track_caller]
-fn is_grown(env: &Env, layout: &Layout, format: &str, bytes: u64) {
+fn is_grown(env: &Env, layout: &Layout, image: &str, format: &str, bytes: u64) {
     if format == "qcow2" {
-        env.is_clean("d.img");
+        env.is_clean(image);
     }
-    env.see(format, "d.img");
+    env.see(format, image);
     assert_eq!(fs::metadata(env.path("seen")).expect("a disk").len(), bytes);
     if layout.data > 0 {
         env.table_is_sound("seen");
@@ -97,7 +97,7 @@ fn disk_partition_and_filesystem_grow_in_one_command() {
             // There is room for some more groups in the last block of their table, or there is not.
             let grown = env.vmdisk(&format!("resize {line} --guest-fs require")).code == Some(0);
             if grown {
-                is_grown(&env, &layout, format, new);
+                is_grown(&env, &layout, "d.img", format, new);
             }
             return;
         }
@@ -116,7 +116,7 @@ fn disk_partition_and_filesystem_grow_in_one_command() {
         if layout.data > 0 {
             grown(&growth["partition"]);
         }
-        is_grown(&env, &layout, format, new);
+        is_grown(&env, &layout, "d.img", format, new);
         let before = fs::read(env.path("d.img")).expect("the image");
         let again = env.report(&format!("resize {line}"));
         assert_eq!(again["changed"], false, "{case}: {again:#}");
@@ -144,7 +144,7 @@ fn a_disk_that_is_small_inside_is_filled_up() {
         let report = env.report(&format!("{line} --size 300M"));
         assert_eq!((&report["action"], &report["changed"]), (&json!("grown"), &json!(true)));
         assert_eq!(report["old_virtual_size_bytes"], report["virtual_size_bytes"]);
-        is_grown(&env, &layout, format, mib(300));
+        is_grown(&env, &layout, "d.img", format, mib(300));
         for size in ["", "--size 300M"] {
             let report = env.report(&format!("{line} {size}"));
             assert_eq!(
@@ -164,7 +164,7 @@ fn growing_again_and_again_leaves_everything_whole() {
         [("400M", mib(400)), ("1G", mib(1024)), ("3G", mib(3072)), ("9G", mib(9216))]
     {
         env.report(&format!("resize d.img --format qcow2 --size {size} --guest-fs require"));
-        is_grown(&env, &Layout::BOOT2DOCKER, "qcow2", bytes);
+        is_grown(&env, &Layout::BOOT2DOCKER, "d.img", "qcow2", bytes);
     }
 }
 
@@ -173,10 +173,13 @@ type Spoiled = (&'static str, fn(&Env));
 
 /// Changes a field of the superblock, with its checksum.
 fn set_field(env: &Env, field: &str, value: &str) {
-    let layout = Layout::BOOT2DOCKER;
-    let (start, _) = env.partition("disk", layout.data);
+    set_field_of(env, "disk", Layout::BOOT2DOCKER.data, field, value);
+}
+
+fn set_field_of(env: &Env, disk: &str, partition: u32, field: &str, value: &str) {
+    let (start, _) = env.partition(disk, partition);
     let request = format!("set_super_value {field} {value}");
-    let place = format!("disk?offset={start}");
+    let place = format!("{disk}?offset={start}");
     env.system("debugfs", &["-w", "-R", &request, &place]).exits(0);
 }
 
@@ -302,6 +305,31 @@ fn a_disk_below_others_grows_outside_alone() {
     env.filesystem_is_whole_as_it_is("seen", 1);
 }
 
+/// The first call makes an overlay over a disk that a guest has lived in, and fills it: the machine's
+/// first start sees the size that was asked for.
+#[test]
+fn an_overlay_is_filled_from_the_start() {
+    let env = Env::new();
+    Layout::MINIKUBE.make(&env, "disk", mib(160));
+    env.qemu_img("convert -O qcow2 disk base.qcow2");
+    let base = fs::read(env.path("base.qcow2")).expect("the base");
+    let line = "ensure d.qcow2 --backing base.qcow2 --size 400M --guest-fs require";
+    let report = env.report(line);
+    assert_eq!((&report["action"], &report["changed"]), (&json!("created"), &json!(true)));
+    assert!(report["growth"]["filesystem"]["size_bytes"].as_u64() > Some(mib(390)), "{report:#}");
+    is_grown(&env, &Layout::MINIKUBE, "d.qcow2", "qcow2", mib(400));
+    assert_eq!(env.report(line)["action"], "unchanged");
+    assert!(fs::read(env.path("base.qcow2")).expect("the base") == base);
+    // What could not be filled is not made.
+    set_field_of(&env, "disk", Layout::MINIKUBE.data, "state", "0");
+    env.qemu_img("convert -O qcow2 disk unclean.qcow2");
+    let line = "ensure e.qcow2 --backing unclean.qcow2 --size 400M --guest-fs";
+    env.fails(&format!("{line} require"), 1, "guest_refused");
+    assert!(!env.path("e.qcow2").exists());
+    let report = env.report(&format!("{line} auto"));
+    assert_eq!(report["growth"]["refusal"]["name"], "not_clean", "{report:#}");
+}
+
 /// Where everything at once is not possible, the disk alone grows: there is no name for a journal
 /// beside this one.
 #[test]
@@ -399,7 +427,7 @@ fn a_damaged_gpt_is_restored_when_that_is_asked_for() {
     env.patch("d.img", 512 + 60, &[0xFF]);
     let report = env.report("resize d.img --format raw --size 400M --restore-gpt");
     assert_eq!(report["growth"]["refusal"], Value::Null, "{report:#}");
-    is_grown(&env, &Layout::BOOT2DOCKER, "raw", mib(400));
+    is_grown(&env, &Layout::BOOT2DOCKER, "d.img", "raw", mib(400));
 }
 
 /// A disk that nobody formatted yet has nothing that could stay small.
