@@ -59,8 +59,9 @@ type EnsureRequest struct {
 	Backing *BackingOptions `json:"backing,omitempty"`
 	// Guest is what the guest will find.
 	Guest *GuestOptions `json:"guest,omitempty"`
-	// GuestFs is whether what is inside of a disk that is there grows to fill it: the last
-	// partition and the filesystem in it. Default: GuestFsAuto.
+	// GuestFs is whether what is inside grows to fill the disk, the last partition and the
+	// filesystem in it: of a disk that is there, and of a backing file in a new one. Default:
+	// GuestFsAuto.
 	GuestFs GuestFs `json:"guest_fs,omitempty"`
 	// Mode is the file's permission bits, in octal. Default: those of the file that it replaces,
 	// else "0600".

@@ -42,7 +42,8 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::WouldShrink => Some("ask for the size that it has, or shrink it with resize"),
         ErrorKind::Exists => Some("ask for what is there, or remove the disk to have a new one"),
-        ErrorKind::GuestRefused | ErrorKind::HasDependents => Some(resize::GROW_ANYWAY),
+        ErrorKind::GuestRefused => Some(resize::GROW_ANYWAY),
+        ErrorKind::HasDependents => Some(resize::GROW_ABOVE),
         ErrorKind::GuestNotEmpty => Some("pass --overwrite-guest to write over it all the same"),
         _ => None,
     }
@@ -50,7 +51,9 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
 
 fn text(report: &EnsureReport) -> String {
     match report {
-        EnsureReport::Created(report) => create::text(report),
+        EnsureReport::Created(report) => {
+            create::text(report) + &resize::growth(report.growth.as_ref())
+        }
         EnsureReport::Grown(report) => resize::text(report),
         EnsureReport::Unchanged(report) => {
             let size = ByteSize::from_bytes(report.virtual_size_bytes);

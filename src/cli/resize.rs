@@ -86,7 +86,8 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
         ErrorKind::WouldShrink => {
             Some("pass --shrink to cut the disk: what its guest has behind the new end is lost")
         }
-        ErrorKind::GuestRefused | ErrorKind::HasDependents => Some(GROW_ANYWAY),
+        ErrorKind::GuestRefused => Some(GROW_ANYWAY),
+        ErrorKind::HasDependents => Some(GROW_ABOVE),
         _ => None,
     }
 }
@@ -95,13 +96,19 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
 pub(super) const GROW_ANYWAY: &str = "with --guest-fs auto the disk alone grows, and the report has what to type in its guest, where \
      that is known";
 
+/// Where images lie above a disk that has to grow inside.
+pub(super) const GROW_ABOVE: &str = "with --guest-fs auto the disk alone grows; what is inside grows \
+                                     in the images above it";
+
 /// The report as people read it.
 pub(super) fn text(report: &ResizeReport) -> String {
     let old = ByteSize::from_bytes(report.old_virtual_size_bytes);
     let new = ByteSize::from_bytes(report.virtual_size_bytes);
     let mut text = match new.cmp(&old) {
         Ordering::Less => format!("Shrank {}: {old} -> {new}", report.path),
-        Ordering::Equal if report.changed => format!("Filled {}: {new}", report.path),
+        Ordering::Equal if report.growth.as_ref().is_some_and(GrowthReport::grew) => {
+            format!("Filled {}: {new}", report.path)
+        }
         Ordering::Equal => format!("{} has {new} already", report.path),
         Ordering::Greater => format!("Grew {}: {old} -> {new}", report.path),
     };

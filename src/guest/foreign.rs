@@ -4,8 +4,9 @@ use super::FilesystemKind;
 use crate::block::BlockDevice;
 use crate::error::Result;
 
-/// What does not fill its place by less than this is taken to fill it, in bytes: an allocation group
-/// of XFS, or a chunk of btrfs, that would be smaller than this is not made.
+/// What does not fill its place by less than this part of it, or this many bytes, is taken to fill
+/// it: an allocation group of XFS, or a chunk of btrfs, that would be very small is not made.
+const SLACK_PART: u64 = 64;
 const SLACK_BYTES: u64 = 32 << 20;
 
 /// The size of a filesystem, in bytes, where it can be read.
@@ -16,8 +17,8 @@ pub(super) fn size_bytes(kind: FilesystemKind, device: &dyn BlockDevice) -> Resu
     match kind {
         FilesystemKind::Xfs => xfs(device),
         // `struct btrfs_super_block` (Linux `include/uapi/linux/btrfs_tree.h`), of the first copy at
-        // 64 KiB: `total_bytes`, of all devices together.
-        FilesystemKind::Btrfs => Ok(read(device, 0x1_0000 + 0x70)?.map(u64::from_le_bytes)),
+        // 64 KiB: `dev_item.total_bytes`, of this device alone.
+        FilesystemKind::Btrfs => Ok(read(device, 0x1_0000 + 0xC9 + 8)?.map(u64::from_le_bytes)),
         _ => Ok(None),
     }
 }
@@ -31,7 +32,8 @@ fn xfs(device: &dyn BlockDevice) -> Result<Option<u64>> {
 
 /// Whether a filesystem of this size fills a place of that length, in bytes.
 pub(super) fn fills(size_bytes: u64, place_bytes: u64) -> bool {
-    size_bytes.saturating_add(SLACK_BYTES) > place_bytes
+    let slack = place_bytes.checked_div(SLACK_PART).unwrap_or(0).min(SLACK_BYTES);
+    size_bytes.saturating_add(slack) >= place_bytes
 }
 
 /// The array that a place is a member of, if it is one that keeps its superblock at the end: what

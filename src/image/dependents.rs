@@ -1,5 +1,7 @@
 //! Images that lie above a disk: what the disk holds is a part of what their guests see.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -27,15 +29,15 @@ pub fn refuse_dependents(path: &Path) -> Result<()> {
     }
 }
 
-/// What cannot be read as an image is none.
+/// What cannot be read as an image is none; one that is damaged may be mended.
 fn lies_above(file: &Path, disk: FileId) -> bool {
-    let header = || {
-        let is_file = FileKind::of(file).ok()? == FileKind::Regular;
-        let storage = is_file.then(|| FileStorage::open(file, Access::Read).ok())??;
-        Header::read(&storage).ok()
+    let backing = || {
+        let file = resolve(file).ok()?;
+        let is_file = FileKind::of(&file).ok()? == FileKind::Regular;
+        let storage = is_file.then(|| FileStorage::open(&file, Access::Read).ok())??;
+        let name = Header::read_past_damage(&storage).ok()?.backing?.name;
+        let name = name.strip_prefix(b"file:").unwrap_or(&name);
+        Some(file.parent()?.join(OsStr::from_bytes(name)))
     };
-    let Some(backing) = header().and_then(|header| header.backing) else { return false };
-    let name = std::str::from_utf8(&backing.name).unwrap_or_default();
-    let named = file.parent().unwrap_or(Path::new("/")).join(name);
-    FileId::of(&named).is_ok_and(|named| named == disk)
+    backing().is_some_and(|named| FileId::of(&named).is_ok_and(|named| named == disk))
 }

@@ -26,6 +26,23 @@ pub(super) struct Base {
     pub(super) image: Image,
 }
 
+/// Where the backing file of an overlay at `overlay` is, without symbolic links.
+///
+/// # Errors
+/// What finding it says.
+pub(super) fn backing_path(options: &BackingOptions, overlay: &Path) -> Result<PathBuf> {
+    resolve(&as_given(options, &folder_of(overlay)?))
+}
+
+/// The path that the caller means. Readers resolve stored characters against the image's folder: so
+/// do we.
+fn as_given(options: &BackingOptions, folder: &Path) -> PathBuf {
+    match options.store {
+        Some(BackingStore::AsGiven) => folder.join(&options.path),
+        _ => options.path.clone(),
+    }
+}
+
 impl Base {
     /// Opens the backing file of an overlay that will lie at `overlay`.
     ///
@@ -40,11 +57,7 @@ impl Base {
         context: Context<'_>,
     ) -> Result<Base> {
         let folder = folder_of(overlay)?;
-        let given = match options.store {
-            // Readers resolve the stored characters against the image's folder: so do we.
-            Some(BackingStore::AsGiven) => folder.join(&options.path),
-            _ => options.path.clone(),
-        };
+        let given = as_given(options, &folder);
         let path = resolve(&given).map_err(|error| missing(error, &given))?;
         let replaced: Vec<FileId> = FileId::of(overlay).into_iter().collect();
         // Before it is opened: our own lock on what is replaced would be in the way.

@@ -5,17 +5,17 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::backing::Base;
+use super::backing::{Base, backing_path};
 use super::choices::GuestFs;
 use super::context::Context;
 use super::create::{CreateReport, build, kept};
 use super::existing::Existing;
 use super::fits::check_fit;
-use super::growth::{GrowthReport, Inside};
+use super::growth::Inside;
 use super::options::{CreateRequest, EnsureRequest};
 use super::resize::{ResizeReport, ResizeRequest, TargetSize, note_settled, resize_open};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{Access, FileStorage, Occupant, resolve, resolve_target};
+use crate::host::{Access, FileStorage, Occupant, resolve_target};
 use crate::image::gate::Trust;
 use crate::units::{ByteSize, VirtualSize};
 
@@ -77,8 +77,10 @@ fn create_filled(
         Inside::require(&base.image, size, context.cancel)?;
     }
     let mut report = build(request, target, None, context)?;
-    let filled = fill_new(request, target, report.virtual_size_bytes, context);
-    report.growth = filled.map_err(Error::after_changes)?;
+    let filled = fill_new(request, target, report.virtual_size_bytes, guest_fs, context);
+    let filled = filled.map_err(Error::after_changes)?;
+    report.growth = filled.growth;
+    report.notes.extend(filled.notes);
     let info = FileStorage::open(target, Access::Read)?.info()?;
     (report.file_size_bytes, report.allocated_bytes) = (info.len, info.allocated_bytes);
     Ok(report)
@@ -88,15 +90,15 @@ fn fill_new(
     request: &CreateRequest,
     target: &Path,
     bytes: u64,
+    guest_fs: GuestFs,
     context: Context<'_>,
-) -> Result<Option<GrowthReport>> {
+) -> Result<ResizeReport> {
     let format = Some(request.format());
     let existing = Existing::open_to_change(target, format, context)?;
     let size = TargetSize::Absolute(ByteSize::from_bytes(bytes));
-    let resize = ResizeRequest { format, ..ResizeRequest::new(&request.path, size) };
+    let resize = ResizeRequest { format, guest_fs, ..ResizeRequest::new(&request.path, size) };
     let trust = trust_with_backing(request, context.trust);
-    let filled = resize_open(existing, size, &resize, Context { trust: &trust, ..context })?;
-    Ok(filled.growth)
+    resize_open(existing, size, &resize, Context { trust: &trust, ..context })
 }
 
 /// Grows a disk that is open and locked, if it is to be larger.
@@ -126,6 +128,7 @@ fn ensure_open(
         }
         None => {
             let mut report = kept(&existing, request)?;
+            report.changed = existing.settled().is_some();
             report.notes.extend(existing.settled().map(note_settled));
             return Ok(EnsureReport::Unchanged(report));
         }
@@ -153,7 +156,8 @@ fn ensure_open(
 
 /// The policy of this call: the backing file that the caller names is trusted.
 fn trust_with_backing(request: &CreateRequest, trust: &Trust) -> Trust {
-    let backing = request.backing.as_ref().and_then(|backing| resolve(&backing.path).ok());
+    let backing = request.backing.as_ref();
+    let backing = backing.and_then(|backing| backing_path(backing, &request.path).ok());
     match backing {
         Some(backing) => trust.clone().and(backing),
         None => trust.clone(),

@@ -35,6 +35,22 @@ pub struct GrowthReport {
     pub refusal: Option<RefusalReport>,
 }
 
+impl GrowthReport {
+    /// Whether anything became larger.
+    pub fn grew(&self) -> bool {
+        let partition = self.partition.as_ref();
+        let partition = partition.is_some_and(|step| step.size_bytes > step.old_size_bytes);
+        let filesystem = self.filesystem.as_ref();
+        partition || filesystem.is_some_and(|step| step.size_bytes > step.old_size_bytes)
+    }
+
+    fn without_todo(mut self) -> Self {
+        self.partition.iter_mut().for_each(|step| step.todo = None);
+        self.filesystem.iter_mut().for_each(|step| step.todo = None);
+        self
+    }
+}
+
 /// What became of a partition.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct PartitionGrowthReport {
@@ -219,12 +235,16 @@ impl Inside {
                 let refused = || plan.refusal.as_ref().map(RefusalReport::of);
                 let refusal = left.clone().or_else(refused);
                 let done = refusal.is_none();
-                GrowthReport {
+                // What lies above the disk would be hurt by its guest as well.
+                let below = ErrorKind::HasDependents.name();
+                let to_do = refusal.as_ref().is_some_and(|refusal| refusal.name != below);
+                let report = GrowthReport {
                     contents: Some(plan.contents.name().to_owned()),
                     partition: plan.partition.map(|step| partition(step, plan, done)),
                     filesystem: plan.filesystem.as_ref().map(|step| filesystem(step, plan, done)),
                     refusal,
-                }
+                };
+                if to_do { report } else { report.without_todo() }
             }
         }
     }
@@ -324,7 +344,7 @@ fn grow_partition(number: u32, inside: Option<&FilesystemGrowth>) -> Option<Stri
     let device = match (inside.kind, device_of(inside)) {
         (_, Some(device)) => device,
         (kind @ (FilesystemKind::Xfs | FilesystemKind::Btrfs), None) => {
-            format!("$(findmnt -nfo SOURCE -t {})", kind.name())
+            format!("$(findmnt -nvfo SOURCE -t {})", kind.name())
         }
         _ => return None,
     };
@@ -340,7 +360,8 @@ fn mend_filesystem(step: &FilesystemGrowth, refusal: &ext4::Refusal) -> Option<S
         // What is mounted was recovered, and grows while it is.
         NeedsRecovery | NotClean | Orphans => grow_filesystem(step),
         refusal if refusal.is_damage() => {
-            device_of(step).map(|device| format!("sudo e2fsck -f \"{device}\""))
+            // Never while it is mounted.
+            device_of(step).map(|at| format!("sudo umount \"{at}\" && sudo e2fsck -f \"{at}\""))
         }
         _ => grow_filesystem(step),
     }

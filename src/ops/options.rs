@@ -157,8 +157,8 @@ fn fail() -> IfExists {
 disk_request! {
     /// A disk that is to be there, with at least what is asked for.
     EnsureRequest {
-        /// Whether what is inside of a disk that is there grows to fill it: the last partition and
-        /// the filesystem in it. Default: `auto`.
+        /// Whether what is inside grows to fill the disk, the last partition and the filesystem in
+        /// it: of a disk that is there, and of a backing file in a new one. Default: `auto`.
         #[serde(default = "auto")]
         guest_fs: GuestFs = auto(),
     }

@@ -313,7 +313,7 @@ fn check_request(request: &ResizeRequest, format: Format, shrinks: bool) -> Resu
         let message = "a partition table is restored where what is inside may be changed";
         return Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("restore_gpt"));
     }
-    if shrinks && (request.restore_gpt || request.guest_fs == GuestFs::Require) {
+    if shrinks && request.shrink && (request.restore_gpt || request.guest_fs == GuestFs::Require) {
         let message = "a disk that becomes smaller is not looked into: nothing inside grows";
         let field = if request.restore_gpt { "restore_gpt" } else { "guest_fs" };
         return Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field(field));

@@ -301,6 +301,7 @@ fn a_disk_below_others_grows_outside_alone() {
     let report = env.report(line);
     assert_eq!(report["virtual_size_bytes"], mib(300));
     assert_eq!(report["growth"]["refusal"]["name"], "has_dependents");
+    assert!(!report.to_string().contains("todo"), "{report:#}");
     env.see("qcow2", "d.img");
     env.filesystem_is_whole_as_it_is("seen", 1);
 }
@@ -414,6 +415,12 @@ fn off_leaves_what_is_inside_alone_and_is_not_looked_at() {
     assert!(after[..before.len()] == before);
     env.fails(
         "resize d.img --format raw --size 400M --guest-fs off --restore-gpt",
+        2,
+        "incompatible_options",
+    );
+    env.fails("resize d.img --format raw --size 160M --guest-fs require", 1, "would_shrink");
+    env.fails(
+        "resize d.img --format raw --size 160M --shrink --guest-fs require",
         2,
         "incompatible_options",
     );

@@ -73,10 +73,13 @@ pub(super) fn settle_at(
     if let Err(error) = make_room(storage, &journal, task) {
         // Else nobody could write to the disk before there is room. What a guest may have written
         // behind the old end is not cut off.
-        let no_room = error.kind() == ErrorKind::NoSpace;
-        if no_room
+        let behind = || {
+            let end = storage.len()?;
+            first_written(storage, journal.old_len..end, task)
+        };
+        if error.kind() == ErrorKind::NoSpace
             && untouched
-            && first_written(storage, journal.old_len..storage.len()?, task)?.is_none()
+            && behind().is_ok_and(|written| written.is_none())
             && take_back(storage, place, &journal).is_ok()
         {
             return Ok(Some(Settled { completed: false, ..settled }));
