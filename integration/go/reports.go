@@ -22,7 +22,7 @@ type CreateReport struct {
 	Backing *BackingReport `json:"backing"`
 	// Guest is what the guest will find at the beginning of the disk, if anything.
 	Guest *GuestReport `json:"guest"`
-	// Growth is what became of what is inside of a disk that was there already, where that was looked at.
+	// Growth is what became of what is inside, where Ensure looked at that.
 	Growth *GrowthReport `json:"growth"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
@@ -46,7 +46,7 @@ type EnsureReport struct {
 	VirtualSizeBytes uint64 `json:"virtual_size_bytes"`
 	// Preallocation is what was laid out, if anything was.
 	Preallocation Preallocation `json:"preallocation"`
-	// Growth is what became of what is inside of a disk that was there already, where that was looked at.
+	// Growth is what became of what is inside, where Ensure looked at that.
 	Growth *GrowthReport `json:"growth"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`

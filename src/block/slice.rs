@@ -18,11 +18,6 @@ impl<'a> Slice<'a> {
         Slice { disk, start, len: len.min(disk.size() - start) }
     }
 
-    /// Where on the disk it begins, in bytes.
-    pub fn start(&self) -> u64 {
-        self.start
-    }
-
     /// Where a range of it is on the disk.
     fn on_disk(&self, what: &str, offset: u64, len: u64) -> Result<u64> {
         require_inside(self.len, what, offset, len)?;

@@ -20,8 +20,8 @@ use crate::units::ByteSize;
 pub(super) struct Args {
     #[command(flatten)]
     disk: DiskFlags,
-    /// Whether partition and filesystem of a disk that is there grow to fill it: where they can,
-    /// not at all, or else fail
+    /// Whether partition and filesystem grow to fill the disk, also those of a backing file in a new
+    /// one: where they can, not at all, or else fail
     #[arg(long, value_name = "HOW", default_value_t = GuestFs::Auto, help_heading = "Guest",
           value_parser = one_of(GuestFs::ALL, GuestFs::name))]
     guest_fs: GuestFs,

@@ -227,19 +227,34 @@ impl InsideGrowth {
                 return Ok(if full { Ok(()) } else { Err(Refusal::Unsupported(contents)) });
             }
         };
+        self.fill_ext(&filesystem, disk, place, depth)
+    }
+
+    /// The same, of ext2, ext3 or ext4.
+    fn fill_ext(
+        &mut self,
+        filesystem: &Filesystem,
+        disk: &dyn BlockDevice,
+        place: Place,
+        depth: Depth,
+    ) -> Result<Result<(), Refusal>> {
+        let refused = |refusal| Ok(Err(Refusal::Filesystem(refusal)));
         let old_bytes = filesystem.size_bytes();
-        step.label = filesystem.label();
-        step.uuid = Some(filesystem.uuid().to_string());
-        step.old_bytes = Some(old_bytes);
-        if old_bytes > place.old_bytes {
-            let (size_bytes, device_bytes) = (old_bytes, place.old_bytes);
-            let beyond = ext4::Refusal::BeyondDevice { size_bytes, device_bytes };
-            return Ok(Err(Refusal::Filesystem(beyond)));
+        let new_bytes = match old_bytes > place.old_bytes {
+            true => Err(ext4::Refusal::BeyondDevice {
+                size_bytes: old_bytes,
+                device_bytes: place.old_bytes,
+            }),
+            false => filesystem.grown_size_bytes(place.new_bytes),
+        };
+        if let Some(step) = &mut self.filesystem {
+            step.label = filesystem.label();
+            step.uuid = Some(filesystem.uuid().to_string());
+            step.old_bytes = Some(old_bytes);
+            step.new_bytes = new_bytes.as_ref().ok().copied();
         }
-        let new_bytes = filesystem.grown_size_bytes(place.new_bytes);
-        step.new_bytes = new_bytes.as_ref().ok().copied();
         match new_bytes {
-            Err(refusal) => return Ok(Err(Refusal::Filesystem(refusal))),
+            Err(refusal) => return refused(refusal),
             Ok(new_bytes) if new_bytes == old_bytes => return Ok(Ok(())),
             Ok(_) => {}
         }
@@ -249,13 +264,12 @@ impl InsideGrowth {
         if depth == Depth::Outline {
             return Ok(Ok(()));
         }
-        Ok(match filesystem.growth(&room, place.new_bytes)? {
-            Ok(growth) => {
-                self.edits.extend_at(place.start, growth.edits);
-                Ok(())
-            }
-            Err(refusal) => Err(Refusal::Filesystem(refusal)),
-        })
+        let room = Slice::new(disk, place.start, place.new_bytes);
+        match filesystem.growth(&room, place.new_bytes)? {
+            Ok(growth) => self.edits.extend_at(place.start, growth.edits),
+            Err(refusal) => return refused(refusal),
+        }
+        Ok(Ok(()))
     }
 }
 

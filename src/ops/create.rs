@@ -47,7 +47,7 @@ pub struct CreateReport {
     /// What the guest will find at the beginning of the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestReport>,
-    /// What became of what is inside of a disk that was there already, where that was looked at.
+    /// What became of what is inside, where `ensure` looked at that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growth: Option<GrowthReport>,
     /// What else the caller should know.

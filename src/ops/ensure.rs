@@ -34,7 +34,10 @@ pub enum EnsureReport {
 impl EnsureReport {
     /// Whether anything was written.
     pub fn changed(&self) -> bool {
-        !matches!(self, EnsureReport::Unchanged(_))
+        match self {
+            EnsureReport::Created(report) | EnsureReport::Unchanged(report) => report.changed,
+            EnsureReport::Grown(report) => report.changed,
+        }
     }
 }
 
@@ -81,7 +84,8 @@ fn create_filled(
     let filled = filled.map_err(Error::after_changes)?;
     report.growth = filled.growth;
     report.notes.extend(filled.notes);
-    let info = FileStorage::open(target, Access::Read)?.info()?;
+    let info = FileStorage::open(target, Access::Read).and_then(|disk| disk.info());
+    let info = info.map_err(Error::after_changes)?;
     (report.file_size_bytes, report.allocated_bytes) = (info.len, info.allocated_bytes);
     Ok(report)
 }

@@ -146,12 +146,24 @@ pub fn guest(request: &InsideRequest, context: Context<'_>) -> Result<InsideRepo
     let journal = JournalReport::beside(&link)?;
     let below = opening.below(&link, &[])?;
     let disk = opening.assemble(link, below, &[], &DeviceOptions::default())?;
-    let mut report = describe(&disk)?;
-    report.journal = journal;
-    report.path = lossy(&request.path);
-    report.path_bytes_hex = bytes_hex(&request.path);
-    report.format = format.into();
-    report.in_use = in_use;
+    let plan = FillRequest { disk_bytes: disk.size(), restore: false };
+    let plan = InsideGrowth::outline(&disk, plan)?;
+    let mut report = InsideReport {
+        path: lossy(&request.path),
+        path_bytes_hex: bytes_hex(&request.path),
+        format: format.into(),
+        virtual_size_bytes: disk.size(),
+        in_use,
+        contents: plan.contents.name().to_owned(),
+        partition_table: partition_table(&disk, plan.contents)?,
+        filesystem: filesystem(&disk, plan.contents)?,
+        refusal: plan.refusal.as_ref().map(RefusalReport::of),
+        journal,
+        notes: plan.note.iter().map(ToString::to_string).collect(),
+    };
+    if plan.refusal.is_none() {
+        tell_growth(&plan, &mut report);
+    }
     Ok(report)
 }
 
@@ -169,37 +181,16 @@ fn open(path: &Path, context: Context<'_>) -> Result<(FileStorage, bool)> {
     Ok((FileStorage::open(path, Access::Read)?, in_use))
 }
 
-fn describe(disk: &dyn BlockDevice) -> Result<InsideReport> {
-    let contents = identify(disk)?;
-    let request = FillRequest { disk_bytes: disk.size(), restore: false };
-    let plan = InsideGrowth::outline(disk, request)?;
-    let mut report = InsideReport {
-        path: String::new(),
-        path_bytes_hex: None,
-        format: Format::Raw,
-        virtual_size_bytes: disk.size(),
-        in_use: false,
-        contents: contents.name().to_owned(),
-        partition_table: None,
-        filesystem: filesystem(disk, contents)?,
-        refusal: plan.refusal.as_ref().map(RefusalReport::of),
-        journal: None,
-        notes: plan.note.iter().map(ToString::to_string).collect(),
+fn partition_table(
+    disk: &dyn BlockDevice,
+    contents: Contents,
+) -> Result<Option<PartitionTableReport>> {
+    let Contents::PartitionTable(kind) = contents else { return Ok(None) };
+    let partitions = match Table::read(disk)? {
+        Reading::Table(table) => table.partitions().iter().map(|it| partition(disk, it)).collect(),
+        Reading::Nothing | Reading::Refused(_) => Ok(Vec::new()),
     };
-    if let Contents::PartitionTable(kind) = contents {
-        let partitions = match Table::read(disk)? {
-            Reading::Table(table) => {
-                table.partitions().iter().map(|it| partition(disk, it)).collect()
-            }
-            Reading::Nothing | Reading::Refused(_) => Ok(Vec::new()),
-        };
-        report.partition_table =
-            Some(PartitionTableReport { kind: kind.into(), partitions: partitions? });
-    }
-    if plan.refusal.is_none() {
-        tell_growth(&plan, &mut report);
-    }
-    Ok(report)
+    Ok(Some(PartitionTableReport { kind: kind.into(), partitions: partitions? }))
 }
 
 fn partition(disk: &dyn BlockDevice, partition: &Partition) -> Result<PartitionReport> {

@@ -197,27 +197,21 @@ fn retable(env: &Env, layout: &str) {
 
 const SPOILED: &[Spoiled] = &[
     ("needs_recovery", |env| set_field(env, "feature_incompat", "0x46")),
-    ("unclean", |env| set_field(env, "state", "0")),
-    ("errors", |env| set_field(env, "state", "3")),
+    ("not_clean", |env| set_field(env, "state", "0")),
+    ("has_errors", |env| set_field(env, "state", "3")),
     ("orphans", |env| set_field(env, "last_orphan", "12")),
     ("luks", |env| set_type(env, "1", "CA7D7CCB-63ED-4C53-861C-1742536059CC")),
     ("lvm", |env| set_type(env, "1", "E6D6D379-F507-44C2-A23C-238F2A3DF928")),
     ("partition_not_last", |env| {
         retable(
             env,
-            "disk1 : start=43008, size=200000, type=linux\ndisk2 : start=260000, type=swap",
+            "disk1 : start=43008, size=260000, type=linux\ndisk2 : start=306000, type=swap",
         );
-        let place = env.path("disk");
-        let line = "PATH=/usr/sbin:/sbin:$PATH mkswap -q -U clear -o 0 swap && dd if=swap of=\"$0\" bs=512 seek=260000 conv=notrunc status=none";
-        fs::write(env.path("swap"), vec![0; 1 << 20]).expect("a file");
-        let line = line.replace("-o 0 ", "");
-        env.run("sh", ["-c", &line, place.to_str().expect("a path")]).exits(0);
+        env.patch("disk", 306_000 * 512 + 4086, b"SWAPSPACE2");
     }),
     ("member_of_array", |env| {
         let (start, len) = env.partition("disk", 1);
-        let superblock = (start + len - 8192) / 4096 * 4096;
-        let at = start + (superblock - start) / 4096 * 4096;
-        env.patch("disk", at, &0xa92b_4efc_u32.to_le_bytes());
+        env.patch("disk", start + (len - 8192) / 4096 * 4096, &0xa92b_4efc_u32.to_le_bytes());
     }),
     ("filesystem_beyond_partition", |env| {
         let (start, _) = env.partition("disk", 1);
@@ -257,9 +251,7 @@ fn what_may_not_be_touched_is_left_alone() {
         let report = env.report(&line);
         let growth = &report["growth"];
         assert_eq!(report["virtual_size_bytes"], mib(200), "{report:#}");
-        let refusal = growth["refusal"]["name"].as_str().unwrap_or_default().to_owned();
-        println!("{name}: {refusal}: {}", growth["refusal"]["message"]);
-        assert!(!refusal.is_empty(), "{name}: {growth:#}");
+        assert_eq!(growth["refusal"]["name"], *name, "{growth:#}");
         for step in ["partition", "filesystem"] {
             assert_eq!(growth[step]["old_size_bytes"], growth[step]["size_bytes"], "{growth:#}");
         }
@@ -441,8 +433,8 @@ fn a_damaged_gpt_is_restored_when_that_is_asked_for() {
 #[test]
 fn a_payload_waits_for_its_guest_and_nothing_else() {
     let env = Env::new();
-    for (path, flags) in [("d.qcow2", ""), ("d.raw", "")] {
-        env.report(&format!("create {path} --size 64M {flags}"));
+    for path in ["d.qcow2", "d.raw"] {
+        env.report(&format!("create {path} --size 64M"));
         let report = env.report(&format!("resize {path} --size 128M --guest-fs require"));
         assert_eq!(report["growth"], json!({"contents": "payload"}));
         let inside = env.report(&format!("guest {path}"));
