@@ -2,7 +2,7 @@
 
 use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
-use super::cache::Rank;
+use super::cache::{Rank, Words};
 use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping};
 use super::error::{FormatError, Problem};
 use super::geometry::{ClusterCount, ENTRY_SIZE, GuestCluster, GuestOffset, HostOffset};
@@ -150,10 +150,20 @@ impl Qcow2 {
             return Ok(Ok(Run { mapping: Mapping::Unallocated, clusters }));
         };
         let at = self.l2_offset(table, cluster);
-        let Some(stored) = live.tables.get(at) else {
-            return Ok(Err(Missing(at, Rank::Leaf)));
-        };
-        self.run_of(stored, most).map(Ok)
+        match live.tables.words(at) {
+            Some(Words::Series { first, count }) => {
+                self.run_in_series(first, count.min(most)).map(Ok)
+            }
+            Some(Words::Bytes(stored)) => self.run_of(stored, most).map(Ok),
+            None => Ok(Err(Missing(at, Rank::Leaf))),
+        }
+    }
+
+    /// The run that begins with this entry, whose successors lead to one cluster after the other.
+    fn run_in_series(&self, word: u64, count: u64) -> Result<Run> {
+        let mapping = self.decode(L2Entry { word, bitmap: 0 })?;
+        let clusters = if matches!(mapping, Mapping::Data(_)) { count } else { 1 };
+        Ok(Run { mapping, clusters })
     }
 
     /// The run that these entries begin with.
@@ -161,11 +171,13 @@ impl Qcow2 {
         let geometry = self.header.geometry;
         // OK to default: an entry has 8 bytes or 16.
         let entry_len = usize::try_from(geometry.l2_entry_size()).unwrap_or(8);
-        let mut entries = stored.chunks_exact(entry_len.max(1)).map(stored_entry);
-        let mapping = self.decode(entries.next().unwrap_or_default())?;
+        let (first, mut rest) = stored.split_at_checked(entry_len).unwrap_or_default();
+        let mapping = self.decode(stored_entry(first))?;
         let mut clusters = 1u64;
         while clusters < most {
-            let Some(Ok(next)) = entries.next().map(|entry| self.decode(entry)) else { break };
+            let Some((next, behind)) = rest.split_at_checked(entry_len) else { break };
+            let Ok(next) = self.decode(stored_entry(next)) else { break };
+            rest = behind;
             let ahead = clusters.saturating_mul(geometry.cluster_size());
             let alike = match (mapping, next) {
                 (Mapping::Data(first), Mapping::Data(next)) => {
