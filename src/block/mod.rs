@@ -1,9 +1,11 @@
 //! What the guest sees: a run of bytes at guest offsets.
 
+mod layers;
 mod patch;
 pub mod salvage;
 mod slice;
 
+pub use layers::{Layers, Shown};
 pub use patch::{Patch, PatchContent};
 pub use slice::Slice;
 
@@ -111,6 +113,11 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// See the trait.
     fn extent(&self, offset: u64, end: u64) -> Result<Extent>;
+
+    /// What shows where [nothing of its own](ExtentKind::Unallocated) is, if anything does.
+    fn below(&self) -> Option<&dyn BlockDevice> {
+        None
+    }
 
     /// The runs of a range of the disk, one after the other; neighbours of a kind are one.
     fn extents(&self, range: Range<u64>) -> Extents<'_> {

@@ -2,6 +2,7 @@
 
 mod capabilities;
 mod check;
+mod commit;
 mod create;
 mod damage;
 mod docs;
@@ -61,6 +62,7 @@ enum Verb {
     Inspect(inspect::Args),
     Check(check::Args),
     Salvage(salvage::Args),
+    Commit(commit::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
@@ -108,6 +110,7 @@ impl Cli {
             Verb::Inspect(args) => return args.run(output, cancel),
             Verb::Check(args) => return args.run(output, cancel),
             Verb::Salvage(args) => return args.run(output, cancel),
+            Verb::Commit(args) => args.run(output, cancel),
             Verb::Damage(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
@@ -137,6 +140,7 @@ impl Verb {
             Verb::Create(args) => args.hint(error),
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
+            Verb::Commit(_) => commit::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)

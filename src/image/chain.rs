@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::path::{Path, PathBuf};
 
@@ -55,7 +56,7 @@ impl Opening<'_> {
     ) -> Result<FileStorage> {
         seen.require_new(path, what, image)?;
         self.require_kind(FileKind::of(path)?, path, what, image)?;
-        let (access, mode) = access(what == Named::DataFileToWrite);
+        let (access, mode) = access(what.is_written());
         let file = match self.locks {
             Some(locks) => open_resolved_locked(path, access, mode, locks, self.cancel)?,
             None => FileStorage::open(path, access)?,
@@ -126,22 +127,30 @@ impl Opening<'_> {
         seen.0.push(top.storage.id()?);
         loop {
             let last = links.last().unwrap_or(top);
-            let Some(next) = self.next(last, &mut seen)? else { return Ok(()) };
-            if seen.0.len() > MAX_CHAIN_DEPTH {
-                let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
-                return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&top.path));
-            }
+            let next = self.next(last, |_| Ok(Named::BackingFile), &mut seen)?;
+            let Some(next) = next else { return Ok(()) };
+            seen.require_depth(top)?;
             links.push(next);
         }
     }
 
-    /// The image that `link` names as its backing file.
-    fn next(&self, link: &Link, seen: &mut Seen) -> Result<Option<Link>> {
+    /// The image that `link` names as its backing file; `what` says of the file where that leads
+    /// what it is opened for.
+    fn next(
+        &self,
+        link: &Link,
+        what: impl FnOnce(&Path) -> Result<Named>,
+        seen: &mut Seen,
+    ) -> Result<Option<Link>> {
         let Some(backing) = link.header.as_ref().and_then(|header| header.backing.as_ref()) else {
             return Ok(None);
         };
-        let path = self.trust.admit(&link.path, Named::BackingFile, &backing.name)?;
-        let storage = self.open_named(&path, Named::BackingFile, &link.path, seen)?;
+        let mut path = self.trust.admit(&link.path, Named::BackingFile, &backing.name)?;
+        let what = what(&path)?;
+        if what.is_written() {
+            path = self.trust.admit(&link.path, what, &backing.name)?;
+        }
+        let storage = self.open_named(&path, what, &link.path, seen)?;
         let kind = storage.info()?.kind;
         let format = match backing.format.as_deref() {
             Some(b"qcow2") => Format::Qcow2,
@@ -262,6 +271,15 @@ impl Seen {
     /// All of them.
     pub(super) fn files(self) -> Vec<FileId> {
         self.0
+    }
+
+    /// Refuses a chain that is deeper than any that is followed.
+    fn require_depth(&self, top: &Link) -> Result<()> {
+        if self.0.len() <= MAX_CHAIN_DEPTH {
+            return Ok(());
+        }
+        let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
+        Err(Error::new(ErrorKind::BackingCycle, message).at_path(&top.path))
     }
 
     /// Refuses the file that `path` leads to now. It is not even opened: our own lock on it would

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Access, FileId, FileKind, FileStorage, files_beside, resolve};
@@ -17,9 +17,19 @@ const MAX_FILES: usize = 4096;
 /// # Errors
 /// [`HasDependents`](ErrorKind::HasDependents), and what finding the disk says.
 pub fn refuse_dependents(path: &Path) -> Result<()> {
+    refuse_dependents_beside(path, &[])
+}
+
+/// The same, where those that are `known` may lie above it.
+///
+/// # Errors
+/// As [`refuse_dependents`].
+pub fn refuse_dependents_beside(path: &Path, known: &[FileId]) -> Result<()> {
     let path = resolve(path)?;
     let disk = FileId::of(&path)?;
-    let above = files_beside(&path, MAX_FILES).into_iter().find(|file| lies_above(file, disk));
+    let is_known = |file: &PathBuf| FileId::of(file).is_ok_and(|file| known.contains(&file));
+    let mut others = files_beside(&path, MAX_FILES).into_iter();
+    let above = others.find(|file| lies_above(file, disk) && !is_known(file));
     match above {
         None => Ok(()),
         Some(above) => {

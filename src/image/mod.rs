@@ -2,6 +2,7 @@
 
 pub mod chain;
 mod change;
+pub mod commit;
 mod dependents;
 pub mod gate;
 pub mod journal;
@@ -11,7 +12,7 @@ mod past_damage;
 pub mod probe;
 
 pub use change::{Change, Changed};
-pub use dependents::refuse_dependents;
+pub use dependents::{refuse_dependents, refuse_dependents_beside};
 pub use open::OpenOptions;
 pub use opened::Image;
 pub use past_damage::PastDamage;

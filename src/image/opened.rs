@@ -173,4 +173,8 @@ impl BlockDevice for Image {
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
         self.of_file(self.device().extent(offset, end))
     }
+
+    fn below(&self) -> Option<&dyn BlockDevice> {
+        self.device().below()
+    }
 }

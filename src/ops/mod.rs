@@ -6,6 +6,7 @@ mod backing;
 mod capabilities;
 mod check;
 mod choices;
+mod commit;
 mod context;
 mod create;
 mod damage;
@@ -40,6 +41,7 @@ pub use choices::{
     BackingStore, Compat, Compression, Format, Guest, GuestFs, IfExists, PartitionTable,
     Preallocation, Preset, TrustLevel,
 };
+pub use commit::{CommitReport, CommitRequest, Overlay, commit};
 pub use context::Context;
 pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use damage::{Damage, DamageReport, DamageRequest, damage};
@@ -60,7 +62,7 @@ pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Resize, Salvage, UndoRepair, Verb,
-    Visitor, each_verb,
+    Capabilities, Check, Commit, Create, Ensure, Info, Inside, Inspect, Resize, Salvage,
+    UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -9,6 +9,7 @@ use super::capabilities::{CapabilitiesReport, CapabilitiesRequest, capabilities}
 use super::check::{
     CheckReport, CheckRequest, UndoRepairReport, UndoRepairRequest, check, undo_repair,
 };
+use super::commit::{CommitReport, CommitRequest, commit};
 use super::context::Context;
 use super::create::{CreateReport, create};
 use super::ensure::{EnsureReport, ensure};
@@ -108,6 +109,9 @@ verbs! {
 
     /// Reads what can be read of a damaged disk into a new raw disk, and tells what is lost.
     Salvage = salvage(SalvageRequest) -> SalvageReport, opens: true, locks: true;
+
+    /// Writes what a disk holds into the image below it, or into one further down.
+    Commit = commit(CommitRequest) -> CommitReport, opens: true, locks: true;
 
     /// Tells what this program and this host can do.
     Capabilities = capabilities(CapabilitiesRequest) -> CapabilitiesReport,

@@ -72,6 +72,10 @@ impl BlockDevice for Qcow2 {
         };
         Ok(Extent { offset, len: room.min(wanted), kind })
     }
+
+    fn below(&self) -> Option<&dyn BlockDevice> {
+        self.backing.as_deref()
+    }
 }
 
 impl Qcow2 {

@@ -44,6 +44,7 @@ mod create;
 pub mod damage;
 mod device;
 mod discard;
+mod empty;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
@@ -117,6 +118,7 @@ mod write;
 
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
 pub use create::create;
+pub use empty::Emptied;
 pub use error::FormatError;
 pub use extension::{BitmapDirectory, Extension};
 pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible};

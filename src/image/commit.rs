@@ -1,0 +1,184 @@
+//! Committing: what an image holds goes into one that lies below it.
+//!
+//! Until everything is on the medium of the lower image, no byte of the upper one changes: whatever
+//! is written below lies where the upper one, or one between, has something of its own, so that the
+//! upper disk shows the same at every point. Only then is the upper image emptied, by one write.
+
+use std::ops::Range;
+
+use super::opened::{Disk, Image};
+use crate::block::{BlockDevice, Extent, ExtentKind, Layers, Shown, is_zero};
+use crate::error::{Error, ErrorKind, Result};
+use crate::qcow2::Emptied;
+use crate::task::Task;
+use crate::units::{ByteSize, VirtualSize};
+
+/// So much is read at once, in bytes.
+const PIECE: u64 = 2 << 20;
+/// Bytes that are looked at for zeros together where the lower disk has no clusters.
+const BLOCK: u64 = 64 << 10;
+
+/// An image, and what it is committed into: each opened alone, without what is below it, but for the
+/// last.
+#[derive(Debug)]
+pub struct Commit {
+    /// The uppermost.
+    pub top: Image,
+    /// Those between, nearest to the uppermost first. They are read alone.
+    pub between: Vec<Image>,
+    /// The one that is written, with all that is below it.
+    pub base: Image,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Committed {
+    /// Bytes of data that were written to the lower image.
+    pub data_bytes: u64,
+    /// Bytes that were made zeros in it.
+    pub zero_bytes: u64,
+    /// Its size before, in bytes.
+    pub old_base_size: u64,
+    /// Its size now, in bytes.
+    pub base_size: u64,
+}
+
+impl Committed {
+    /// Whether the lower image was changed.
+    pub fn changed(&self) -> bool {
+        self.data_bytes > 0 || self.zero_bytes > 0 || self.base_size != self.old_base_size
+    }
+}
+
+impl Commit {
+    /// Writes what the upper images hold into the lower one, which is made larger first where it is
+    /// smaller than the uppermost. Returns the uppermost, as it was, when everything is on the medium.
+    ///
+    /// # Errors
+    /// As [`Image::resize`] and [`BlockDevice::write_at`] of the lower image, and of reading the others;
+    /// [`Cancelled`](ErrorKind::Cancelled) between two pieces. Whatever it is, and where the power
+    /// goes meanwhile, the uppermost disk shows what it showed before; the lower one may show a part
+    /// of it, which the error says ([`changed`](Error::changed)).
+    pub fn run(self, task: Task<'_>) -> Result<(Image, Committed)> {
+        let Commit { top, between, mut base } = self;
+        let mut done = Committed { old_base_size: base.size(), ..Committed::default() };
+        let size = VirtualSize::round_up(ByteSize::from_bytes(top.size()))?;
+        if size.bytes() > base.size() {
+            base.resize(size, task.quiet())?;
+        }
+        done.base_size = base.size();
+        let written = copy_down(&top, &between, &base, &mut done, task)
+            .and_then(|()| base.flush())
+            .and_then(|()| base.close());
+        match written {
+            Ok(()) => Ok((top, done)),
+            Err(error) if done.changed() => Err(error.after_changes()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Image {
+    /// Drops everything that the image has of its own, at once: see
+    /// [`Qcow2::make_empty`](crate::qcow2::Qcow2::make_empty).
+    ///
+    /// # Errors
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for raw disks; otherwise as there.
+    pub fn make_empty(&mut self, task: Task<'_>) -> Result<Emptied> {
+        let emptied = match &mut self.disk {
+            Disk::Qcow2(image) => image.make_empty(task),
+            Disk::Raw(_) => Err(cannot_be_emptied()),
+        };
+        self.of_file(emptied)
+    }
+
+    /// Refuses what [`make_empty`](Self::make_empty) would refuse, and a damaged image: see
+    /// [`Qcow2::require_emptiable`](crate::qcow2::Qcow2::require_emptiable).
+    ///
+    /// # Errors
+    /// As there, and as [`make_empty`](Self::make_empty).
+    pub fn require_emptiable(&self, task: Task<'_>) -> Result<()> {
+        self.of_file(match &self.disk {
+            Disk::Qcow2(image) => image.require_emptiable(task),
+            Disk::Raw(_) => Err(cannot_be_emptied()),
+        })
+    }
+}
+
+fn cannot_be_emptied() -> Error {
+    Error::new(ErrorKind::UnsupportedFeature, "a raw disk cannot be emptied")
+}
+
+/// Writes what the layers show of their own.
+fn copy_down(
+    top: &Image,
+    between: &[Image],
+    base: &Image,
+    done: &mut Committed,
+    task: Task<'_>,
+) -> Result<()> {
+    let uppermost: &dyn BlockDevice = top;
+    let below = between.iter().map(|image| image as &dyn BlockDevice);
+    let layers = Layers::new([uppermost].into_iter().chain(below).collect());
+    let (mut at, size) = (0, top.size());
+    let mut buffer = Vec::new();
+    while at < size {
+        task.step("commit", at, size)?;
+        let (shown, end) = layers.run(at, size)?;
+        match shown {
+            Shown::Nothing => at = end,
+            Shown::Zero => {
+                write_zeros(base, at..end, done)?;
+                at = end;
+            }
+            Shown::Data(layer) => {
+                // Pieces end where clusters do.
+                let end = end.min((at / PIECE + 1) * PIECE);
+                buffer.resize((end - at) as usize, 0);
+                layers.read_at(layer, at, &mut buffer)?;
+                write_data(base, at, &buffer, done)?;
+                at = end;
+            }
+        }
+    }
+    task.step("commit", size, size)
+}
+
+/// Writes data, and what of it is zeros as such.
+fn write_data(base: &Image, at: u64, data: &[u8], done: &mut Committed) -> Result<()> {
+    let unit = base.cluster_size().unwrap_or(BLOCK);
+    let first = (unit - at % unit).min(data.len() as u64) as usize;
+    let (head, rest) = data.split_at(first);
+    let units: Vec<_> = std::iter::once(head).chain(rest.chunks(unit as usize)).collect();
+    let mut from = 0;
+    for run in units.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+        let len: usize = run.iter().map(|unit| unit.len()).sum();
+        let start = at + from as u64;
+        if run.first().is_some_and(|unit| is_zero(unit)) {
+            write_zeros(base, start..start + len as u64, done)?;
+        } else {
+            base.write_at(start, &data[from..from + len])?;
+            done.data_bytes += len as u64;
+        }
+        from += len;
+    }
+    Ok(())
+}
+
+/// Makes the range read as zeros where it does not by itself.
+fn write_zeros(base: &Image, range: Range<u64>, done: &mut Committed) -> Result<()> {
+    for extent in base.extents(range) {
+        let Extent { offset, len, kind } = extent?;
+        let is_zero = match kind {
+            ExtentKind::Zero => true,
+            ExtentKind::Unallocated => base.below().is_none(),
+            ExtentKind::Data { .. } | ExtentKind::Compressed => false,
+        };
+        if !is_zero {
+            base.write_zeroes(offset, len)?;
+            done.zero_bytes += len;
+        }
+    }
+    Ok(())
+}
