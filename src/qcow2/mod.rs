@@ -9,7 +9,7 @@
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
 //!   [`hyperkit`].
-//! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
+//! - Shared by those that change an image: `header_change` replaces the header, `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
 //! - Guest data: `device` is the disk; `lookup` finds, `read`, `write` and `discard` do, `pack`
 //!   (with `compress`) packs; `cache` and `live` are what an open image has in memory, `alloc` and
@@ -64,6 +64,9 @@ pub mod fuzz_tests;
 pub mod geometry;
 mod growth;
 mod header;
+mod header_change;
+#[cfg(test)]
+mod header_change_tests;
 #[cfg(test)]
 mod header_tests;
 #[cfg(test)]
