@@ -35,6 +35,11 @@ impl<'a> Layers<'a> {
         Layers(std::iter::successors(disk.below(), |disk| disk.below()).collect())
     }
 
+    /// The size of the uppermost, in bytes; 0 without any.
+    pub fn size(&self) -> u64 {
+        self.0.first().map_or(0, |layer| layer.size())
+    }
+
     /// What the run of bytes that begins at `offset` shows, and where that ends: at `end` at the
     /// latest. A layer that ends before another one above it shows zeros from there on.
     ///

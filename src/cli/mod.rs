@@ -2,6 +2,7 @@
 
 mod capabilities;
 mod check;
+mod clone;
 mod commit;
 mod create;
 mod damage;
@@ -9,6 +10,7 @@ mod docs;
 mod ensure;
 mod exit;
 mod flags;
+mod flatten;
 mod guest;
 mod hint;
 mod info;
@@ -63,6 +65,8 @@ enum Verb {
     Check(check::Args),
     Salvage(salvage::Args),
     Commit(commit::Args),
+    Flatten(flatten::Args),
+    Clone(clone::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
@@ -111,6 +115,8 @@ impl Cli {
             Verb::Check(args) => return args.run(output, cancel),
             Verb::Salvage(args) => return args.run(output, cancel),
             Verb::Commit(args) => args.run(output, cancel),
+            Verb::Flatten(args) => args.run(output, cancel),
+            Verb::Clone(args) => args.run(output, cancel),
             Verb::Damage(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
@@ -141,6 +147,8 @@ impl Verb {
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
             Verb::Commit(_) => commit::hint(error),
+            Verb::Flatten(_) => flatten::hint(error),
+            Verb::Clone(args) => args.hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)

@@ -16,7 +16,7 @@ use crate::host::{
     Access, FileId, FileKind, FileStorage, LockMode, LockPolicy, open_locked, open_resolved_locked,
     resolve,
 };
-use crate::qcow2::{Backing, Header, Parts, Qcow2};
+use crate::qcow2::{Backing, Header, Incompatible, Parts, Qcow2};
 use crate::raw::Raw;
 use crate::task::{Cancel, Silent, Task};
 
@@ -307,6 +307,12 @@ impl Seen {
 }
 
 impl Link {
+    /// Whether it was not closed cleanly: opened to be written, its reference counts are made true.
+    pub fn is_dirty(&self) -> bool {
+        let header = self.header.as_ref();
+        header.is_some_and(|header| header.incompatible.contains(Incompatible::DIRTY))
+    }
+
     /// A file whose format is known; the header of a qcow2 image is read and checked.
     ///
     /// # Errors

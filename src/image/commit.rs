@@ -4,12 +4,17 @@
 //! is written below lies where the upper one, or one between, has something of its own, so that the
 //! upper disk shows the same at every point. Only then is the upper image emptied, by one write.
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod subject_tests;
+
 use std::ops::Range;
 
 use super::opened::{Disk, Image};
 use crate::block::{BlockDevice, Extent, ExtentKind, Layers, Shown, is_zero};
 use crate::error::{Error, ErrorKind, Result};
-use crate::qcow2::Emptied;
+use crate::qcow2::{BackingName, Emptied, Flattened};
 use crate::task::Task;
 use crate::units::{ByteSize, VirtualSize};
 
@@ -30,7 +35,17 @@ pub struct Commit {
     pub base: Image,
 }
 
-/// What was written.
+/// What becomes of the uppermost image, once the lower one has what it held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then<'a> {
+    /// It stays as it is.
+    Keep,
+    /// It is emptied. With images between, it lies above the lower one from then on, by this name:
+    /// that has what they show, too.
+    Empty(Option<&'a BackingName>),
+}
+
+/// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Committed {
@@ -42,41 +57,79 @@ pub struct Committed {
     pub old_base_size: u64,
     /// Its size now, in bytes.
     pub base_size: u64,
+    /// Of the uppermost image.
+    pub emptied: Emptied,
+    /// Whether the uppermost image lies above another one now.
+    pub moved: bool,
 }
 
 impl Committed {
-    /// Whether the lower image was changed.
+    /// Whether anything was written.
     pub fn changed(&self) -> bool {
-        self.data_bytes > 0 || self.zero_bytes > 0 || self.base_size != self.old_base_size
+        let below = self.data_bytes > 0 || self.zero_bytes > 0;
+        let emptied = self.emptied.freed_bytes > 0 || self.emptied.rebuilt;
+        below || self.base_size != self.old_base_size || emptied || self.moved
     }
 }
 
 impl Commit {
     /// Writes what the upper images hold into the lower one, which is made larger first where it is
-    /// smaller than the uppermost. Returns the uppermost, as it was, when everything is on the medium.
+    /// smaller than the uppermost; then, when everything is on the medium, `then`. Returns the
+    /// uppermost, still locked.
     ///
     /// # Errors
-    /// As [`Image::resize`] and [`BlockDevice::write_at`] of the lower image, and of reading the others;
+    /// Before anything is changed, as [`Qcow2::require_emptiable`](crate::qcow2::Qcow2::require_emptiable)
+    /// and [`Qcow2::require_room_for`](crate::qcow2::Qcow2::require_room_for); as [`Image::resize`] and
+    /// [`BlockDevice::write_at`] of the lower image, of reading the others, and of emptying;
     /// [`Cancelled`](ErrorKind::Cancelled) between two pieces. Whatever it is, and where the power
     /// goes meanwhile, the uppermost disk shows what it showed before; the lower one may show a part
     /// of it, which the error says ([`changed`](Error::changed)).
-    pub fn run(self, task: Task<'_>) -> Result<(Image, Committed)> {
-        let Commit { top, between, mut base } = self;
-        let mut done = Committed { old_base_size: base.size(), ..Committed::default() };
-        let size = VirtualSize::round_up(ByteSize::from_bytes(top.size()))?;
-        if size.bytes() > base.size() {
-            base.resize(size, task.quiet())?;
+    pub fn run(self, then: Then<'_>, task: Task<'_>) -> Result<(Image, Committed)> {
+        let Commit { mut top, between, base } = self;
+        if let Then::Empty(backing) = then {
+            top.require_emptiable(task.quiet())?;
+            backing.map_or(Ok(()), |backing| top.require_room_for(backing))?;
         }
-        done.base_size = base.size();
-        let written = copy_down(&top, &between, &base, &mut done, task)
-            .and_then(|()| base.flush())
-            .and_then(|()| base.close());
+        let size = base.size();
+        let mut done =
+            Committed { old_base_size: size, base_size: size, ..Committed::default() };
+        let written = write_base(&top, &between, base, &mut done, task)
+            .and_then(|()| empty(&mut top, then, &mut done, task));
         match written {
             Ok(()) => Ok((top, done)),
             Err(error) if done.changed() => Err(error.after_changes()),
             Err(error) => Err(error),
         }
     }
+}
+
+/// Returns when everything is on the lower image's medium.
+fn write_base(
+    top: &Image,
+    between: &[Image],
+    mut base: Image,
+    done: &mut Committed,
+    task: Task<'_>,
+) -> Result<()> {
+    let size = VirtualSize::round_up(ByteSize::from_bytes(top.size()))?;
+    if size.bytes() > base.size() {
+        base.resize(size, task.quiet())?;
+    }
+    done.base_size = base.size();
+    copy_down(top, between, &base, done, task)?;
+    base.close()
+}
+
+/// Above the lower image, the uppermost shows the same as above those between; and empty, the same as
+/// full.
+fn empty(top: &mut Image, then: Then<'_>, done: &mut Committed, task: Task<'_>) -> Result<()> {
+    let Then::Empty(backing) = then else { return Ok(()) };
+    if let Some(backing) = backing {
+        top.lie_above(backing)?;
+        done.moved = true;
+    }
+    done.emptied = top.make_empty(task)?;
+    Ok(())
 }
 
 impl Image {
@@ -88,9 +141,45 @@ impl Image {
     pub fn make_empty(&mut self, task: Task<'_>) -> Result<Emptied> {
         let emptied = match &mut self.disk {
             Disk::Qcow2(image) => image.make_empty(task),
-            Disk::Raw(_) => Err(cannot_be_emptied()),
+            Disk::Raw(_) => Err(is_raw()),
         };
         self.of_file(emptied)
+    }
+
+    /// Names another backing file: see [`Qcow2::lie_above`](crate::qcow2::Qcow2::lie_above).
+    ///
+    /// # Errors
+    /// As there, and as [`make_empty`](Self::make_empty).
+    pub fn lie_above(&mut self, backing: &BackingName) -> Result<()> {
+        let named = match &mut self.disk {
+            Disk::Qcow2(image) => image.lie_above(backing),
+            Disk::Raw(_) => Err(is_raw()),
+        };
+        self.of_file(named)
+    }
+
+    /// Refuses a name that [`lie_above`](Self::lie_above) would refuse.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn require_room_for(&self, backing: &BackingName) -> Result<()> {
+        self.of_file(match &self.disk {
+            Disk::Qcow2(image) => image.require_room_for(backing),
+            Disk::Raw(_) => Err(is_raw()),
+        })
+    }
+
+    /// Makes the image stand alone: see [`Qcow2::flatten`](crate::qcow2::Qcow2::flatten). A raw disk
+    /// does already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn flatten(&mut self, task: Task<'_>) -> Result<Flattened> {
+        let flattened = match &mut self.disk {
+            Disk::Qcow2(image) => image.flatten(task),
+            Disk::Raw(_) => Ok(Flattened::default()),
+        };
+        self.of_file(flattened)
     }
 
     /// Refuses what [`make_empty`](Self::make_empty) would refuse, and a damaged image: see
@@ -101,13 +190,13 @@ impl Image {
     pub fn require_emptiable(&self, task: Task<'_>) -> Result<()> {
         self.of_file(match &self.disk {
             Disk::Qcow2(image) => image.require_emptiable(task),
-            Disk::Raw(_) => Err(cannot_be_emptied()),
+            Disk::Raw(_) => Err(is_raw()),
         })
     }
 }
 
-fn cannot_be_emptied() -> Error {
-    Error::new(ErrorKind::UnsupportedFeature, "a raw disk cannot be emptied")
+fn is_raw() -> Error {
+    Error::new(ErrorKind::UnsupportedFeature, "a raw disk has no backing file")
 }
 
 /// Writes what the layers show of their own.

@@ -131,6 +131,11 @@ impl Trust {
     }
 }
 
+/// Whether a name in an image is none of a file (`json:`, `nbd:` and the like).
+pub fn is_protocol(name: &[u8]) -> bool {
+    protocol(name).is_some()
+}
+
 /// What stands before a colon in the first component, as QEMU reads a protocol.
 fn protocol(name: &[u8]) -> Option<&[u8]> {
     let colon = name.iter().position(|&byte| byte == b':')?;

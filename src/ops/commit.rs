@@ -1,20 +1,24 @@
 //! `commit`: what a disk holds goes into the image below it, or into one further down.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::backing::stored_name;
 use super::choices::Format;
 use super::context::Context;
+use super::existing::Existing;
+use super::options::BackingOptions;
+use super::resize::note_settled;
 use super::wire::{bytes_hex, choice, lossy};
 use crate::block::DeviceOptions;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{FileId, unpublish};
+use crate::host::{FileId, folder_of, unpublish};
 use crate::image::chain::Link;
-use crate::image::commit::{Commit, Committed};
-use crate::image::{Image, refuse_dependents_beside};
-use crate::qcow2::{Autoclear, Emptied};
+use crate::image::commit::{Commit, Then};
+use crate::image::refuse_dependents_beside;
+use crate::qcow2::{Autoclear, BackingName, Header};
 
 choice! {
     /// What becomes of a disk once the image below has what it held.
@@ -103,12 +107,16 @@ pub struct CommitReport {
 /// forced; [`BackingRefused`](ErrorKind::BackingRefused) for a backing file that the policy does not
 /// let be written; [`Corrupt`](ErrorKind::Corrupt); as [`Commit::run`].
 pub fn commit(request: &CommitRequest, context: Context<'_>) -> Result<CommitReport> {
+    let existing = Existing::open_to_change(&request.path, request.format, context)?;
+    let mark = existing.mark();
+    let settled = existing.settled().map(note_settled);
+    let mut report = commit_open(existing.into_link(), request, context).map_err(mark)?;
+    report.notes.extend(settled);
+    Ok(report)
+}
+
+fn commit_open(top: Link, request: &CommitRequest, context: Context<'_>) -> Result<CommitReport> {
     let opening = context.opening();
-    let top = opening.named_by_caller(&request.path, request.format.map(Into::into), true)?;
-    if top.header.is_none() {
-        let message = "a raw disk has no backing file: there is nothing to commit it into";
-        return Err(Error::new(ErrorKind::BadRequest, message).at_path(&request.path));
-    }
     let (between, base) = opening.down_to(&top, request.into.as_deref())?;
     let chain = Chain { top, between, base };
     chain.refuse(request)?;
@@ -117,22 +125,30 @@ pub fn commit(request: &CommitRequest, context: Context<'_>) -> Result<CommitRep
     let base_path = chain.base.path.clone();
     let base_format = chain.base.format.into();
     let (top_path, top_id) = (chain.top.storage.path().to_owned(), chain.top.storage.id()?);
+    let new_backing = chain.new_backing(request)?;
 
-    let commit = chain.open(request.overlay, context)?;
-    let (mut disk, done) = commit.run(context.task())?;
-    let emptied = finish(&mut disk, request.overlay, &done, context)?;
+    let then = match request.overlay {
+        Overlay::Empty => Then::Empty(new_backing.as_ref()),
+        Overlay::Keep | Overlay::Delete => Then::Keep,
+    };
+    // Opening one to write to it makes its counts true first.
+    let mended = chain.base.is_dirty();
+    let commit = chain.open(context)?;
+    let run = commit.run(then, context.task());
+    let (disk, done) = run.map_err(|e| if mended { e.after_changes() } else { e })?;
     if request.overlay == Overlay::Delete {
-        remove(&top_path, top_id).map_err(Error::after_changes)?;
+        let removed = remove(&top_path, top_id);
+        removed.map_err(|e| if done.changed() { e.after_changes() } else { e })?;
     }
     drop(disk);
-    if emptied.rebuilt {
+    if done.emptied.rebuilt {
         notes.push("the disk was not closed cleanly: its reference counts were rebuilt".to_owned());
     }
     let deleted = request.overlay == Overlay::Delete;
     Ok(CommitReport {
         path: lossy(&request.path),
         path_bytes_hex: bytes_hex(&request.path),
-        changed: done.changed() || emptied.freed_bytes > 0 || deleted,
+        changed: done.changed() || deleted || mended,
         base: lossy(&base_path),
         base_bytes_hex: bytes_hex(&base_path),
         base_format,
@@ -141,28 +157,14 @@ pub fn commit(request: &CommitRequest, context: Context<'_>) -> Result<CommitRep
         data_bytes: done.data_bytes,
         zero_bytes: done.zero_bytes,
         overlay: request.overlay,
-        freed_bytes: emptied.freed_bytes,
+        freed_bytes: done.emptied.freed_bytes,
         between: stale,
         notes,
     })
 }
 
-/// What the disk keeps of its own, once the image below has it.
-fn finish(
-    disk: &mut Image,
-    overlay: Overlay,
-    done: &Committed,
-    context: Context<'_>,
-) -> Result<Emptied> {
-    if overlay != Overlay::Empty {
-        return Ok(Emptied::default());
-    }
-    let emptied = disk.make_empty(context.task());
-    emptied.map_err(|error| if done.changed() { error.after_changes() } else { error })
-}
-
 /// Removes the file, if that is still what has the name.
-fn remove(path: &std::path::Path, id: FileId) -> Result<()> {
+fn remove(path: &Path, id: FileId) -> Result<()> {
     if FileId::of(path)? != id {
         let message = "was replaced by another file meanwhile";
         return Err(Error::new(ErrorKind::Exists, message).at_path(path));
@@ -184,10 +186,6 @@ impl Chain {
 
     /// Refuses what would make something else show other bytes than before.
     fn refuse(&self, request: &CommitRequest) -> Result<()> {
-        if !self.between.is_empty() && request.overlay == Overlay::Empty {
-            let message = "an emptied disk would show what lies between it and that image";
-            return Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("overlay"));
-        }
         if request.force {
             return Ok(());
         }
@@ -212,10 +210,23 @@ impl Chain {
         Ok(())
     }
 
+    /// The name of the image that an emptied disk lies above afterwards, where that is not its
+    /// backing file already.
+    fn new_backing(&self, request: &CommitRequest) -> Result<Option<BackingName>> {
+        if self.between.is_empty() || request.overlay != Overlay::Empty {
+            return Ok(None);
+        }
+        let path = self.base.path.clone();
+        let options = BackingOptions { path: path.clone(), format: None, store: None };
+        let name = stored_name(&options, &folder_of(&self.top.path)?, &path)?;
+        let format = Some(self.base.format.name().as_bytes().to_vec());
+        Ok(Some(BackingName { name, format }))
+    }
+
     fn notes(&self, request: &CommitRequest) -> Vec<String> {
         let mut notes = Vec::new();
         let header = self.base.header.as_ref();
-        let bitmaps = |header: &crate::qcow2::Header| {
+        let bitmaps = |header: &Header| {
             header.bitmaps().is_some() && header.autoclear.contains(Autoclear::BITMAPS)
         };
         if header.is_some_and(bitmaps) {
@@ -239,7 +250,7 @@ impl Chain {
     }
 
     /// Opens what is read, each image by itself, and what is written, with all that is below it.
-    fn open(self, overlay: Overlay, context: Context<'_>) -> Result<Commit> {
+    fn open(self, context: Context<'_>) -> Result<Commit> {
         let opening = context.opening();
         let Chain { top, between, base } = self;
         let mut above = Vec::new();
@@ -259,9 +270,6 @@ impl Chain {
         };
         let top = alone(top)?;
         let between = between.into_iter().map(alone).collect::<Result<_>>()?;
-        if overlay == Overlay::Empty {
-            top.require_emptiable(context.task().quiet())?;
-        }
         let written = DeviceOptions { writable: true, ..DeviceOptions::default() };
         let base = opening.assemble(base, below, &above, &written)?;
         Ok(Commit { top, between, base })

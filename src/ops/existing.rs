@@ -102,6 +102,11 @@ impl Existing {
         self.looks_like
     }
 
+    /// The disk itself, with its lock.
+    pub(super) fn into_link(self) -> Link {
+        self.link
+    }
+
     pub(super) fn header(&self) -> Option<&Header> {
         self.link.header.as_ref()
     }

@@ -6,6 +6,7 @@ mod backing;
 mod capabilities;
 mod check;
 mod choices;
+mod clone;
 mod commit;
 mod context;
 mod create;
@@ -13,6 +14,7 @@ mod damage;
 mod ensure;
 mod existing;
 mod fits;
+mod flatten;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
 mod growth;
@@ -41,11 +43,13 @@ pub use choices::{
     BackingStore, Compat, Compression, Format, Guest, GuestFs, IfExists, PartitionTable,
     Preallocation, Preset, TrustLevel,
 };
+pub use clone::{CloneMethod, CloneReport, CloneRequest, clone};
 pub use commit::{CommitReport, CommitRequest, Overlay, commit};
 pub use context::Context;
 pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use damage::{Damage, DamageReport, DamageRequest, damage};
 pub use ensure::{EnsureReport, ensure};
+pub use flatten::{FlattenReport, FlattenRequest, flatten};
 pub use growth::{FilesystemGrowthReport, GrowthReport, PartitionGrowthReport, RefusalReport};
 pub use guest::{
     FilesystemReport, InsideReport, InsideRequest, PartitionReport, PartitionTableReport, guest,
@@ -62,7 +66,7 @@ pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Commit, Create, Ensure, Info, Inside, Inspect, Resize, Salvage,
+    Capabilities, Check, Clone, Commit, Create, Ensure, Flatten, Info, Inside, Inspect, Resize, Salvage,
     UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -9,10 +9,12 @@ use super::capabilities::{CapabilitiesReport, CapabilitiesRequest, capabilities}
 use super::check::{
     CheckReport, CheckRequest, UndoRepairReport, UndoRepairRequest, check, undo_repair,
 };
+use super::clone::{CloneReport, CloneRequest, clone};
 use super::commit::{CommitReport, CommitRequest, commit};
 use super::context::Context;
 use super::create::{CreateReport, create};
 use super::ensure::{EnsureReport, ensure};
+use super::flatten::{FlattenReport, FlattenRequest, flatten};
 use super::guest::{InsideReport, InsideRequest, guest};
 use super::info::{InfoReport, InfoRequest, info};
 use super::inspect::{InspectReport, InspectRequest, inspect};
@@ -112,6 +114,12 @@ verbs! {
 
     /// Writes what a disk holds into the image below it, or into one further down.
     Commit = commit(CommitRequest) -> CommitReport, opens: true, locks: true;
+
+    /// Copies what shows through from below into a disk, which needs nothing below it then.
+    Flatten = flatten(FlattenRequest) -> FlattenReport, opens: true, locks: true;
+
+    /// Makes a second disk that shows the same: shares blocks, else lies above it, else copies.
+    Clone = clone(CloneRequest) -> CloneReport, opens: true, locks: true;
 
     /// Tells what this program and this host can do.
     Capabilities = capabilities(CapabilitiesRequest) -> CapabilitiesReport,

@@ -82,7 +82,7 @@ impl Qcow2 {
     /// Runs a change, and where it fails half-way says that something was
     /// [changed](Error::changed): in a file, or in the tables that the next flush writes. What
     /// other threads change meanwhile counts too.
-    pub(super) fn telling(&self, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(super) fn telling<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let changes = || (self.failure.changes(), self.entries_changed.load(Ordering::Relaxed));
         let before = changes();
         change().map_err(|error| if changes() == before { error } else { error.after_changes() })

@@ -55,7 +55,8 @@ mod fault_tests;
 mod feature;
 mod first_cluster;
 #[cfg(any(test, fuzzing))]
-mod fixtures_tests;
+pub(crate) mod fixtures_tests;
+mod flatten;
 mod flush;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_damaged_tests;
@@ -125,6 +126,7 @@ pub use empty::Emptied;
 pub use error::FormatError;
 pub use extension::{BitmapDirectory, Extension};
 pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible};
+pub use flatten::{Flattened, name_backing};
 pub use header::{
     BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, Version,
 };
