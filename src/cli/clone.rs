@@ -55,9 +55,9 @@ impl Args {
     /// What to do about an error of this verb.
     pub(super) fn hint(&self, error: &Error) -> Option<&'static str> {
         match error.kind() {
-            ErrorKind::Exists => {
-                Some("choose another path, or replace what is there: vmdisk clone --if-exists replace")
-            }
+            ErrorKind::Exists => Some(
+                "choose another path, or replace what is there: vmdisk clone --if-exists replace",
+            ),
             ErrorKind::UnsupportedFeature if self.method.is_some() => {
                 Some("leave --method away for the best way that there is")
             }

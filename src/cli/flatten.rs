@@ -40,9 +40,9 @@ impl Args {
 /// What to do about an error of this verb.
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
-        ErrorKind::HasSnapshots => {
-            Some("delete the snapshots first, or clone the disk and flatten what its guest sees now")
-        }
+        ErrorKind::HasSnapshots => Some(
+            "delete the snapshots first, or clone the disk and flatten what its guest sees now",
+        ),
         _ => None,
     }
 }

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod subject_tests;
 
 use std::ops::Range;
@@ -91,8 +93,7 @@ impl Commit {
             backing.map_or(Ok(()), |backing| top.require_room_for(backing))?;
         }
         let size = base.size();
-        let mut done =
-            Committed { old_base_size: size, base_size: size, ..Committed::default() };
+        let mut done = Committed { old_base_size: size, base_size: size, ..Committed::default() };
         let written = write_base(&top, &between, base, &mut done, task)
             .and_then(|()| empty(&mut top, then, &mut done, task));
         match written {

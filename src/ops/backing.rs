@@ -107,7 +107,11 @@ fn missing(error: Error, path: &Path) -> Error {
 }
 
 /// The characters that the overlay stores.
-pub(super) fn stored_name(options: &BackingOptions, folder: &Path, given: &Path) -> Result<Vec<u8>> {
+pub(super) fn stored_name(
+    options: &BackingOptions,
+    folder: &Path,
+    given: &Path,
+) -> Result<Vec<u8>> {
     // The last component stays as named: a link such as `latest.qcow2` is kept.
     let target = match given.file_name() {
         Some(last) => folder_of(given)?.join(last),

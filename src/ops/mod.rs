@@ -66,7 +66,7 @@ pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Clone, Commit, Create, Ensure, Flatten, Info, Inside, Inspect, Resize, Salvage,
-    UndoRepair, Verb, Visitor, each_verb,
+    Capabilities, Check, Clone, Commit, Create, Ensure, Flatten, Info, Inside, Inspect, Resize,
+    Salvage, UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

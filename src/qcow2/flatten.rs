@@ -51,15 +51,18 @@ impl Qcow2 {
         let copied = match copied {
             Ok(copied) => copied,
             Err(error) => {
-                // What was copied is kept, so that the next call goes on from there.
-                let _ = self.settle();
+                // What was copied is kept, so that the next call goes on from there, and bitmaps are as
+                // true as before. Where this fails too, the first failure is the one that is told.
+                let _ = match vouched {
+                    true => self.change_header(|header| Ok(with_bitmaps_valid(header.clone()))),
+                    false => self.settle(),
+                };
                 return Err(error);
             }
         };
         let stands_alone = |header: &Header| {
-            let mut header = header.with_backing(None);
-            header.autoclear = header.autoclear.with_if(vouched, Autoclear::BITMAPS);
-            Ok(header)
+            let header = header.with_backing(None);
+            Ok(if vouched { with_bitmaps_valid(header) } else { header })
         };
         let changed = self.change_header(stands_alone);
         changed.map_err(|error| if copied > 0 { error.after_changes() } else { error })?;
@@ -140,6 +143,11 @@ impl Qcow2 {
         }
         Ok((copied, end))
     }
+}
+
+/// What of an image was changed since changed nothing of what it shows.
+fn with_bitmaps_valid(header: Header) -> Header {
+    Header { autoclear: header.autoclear.with_if(true, Autoclear::BITMAPS), ..header }
 }
 
 /// Names another backing file in an image that nobody has opened yet, and whose header this is. It is

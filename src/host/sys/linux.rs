@@ -107,7 +107,11 @@ pub(super) fn reflink(file: &File, copy: &File) -> io::Result<bool> {
     match retry(|| unsafe { clone::file(copy.as_raw_fd(), file.as_raw_fd()) }) {
         // Two file systems, one that does not know how, files of two kinds, a container's rules.
         Err(
-            Errno::EXDEV | Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::EINVAL | Errno::EPERM
+            Errno::EXDEV
+            | Errno::EOPNOTSUPP
+            | Errno::ENOTTY
+            | Errno::EINVAL
+            | Errno::EPERM
             | Errno::ENOSYS,
         ) => Ok(false),
         result => Ok(result.map(|_| true)?),

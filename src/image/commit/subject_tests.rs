@@ -130,6 +130,11 @@ fn options(writable: bool) -> DeviceOptions {
     DeviceOptions { writable, cache, ..DeviceOptions::default() }
 }
 
+fn is_qcow2(file: &dyn Storage) -> Result<bool> {
+    let mut magic = [0; 4];
+    Ok(file.read_at(0, &mut magic)? == 4 && &magic == b"QFI\xfb")
+}
+
 /// An image in this file, above `below`.
 pub(super) fn open(
     name: &str,
@@ -137,9 +142,7 @@ pub(super) fn open(
     below: Option<Image>,
     writable: bool,
 ) -> Result<Image> {
-    let mut magic = [0; 4];
-    let is_qcow2 = file.read_at(0, &mut magic)? == 4 && &magic == b"QFI\xfb";
-    let disk = if is_qcow2 {
+    let disk = if is_qcow2(&*file)? {
         let header = Header::read(&*file)?;
         let backing = below.map(|below| Box::new(below) as Backing);
         let parts = Parts { storage: Box::new(file), data_file: None, backing };
@@ -174,7 +177,8 @@ impl<S: Storage + 'static> Chain<S> {
     /// The image with this name, above what it names itself.
     pub(super) fn open(&self, name: &str, writable: bool) -> Result<Image> {
         let file = self.file(name);
-        let backing = Header::read(&*file).ok().and_then(|header| header.backing);
+        let header = is_qcow2(&*file)?.then(|| Header::read(&*file)).transpose()?;
+        let backing = header.and_then(|header| header.backing);
         let below = backing.map(|below| {
             let below = String::from_utf8(below.name).expect("a name");
             self.open(&below, false)
@@ -186,7 +190,8 @@ impl<S: Storage + 'static> Chain<S> {
     pub(super) fn commit(&self, then_empty: bool, task: Task<'_>) -> Result<Committed> {
         let top = open("top", self.file("top"), None, false)?;
         let mut between = Vec::new();
-        if top.header().and_then(|header| header.backing.as_ref()).is_some_and(|b| b.name == b"mid") {
+        if top.header().and_then(|header| header.backing.as_ref()).is_some_and(|b| b.name == b"mid")
+        {
             between.push(open("mid", self.file("mid"), None, false)?);
         }
         let name = BackingName { name: b"base".to_vec(), format: None };
@@ -308,7 +313,7 @@ impl Layer {
     }
 
     /// Does something to an image of this kind.
-    fn step(&self, image: &Image, seed: &mut u64) {
+    pub(super) fn step(&self, image: &Image, seed: &mut u64) {
         let size = image.size();
         let unit = if self.extended { 512 } else { 1 << self.cluster_bits };
         let at = next(seed) % size;
