@@ -137,7 +137,7 @@ pub fn is_protocol(name: &[u8]) -> bool {
 }
 
 /// What stands before a colon in the first component, as QEMU reads a protocol.
-fn protocol(name: &[u8]) -> Option<&[u8]> {
+pub(super) fn protocol(name: &[u8]) -> Option<&[u8]> {
     let colon = name.iter().position(|&byte| byte == b':')?;
     let slash = name.iter().position(|&byte| byte == b'/').unwrap_or(name.len());
     (colon < slash).then(|| &name[..colon])

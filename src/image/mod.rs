@@ -12,7 +12,9 @@ mod past_damage;
 pub mod probe;
 
 pub use change::{Change, Changed};
-pub use dependents::{refuse_dependents, refuse_dependents_beside};
+pub use dependents::{
+    Dependent, Dependents, find_dependents, refuse_dependents, refuse_dependents_beside,
+};
 pub use open::OpenOptions;
 pub use opened::Image;
 pub use past_damage::PastDamage;
