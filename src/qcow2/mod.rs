@@ -5,7 +5,7 @@
 //!
 //! - What is on disk: [`geometry`], `header` (with `first_cluster`), `feature`, `extension`,
 //!   `entry`, `table`, `refblock`, `snapshot`.
-//! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
+//! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebase`, `rebuild`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
 //!   [`hyperkit`].
@@ -93,6 +93,9 @@ mod pack;
 mod pack_tests;
 mod raw_header;
 mod read;
+mod rebase;
+#[cfg(test)]
+mod rebase_tests;
 mod rebuild;
 mod refblock;
 mod refcounts;
@@ -129,6 +132,7 @@ pub use header::{
 pub use open::{Backing, Parts, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
+pub use rebase::{Rebased, refuse_rebase};
 pub use resize::{ResizeOptions, Resized};
 pub use salvage::{Below, Salvager};
 pub use snapshot::{Snapshot, read_snapshots};
