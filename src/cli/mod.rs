@@ -15,6 +15,7 @@ mod inspect;
 mod names;
 mod output;
 mod progress;
+mod rebase;
 mod resize;
 mod rpc;
 mod salvage;
@@ -56,6 +57,7 @@ enum Verb {
     Create(create::Args),
     Ensure(ensure::Args),
     Resize(resize::Args),
+    Rebase(rebase::Args),
     Info(info::Args),
     Guest(guest::Args),
     Inspect(inspect::Args),
@@ -103,6 +105,7 @@ impl Cli {
             Verb::Create(args) => args.run(output, cancel),
             Verb::Ensure(args) => args.run(output, cancel),
             Verb::Resize(args) => args.run(output, cancel),
+            Verb::Rebase(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
             Verb::Guest(args) => args.run(output, cancel),
             Verb::Inspect(args) => return args.run(output, cancel),
@@ -137,6 +140,7 @@ impl Verb {
             Verb::Create(args) => args.hint(error),
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
+            Verb::Rebase(_) => rebase::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)
