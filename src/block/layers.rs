@@ -30,16 +30,6 @@ impl<'a> Layers<'a> {
         Layers(layers)
     }
 
-    /// All that lie below a disk, the nearest first.
-    pub fn below(disk: &'a dyn BlockDevice) -> Self {
-        Layers(std::iter::successors(disk.below(), |disk| disk.below()).collect())
-    }
-
-    /// The size of the uppermost, in bytes; 0 without any.
-    pub fn size(&self) -> u64 {
-        self.0.first().map_or(0, |layer| layer.size())
-    }
-
     /// What the run of bytes that begins at `offset` shows, and where that ends: at `end` at the
     /// latest. A layer that ends before another one above it shows zeros from there on.
     ///
@@ -54,7 +44,9 @@ impl<'a> Layers<'a> {
             end = offset.saturating_add(extent.len);
             match extent.kind {
                 ExtentKind::Data { .. } | ExtentKind::Compressed => {
-                    return Ok((Shown::Data(number), end));
+                    let content = layer.content(offset, end)?;
+                    let shown = if content.is_zero { Shown::Zero } else { Shown::Data(number) };
+                    return Ok((shown, content.end));
                 }
                 ExtentKind::Zero => return Ok((Shown::Zero, end)),
                 ExtentKind::Unallocated => {}

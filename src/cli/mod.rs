@@ -18,6 +18,7 @@ mod inspect;
 mod names;
 mod output;
 mod progress;
+mod rebase;
 mod resize;
 mod rpc;
 mod salvage;
@@ -59,6 +60,7 @@ enum Verb {
     Create(create::Args),
     Ensure(ensure::Args),
     Resize(resize::Args),
+    Rebase(rebase::Args),
     Info(info::Args),
     Guest(guest::Args),
     Inspect(inspect::Args),
@@ -109,6 +111,7 @@ impl Cli {
             Verb::Create(args) => args.run(output, cancel),
             Verb::Ensure(args) => args.run(output, cancel),
             Verb::Resize(args) => args.run(output, cancel),
+            Verb::Rebase(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
             Verb::Guest(args) => args.run(output, cancel),
             Verb::Inspect(args) => return args.run(output, cancel),
@@ -149,6 +152,7 @@ impl Verb {
             Verb::Commit(_) => commit::hint(error),
             Verb::Flatten(_) => flatten::hint(error),
             Verb::Clone(args) => args.hint(error),
+            Verb::Rebase(_) => rebase::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)

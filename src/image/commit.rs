@@ -13,10 +13,10 @@ mod subject_tests;
 
 use std::ops::Range;
 
-use super::opened::{Disk, Image};
-use crate::block::{BlockDevice, Extent, ExtentKind, Layers, Shown, is_zero};
-use crate::error::{Error, ErrorKind, Result};
-use crate::qcow2::{BackingName, Emptied, Flattened};
+use super::opened::Image;
+use crate::block::{BlockDevice, Layers, Shown, is_zero};
+use crate::error::Result;
+use crate::qcow2::{BackingName, Emptied};
 use crate::task::Task;
 use crate::units::{ByteSize, VirtualSize};
 
@@ -80,8 +80,7 @@ impl Commit {
     /// uppermost, still locked.
     ///
     /// # Errors
-    /// Before anything is changed, as [`Qcow2::require_emptiable`](crate::qcow2::Qcow2::require_emptiable)
-    /// and [`Qcow2::require_room_for`](crate::qcow2::Qcow2::require_room_for); as [`Image::resize`] and
+    /// Before anything is changed, as [`Qcow2::require_emptiable`]; as [`Image::resize`] and
     /// [`BlockDevice::write_at`] of the lower image, of reading the others, and of emptying;
     /// [`Cancelled`](ErrorKind::Cancelled) between two pieces. Whatever it is, and where the power
     /// goes meanwhile, the uppermost disk shows what it showed before; the lower one may show a part
@@ -89,8 +88,7 @@ impl Commit {
     pub fn run(self, then: Then<'_>, task: Task<'_>) -> Result<(Image, Committed)> {
         let Commit { mut top, between, base } = self;
         if let Then::Empty(backing) = then {
-            top.require_emptiable(task.quiet())?;
-            backing.map_or(Ok(()), |backing| top.require_room_for(backing))?;
+            top.require_emptiable(backing, task.quiet())?;
         }
         let size = base.size();
         let mut done = Committed { old_base_size: size, base_size: size, ..Committed::default() };
@@ -126,7 +124,7 @@ fn write_base(
 fn empty(top: &mut Image, then: Then<'_>, done: &mut Committed, task: Task<'_>) -> Result<()> {
     let Then::Empty(backing) = then else { return Ok(()) };
     if let Some(backing) = backing {
-        top.lie_above(backing)?;
+        top.rename_backing(Some(backing))?;
         done.moved = true;
     }
     done.emptied = top.make_empty(task)?;
@@ -134,70 +132,22 @@ fn empty(top: &mut Image, then: Then<'_>, done: &mut Committed, task: Task<'_>) 
 }
 
 impl Image {
-    /// Drops everything that the image has of its own, at once: see
-    /// [`Qcow2::make_empty`](crate::qcow2::Qcow2::make_empty).
+    /// Drops everything that the image has of its own, at once: see [`Qcow2::make_empty`].
     ///
     /// # Errors
     /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for raw disks; otherwise as there.
     pub fn make_empty(&mut self, task: Task<'_>) -> Result<Emptied> {
-        let emptied = match &mut self.disk {
-            Disk::Qcow2(image) => image.make_empty(task),
-            Disk::Raw(_) => Err(is_raw()),
-        };
-        self.of_file(emptied)
+        self.with_qcow2(|image| image.make_empty(task))
     }
 
-    /// Names another backing file: see [`Qcow2::lie_above`](crate::qcow2::Qcow2::lie_above).
+    /// Refuses what [`make_empty`](Self::make_empty) would refuse, a damaged image, and another
+    /// backing file whose name has no room: see [`Qcow2::require_emptiable`].
     ///
     /// # Errors
     /// As there, and as [`make_empty`](Self::make_empty).
-    pub fn lie_above(&mut self, backing: &BackingName) -> Result<()> {
-        let named = match &mut self.disk {
-            Disk::Qcow2(image) => image.lie_above(backing),
-            Disk::Raw(_) => Err(is_raw()),
-        };
-        self.of_file(named)
+    fn require_emptiable(&mut self, backing: Option<&BackingName>, task: Task<'_>) -> Result<()> {
+        self.with_qcow2(|image| image.require_emptiable(backing, task))
     }
-
-    /// Refuses a name that [`lie_above`](Self::lie_above) would refuse.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn require_room_for(&self, backing: &BackingName) -> Result<()> {
-        self.of_file(match &self.disk {
-            Disk::Qcow2(image) => image.require_room_for(backing),
-            Disk::Raw(_) => Err(is_raw()),
-        })
-    }
-
-    /// Makes the image stand alone: see [`Qcow2::flatten`](crate::qcow2::Qcow2::flatten). A raw disk
-    /// does already.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn flatten(&mut self, task: Task<'_>) -> Result<Flattened> {
-        let flattened = match &mut self.disk {
-            Disk::Qcow2(image) => image.flatten(task),
-            Disk::Raw(_) => Ok(Flattened::default()),
-        };
-        self.of_file(flattened)
-    }
-
-    /// Refuses what [`make_empty`](Self::make_empty) would refuse, and a damaged image: see
-    /// [`Qcow2::require_emptiable`](crate::qcow2::Qcow2::require_emptiable).
-    ///
-    /// # Errors
-    /// As there, and as [`make_empty`](Self::make_empty).
-    pub fn require_emptiable(&self, task: Task<'_>) -> Result<()> {
-        self.of_file(match &self.disk {
-            Disk::Qcow2(image) => image.require_emptiable(task),
-            Disk::Raw(_) => Err(is_raw()),
-        })
-    }
-}
-
-fn is_raw() -> Error {
-    Error::new(ErrorKind::UnsupportedFeature, "a raw disk has no backing file")
 }
 
 /// Writes what the layers show of their own.
@@ -258,17 +208,14 @@ fn write_data(base: &Image, at: u64, data: &[u8], done: &mut Committed) -> Resul
 
 /// Makes the range read as zeros where it does not by itself.
 fn write_zeros(base: &Image, range: Range<u64>, done: &mut Committed) -> Result<()> {
-    for extent in base.extents(range) {
-        let Extent { offset, len, kind } = extent?;
-        let is_zero = match kind {
-            ExtentKind::Zero => true,
-            ExtentKind::Unallocated => base.below().is_none(),
-            ExtentKind::Data { .. } | ExtentKind::Compressed => false,
-        };
-        if !is_zero {
-            base.write_zeroes(offset, len)?;
-            done.zero_bytes += len;
+    let mut at = range.start;
+    while at < range.end {
+        let content = base.content(at, range.end)?;
+        if !content.is_zero {
+            base.write_zeroes(at, content.end - at)?;
+            done.zero_bytes += content.end - at;
         }
+        at = content.end;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ mod open;
 mod opened;
 mod past_damage;
 pub mod probe;
+mod rebase;
 
 pub use change::{Change, Changed};
 pub use dependents::{

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::change::Change;
 use super::journal::Beside;
 use super::probe::Format;
-use crate::block::{BlockDevice, Extent};
+use crate::block::{BlockDevice, Content, Extent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::{Header, Qcow2};
 use crate::raw::Raw;
@@ -174,7 +174,7 @@ impl BlockDevice for Image {
         self.of_file(self.device().extent(offset, end))
     }
 
-    fn below(&self) -> Option<&dyn BlockDevice> {
-        self.device().below()
+    fn content(&self, offset: u64, end: u64) -> Result<Content> {
+        self.of_file(self.device().content(offset, end))
     }
 }

@@ -123,6 +123,15 @@ impl Existing {
         }
     }
 
+    /// The image, to be written, with everything below it, or with nothing of that where its contents
+    /// do not matter.
+    pub(super) fn assemble_to_write(self, with_below: bool, context: Context<'_>) -> Result<Image> {
+        let opening = context.opening();
+        let below = if with_below { opening.below(&self.link, &[])? } else { Vec::new() };
+        let options = DeviceOptions { writable: true, ..DeviceOptions::default() };
+        opening.assemble(self.link, below, &[], &options)
+    }
+
     /// The image with what is below it, as far as a resize needs that: a disk that shrinks shows
     /// no more of it than before. A backing file that the policy refuses is left out.
     pub(super) fn assemble(

@@ -63,7 +63,7 @@ pub struct FlattenReport {
 /// showed; the same call goes on from there.
 ///
 /// # Errors
-/// As [`Qcow2::flatten`](crate::qcow2::Qcow2::flatten), and what opening the disk and everything below
+/// As [`Image::rebase`](crate::image::Image::rebase), and what opening the disk and everything below
 /// it says.
 pub fn flatten(request: &FlattenRequest, context: Context<'_>) -> Result<FlattenReport> {
     let existing = Existing::open_to_change(&request.path, request.format, context)?;
@@ -98,9 +98,9 @@ fn flatten_open(link: Link, context: Context<'_>) -> Result<u64> {
     let below = opening.below(&link, &[])?;
     let options = DeviceOptions { writable: true, ..DeviceOptions::default() };
     let mut image = opening.assemble(link, below, &[], &options)?;
-    let flattened = image.flatten(context.task())?;
+    let rebased = image.rebase(None, None, context.task())?;
     image.close()?;
-    Ok(flattened.copied_bytes)
+    Ok(rebased.written_bytes)
 }
 
 impl FlattenReport {

@@ -26,6 +26,7 @@ mod payload;
 mod place;
 mod policy;
 mod preset;
+mod rebase;
 mod resize;
 mod salvage;
 mod verb;
@@ -63,10 +64,11 @@ pub use inspect::{
 };
 pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, LayoutOptions};
 pub use policy::{LockOptions, TrustOptions};
+pub use rebase::{RebaseReport, RebaseRequest, rebase};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Clone, Commit, Create, Ensure, Flatten, Info, Inside, Inspect, Resize,
-    Salvage, UndoRepair, Verb, Visitor, each_verb,
+    Capabilities, Check, Clone, Commit, Create, Ensure, Flatten, Info, Inside, Inspect, Rebase,
+    Resize, Salvage, UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -19,6 +19,7 @@ use super::guest::{InsideReport, InsideRequest, guest};
 use super::info::{InfoReport, InfoRequest, info};
 use super::inspect::{InspectReport, InspectRequest, inspect};
 use super::options::{CreateRequest, EnsureRequest};
+use super::rebase::{RebaseReport, RebaseRequest, rebase};
 use super::resize::{ResizeReport, ResizeRequest, resize};
 use super::salvage::{SalvageReport, SalvageRequest, salvage};
 use crate::error::Result;
@@ -93,6 +94,9 @@ verbs! {
 
     /// Grows a disk with its last partition and the filesystem in it, or shrinks it.
     Resize = resize(ResizeRequest) -> ResizeReport, opens: true, locks: true;
+
+    /// Puts a disk above another backing file, or above none; it reads the same as before.
+    Rebase = rebase(RebaseRequest) -> RebaseReport, opens: true, locks: true;
 
     /// Tells what a disk is; takes no lock, so it works while a machine runs.
     Info = info(InfoRequest) -> InfoReport, opens: true, locks: false;

@@ -9,8 +9,9 @@ use super::feature::{Autoclear, Incompatible};
 use super::flush::switch_header;
 use super::geometry::{ClusterCount, HostCluster};
 use super::growth::{RefcountGrowth, free_end};
-use super::header::{Header, TableRef};
+use super::header::{BackingName, Header, TableRef};
 use super::open::Qcow2;
+use super::rebase::refuse_rebase;
 use super::refcounts::Refcounts;
 use super::release::Releaser;
 use super::table::read_refcount_table;
@@ -38,19 +39,22 @@ struct Move {
 
 impl Qcow2 {
     /// Refuses what [`make_empty`](Self::make_empty) would refuse, and an image whose references
-    /// are wrong: on a damaged image, what seems to be guest data may be something else's. Reads all
-    /// tables, and writes nothing.
+    /// are wrong: on a damaged image, what seems to be guest data may be something else's; and the name
+    /// of another backing file, if that is to be changed first and cannot. Reads all tables, and writes
+    /// nothing.
     ///
     /// # Errors
     /// [`Permission`](ErrorKind::Permission) for a storage that cannot be written, whatever the image
     /// was opened for; [`Corrupt`](ErrorKind::Corrupt), naming what is wrong;
-    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) with an external data file.
-    pub fn require_emptiable(&self, task: Task<'_>) -> Result<()> {
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) with an external data file; as
+    /// [`refuse_rebase`].
+    pub fn require_emptiable(&self, backing: Option<&BackingName>, task: Task<'_>) -> Result<()> {
         refuse_read_only(&*self.storage)?;
-        if self.header.incompatible.contains(Incompatible::CORRUPT) {
-            return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
-        }
+        self.header.require_not_corrupt()?;
         self.header.require_own_data()?;
+        if backing.is_some() {
+            refuse_rebase(&*self.storage, &self.header, backing, false)?;
+        }
         let report = scan(&*self.storage, &self.header, task)?;
         if let Some(damage) = report.damage() {
             return Err(damage.to_error());

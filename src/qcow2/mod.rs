@@ -5,7 +5,7 @@
 //!
 //! - What is on disk: [`geometry`], `header` (with `first_cluster`), `feature`, `extension`,
 //!   `entry`, `table`, `refblock`, `snapshot`.
-//! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
+//! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebase`, `rebuild`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
 //!   [`hyperkit`].
@@ -56,7 +56,6 @@ mod feature;
 mod first_cluster;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fixtures_tests;
-mod flatten;
 mod flush;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_damaged_tests;
@@ -95,6 +94,9 @@ mod pack;
 mod pack_tests;
 mod raw_header;
 mod read;
+mod rebase;
+#[cfg(test)]
+mod rebase_tests;
 mod rebuild;
 mod refblock;
 mod refcounts;
@@ -126,13 +128,13 @@ pub use empty::Emptied;
 pub use error::FormatError;
 pub use extension::{BitmapDirectory, Extension};
 pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible};
-pub use flatten::{Flattened, name_backing};
 pub use header::{
     BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, Version,
 };
 pub use open::{Backing, Parts, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
+pub use rebase::{Rebased, name_backing, refuse_rebase};
 pub use resize::{ResizeOptions, Resized};
 pub use salvage::{Below, Salvager};
 pub use snapshot::{Snapshot, read_snapshots};

@@ -10,6 +10,7 @@ const VERBS: &[&str] = &[
     "create",
     "ensure",
     "resize",
+    "rebase",
     "info",
     "guest",
     "inspect",

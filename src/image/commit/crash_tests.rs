@@ -180,7 +180,7 @@ fn a_medium_that_cannot_be_read_is_harmless() {
         }
     }
     println!("{faults} failed reads");
-    assert!(faults >= 500, "{faults} are too few");
+    assert!(faults >= 180, "{faults} are too few");
 }
 
 /// Stopped at any step, the disk shows what it showed, and nothing is leaked.

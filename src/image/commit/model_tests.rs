@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::subject_tests::{Case, Chain, Found, Layer, PLAIN, task};
+use super::subject_tests::{Case, Chain, Layer, PLAIN, task};
 use crate::block::BlockDevice;
 use crate::host::storage::MemoryStorage;
 use crate::qcow2::Version;
@@ -23,9 +23,8 @@ enum Step {
 
 fn layer() -> impl Strategy<Value = Layer> {
     let clusters = prop::sample::select(vec![(9, false), (10, false), (13, false), (14, true)]);
-    let found = prop_oneof![3 => Just(Found::Plain), 1 => Just(Found::Packed)];
-    (clusters, 0u32..=6, any::<bool>(), any::<bool>(), 1u64..100_000, found, 0u64..9).prop_map(
-        |((cluster_bits, extended), order, v2, lazy, size, found, steps)| {
+    (clusters, 0u32..=6, any::<bool>(), any::<bool>(), 1u64..100_000, 0u64..9).prop_map(
+        |((cluster_bits, extended), order, v2, lazy, size, steps)| {
             let v2 = v2 && !extended;
             Layer {
                 cluster_bits,
@@ -34,7 +33,6 @@ fn layer() -> impl Strategy<Value = Layer> {
                 version: if v2 { Version::V2 } else { Version::V3 },
                 lazy: lazy && !v2,
                 size,
-                found: if extended { Found::Plain } else { found },
                 steps,
                 ..PLAIN
             }
@@ -63,7 +61,7 @@ proptest! {
         steps in steps(),
         mut seed in any::<u64>(),
     ) {
-        let raw = Layer { raw: true, found: Found::Plain, size: base.size, ..PLAIN };
+        let raw = Layer { raw: true, size: base.size, ..PLAIN };
         let base = if seed % 3 == 0 { raw } else { base };
         let case = Case { name: "drawn", layers: [Some(top), between, Some(base)] };
         let files = case.files(seed).into_iter().map(|bytes| Arc::new(MemoryStorage::new(bytes)));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::block::DeviceOptions;
 use crate::host::storage::{MemoryStorage, Storage};
+use crate::image::opened::Disk;
 use crate::qcow2::check::scan;
 use crate::qcow2::crash_states_tests::next;
 use crate::qcow2::fixtures_tests::{packed, with_bitmap, with_snapshot};
@@ -206,7 +207,9 @@ impl<S: Storage + 'static> Chain<S> {
 
     pub(super) fn flatten(&self, task: Task<'_>) -> Result<()> {
         let mut top = self.open("top", true)?;
-        top.flatten(task)?;
+        if top.header().is_some_and(|header| header.backing.is_some()) {
+            top.rebase(None, None, task)?;
+        }
         top.close()
     }
 
@@ -319,7 +322,13 @@ impl Layer {
         let at = next(seed) % size;
         let len = (1 + next(seed) % (5 * unit)).min(size - at);
         let whole = (at / unit * unit, ((len / unit + 1) * unit).min(size - at / unit * unit));
-        match next(seed) % 6 {
+        match next(seed) % 7 {
+            3 if !self.raw => {
+                let cluster = 1 << self.cluster_bits;
+                let start = at / cluster * cluster;
+                let len = cluster.min(size - start);
+                image.write_compressed(start, &vec![next(seed) as u8; len as usize]).unwrap();
+            }
             0 => image.write_zeroes(whole.0, whole.1).unwrap(),
             1 => image.discard(whole.0, whole.1).unwrap(),
             2 => image.write_at(whole.0, &vec![0; whole.1 as usize]).unwrap(),
