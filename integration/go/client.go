@@ -126,6 +126,23 @@ func (c *Client) Salvage(ctx context.Context, request SalvageRequest, options ..
 	return call[SalvageReport](ctx, c, "salvage", &request, options)
 }
 
+// Commit writes what a disk holds into the image below it, or into one further down. Errors are as with
+// [Client.Create], and [ErrHasDependents] and [ErrHasSnapshots] where something else would change.
+func (c *Client) Commit(ctx context.Context, request CommitRequest, options ...CallOption) (*CommitReport, error) {
+	return call[CommitReport](ctx, c, "commit", &request, options)
+}
+
+// Flatten copies what shows through from below into a disk, which stands alone then. Errors are as with
+// [Client.Create].
+func (c *Client) Flatten(ctx context.Context, request FlattenRequest, options ...CallOption) (*FlattenReport, error) {
+	return call[FlattenReport](ctx, c, "flatten", &request, options)
+}
+
+// Clone makes a second disk that shows the same. Errors are as with [Client.Create].
+func (c *Client) Clone(ctx context.Context, request CloneRequest, options ...CallOption) (*CloneReport, error) {
+	return call[CloneReport](ctx, c, "clone", &request, options)
+}
+
 // Capabilities tells what the program and the host can do. Errors are as with [Client.Create].
 func (c *Client) Capabilities(ctx context.Context, request CapabilitiesRequest, options ...CallOption) (*CapabilitiesReport, error) {
 	return call[CapabilitiesReport](ctx, c, "capabilities", &request, options)

@@ -41,7 +41,7 @@ impl Args {
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::HasSnapshots => Some(
-            "delete the snapshots first, or clone the disk and flatten what its guest sees now",
+            "delete the snapshots first, or clone the disk with --method overlay and flatten that",
         ),
         _ => None,
     }

@@ -1,6 +1,7 @@
 //! `vmdisk commit`: what an image holds goes down, against `qemu-img commit`.
 
-use crate::support::Env;
+use crate::draw::whole_matrix;
+use crate::support::{Env, message, until};
 
 /// A base, an overlay above it, and what their guests write.
 struct Kind {
@@ -183,5 +184,186 @@ fn the_base_becomes_what_qemu_img_makes_of_it() {
         // An empty overlay takes writes.
         env.qemu_io("qcow2", "d.qcow2", "write -P 9 300k 200k");
         env.is_clean("d.qcow2");
+    }
+}
+
+/// A chain of three as a guest sees it: `base`, `mid.qcow2` and `d.qcow2`.
+fn three(env: &Env) {
+    env.qemu_img("create -q -f qcow2 base.qcow2 3M");
+    env.qemu_io("qcow2", "base.qcow2", "write -P 1 0 3M");
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 mid.qcow2 1M");
+    env.qemu_io("qcow2", "mid.qcow2", "write -P 2 100k 500k");
+    env.qemu_img("create -q -f qcow2 -b mid.qcow2 -F qcow2 d.qcow2 2M");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 3 300k 100k");
+    env.qemu_img("convert -f qcow2 -O raw d.qcow2 before.raw");
+}
+
+/// With images between, what those hold goes down too, also the zeros behind their ends, and the disk
+/// lies above the lower image from then on.
+#[test]
+fn an_image_further_down_gets_what_lies_between() {
+    let env = Env::new();
+    three(&env);
+    let report = env.report("commit d.qcow2 --into base.qcow2");
+    assert_eq!(report["between"].as_array().map(Vec::len), Some(1), "{report:#}");
+    assert_eq!(env.qemu_info("d.qcow2")["backing-filename"], "base.qcow2");
+    env.qemu_img("compare -f qcow2 -F raw d.qcow2 before.raw");
+    let (base, before) = (env.disk("qcow2", "base.qcow2"), env.disk("raw", "before.raw"));
+    assert!(base[..2 << 20] == before && base[2 << 20..].iter().all(|&byte| byte == 1));
+    is_empty(&env, "d.qcow2");
+    for image in ["base.qcow2", "mid.qcow2", "d.qcow2"] {
+        env.is_clean(image);
+    }
+    // Where it stays as it is, it stays above the one between, and goes without both.
+    let env = Env::new();
+    three(&env);
+    env.report("commit d.qcow2 --into base.qcow2 --keep");
+    assert_eq!(env.qemu_info("d.qcow2")["backing-filename"], "mid.qcow2");
+    env.qemu_img("compare -f qcow2 -F raw d.qcow2 before.raw");
+    env.report("commit d.qcow2 --into base.qcow2 --delete");
+    assert_eq!(env.names(), ["base.qcow2", "before.raw", "mid.qcow2"]);
+    assert!(env.disk("qcow2", "base.qcow2")[..2 << 20] == before);
+}
+
+/// Whatever is refused is refused before a byte changes.
+#[test]
+fn what_is_refused_changes_nothing() {
+    let env = Env::new();
+    three(&env);
+    // Named by the image alone, the backing file is not written to.
+    let error = env.refuses("commit d.qcow2", "backing_refused");
+    assert!(message(&error).contains("not written"), "{error:#}");
+    env.refuses("commit d.qcow2 --trust none", "backing_refused");
+    env.refuses("commit base.qcow2", "bad_request");
+    env.refuses("commit base.qcow2 --into d.qcow2", "bad_request");
+    env.refuses("commit d.qcow2 --into d.qcow2", "bad_request");
+    env.refuses("commit d.qcow2 --into before.raw", "bad_request");
+    env.refuses("commit d.qcow2 --into missing", "not_found");
+    env.refuses("commit missing --into base.qcow2", "not_found");
+    env.refuses("commit d.qcow2 --into base.qcow2 --keep --delete", "incompatible_options");
+    env.refuses("commit before.raw --into base.qcow2 --format raw", "bad_request");
+    // Others lie above an image that would change.
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 other.qcow2");
+    env.refuses("commit d.qcow2 --into base.qcow2", "has_dependents");
+    env.refuses("commit d.qcow2 --into base.qcow2 --keep", "has_dependents");
+    env.run("rm", ["other.qcow2"]).exits(0);
+    env.qemu_img("create -q -f qcow2 -b mid.qcow2 -F qcow2 other.qcow2");
+    env.refuses("commit d.qcow2 --into base.qcow2", "has_dependents");
+    env.run("rm", ["other.qcow2"]).exits(0);
+    env.qemu_img("create -q -f qcow2 -b d.qcow2 -F qcow2 other.qcow2");
+    env.refuses("commit d.qcow2 --into mid.qcow2 --delete", "has_dependents");
+    env.run("rm", ["other.qcow2"]).exits(0);
+    // Snapshots show what is below.
+    std::fs::copy(env.path("d.qcow2"), env.path("plain.qcow2")).expect("a copy");
+    env.qemu_img("snapshot -c one d.qcow2");
+    env.run("rm", ["plain.qcow2"]).exits(0);
+    env.refuses("commit d.qcow2 --into mid.qcow2", "has_snapshots");
+    env.refuses("commit d.qcow2 --into mid.qcow2 --keep", "has_snapshots");
+    env.qemu_img("snapshot -d one d.qcow2");
+    // Both are locked.
+    let holds = |image: &str| {
+        let path = env.path(image);
+        let args = ["-f", "qcow2", path.to_str().expect("UTF-8")];
+        let mut qemu = env.spawn("qemu-io", args);
+        let _stdin = qemu.stdin();
+        until("qemu-io has it", || env.vmdisk("commit d.qcow2 --into mid.qcow2").code == Some(75));
+        let error = env.refuses("commit d.qcow2 --into mid.qcow2", "locked");
+        assert!(message(&error).contains(image), "{error:#}");
+        qemu.kill();
+    };
+    std::fs::copy(env.path("mid.qcow2"), env.path("kept")).expect("a copy");
+    holds("mid.qcow2");
+    holds("d.qcow2");
+    // A journal beside a raw base, a damaged overlay.
+    env.qemu_img("create -q -f raw flat.raw 1M");
+    env.qemu_img("create -q -f qcow2 -b flat.raw -F raw e.qcow2");
+    env.qemu_io("qcow2", "e.qcow2", "write -P 7 0 200k");
+    env.write("flat.raw.vmdisk-journal", "x");
+    env.refuses("commit e.qcow2 --into flat.raw", "dirty");
+    env.run("rm", ["flat.raw.vmdisk-journal"]).exits(0);
+    env.vmdisk("damage e.qcow2 --kind beyond-file --seed 1").exits(0);
+    env.refuses("commit e.qcow2 --into flat.raw", "corrupt");
+}
+
+/// Where a folder is allowed, the image's own word is enough; and what is forced is done.
+#[test]
+fn what_is_allowed_or_forced_is_done() {
+    let env = Env::new();
+    three(&env);
+    env.qemu_img("snapshot -c one d.qcow2");
+    env.qemu_img("create -q -f qcow2 -b mid.qcow2 -F qcow2 other.qcow2");
+    let report = env.report("commit d.qcow2 --allow . --force");
+    assert_eq!(report["overlay"], "empty");
+    env.qemu_img("compare -f qcow2 -F raw d.qcow2 before.raw");
+    env.is_clean("d.qcow2");
+    // What the snapshot has of its own it keeps.
+    let snapshot = env.snapshot_disk("d.qcow2", "one");
+    assert!(snapshot[300 << 10..400 << 10].iter().all(|&byte| byte == 3));
+    env.qemu_img("snapshot -d one d.qcow2");
+    env.is_clean("d.qcow2");
+}
+
+/// Snapshots below stay, bitmaps above stay valid; bitmaps below do not know, which is told.
+#[test]
+fn snapshots_below_and_bitmaps_above_stay() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 base.qcow2 2M");
+    env.qemu_io("qcow2", "base.qcow2", "write -P 1 0 2M");
+    env.qemu_img("snapshot -c old base.qcow2");
+    env.qemu_img("bitmap --add base.qcow2 b0");
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 d.qcow2");
+    env.qemu_img("bitmap --add d.qcow2 b1");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 2 64k 256k");
+    let report = env.report("commit d.qcow2 --into base.qcow2");
+    assert!(report["notes"].to_string().contains("bitmaps"), "{report:#}");
+    env.is_clean("d.qcow2");
+    let flags = |image: &str| {
+        let bitmaps = env.qemu_info(image)["format-specific"]["data"]["bitmaps"].clone();
+        bitmaps[0]["flags"].to_string()
+    };
+    assert!(!flags("d.qcow2").contains("in-use"), "{}", flags("d.qcow2"));
+    assert!(env.snapshot_disk("base.qcow2", "old").iter().all(|&byte| byte == 1));
+    assert_eq!(env.guest_bytes("base.qcow2", 64 << 10, 512), vec![2; 512]);
+}
+
+/// Killed at any moment, the disk shows what it showed, and the same call finishes the work.
+#[test]
+fn killed_at_any_moment_the_disk_shows_the_same() {
+    let make = |env: &Env| {
+        env.qemu_img("create -q -f qcow2 -o cluster_size=4k base.qcow2 12M");
+        env.qemu_io("qcow2", "base.qcow2", "write -P 1 0 8M");
+        env.qemu_img("create -q -f qcow2 -o cluster_size=4k -b base.qcow2 -F qcow2 d.qcow2 16M");
+        env.qemu_io("qcow2", "d.qcow2", "write -P 2 1M 6M");
+        env.qemu_io("qcow2", "d.qcow2", "write -z 8M 5M");
+        env.qemu_img("convert -f qcow2 -O raw d.qcow2 before.raw");
+    };
+    for line in ["commit d.qcow2 --into base.qcow2", "flatten d.qcow2"] {
+        let env = Env::new();
+        make(&env);
+        let names = ["base.qcow2", "d.qcow2"];
+        let originals = names.map(|name| std::fs::read(env.path(name)).expect("an image"));
+        let start = std::time::Instant::now();
+        env.vmdisk(line).exits(0);
+        let whole = start.elapsed();
+        let (rounds, mut killed) = (if whole_matrix() { 400 } else { 25 }, 0);
+        for round in 0..rounds {
+            for (name, original) in names.iter().zip(&originals) {
+                env.write(name, original);
+            }
+            let running = env.start(line);
+            std::thread::sleep(whole * round / rounds);
+            running.signal("KILL");
+            let ended = running.wait();
+            killed += usize::from(ended.code.is_none());
+            env.qemu_img("compare -q -f qcow2 -F raw d.qcow2 before.raw");
+            for name in names {
+                let check = env.run("qemu-img", ["check", "-q", "-f", "qcow2", name]);
+                assert!(matches!(check.code, Some(0 | 3)), "{line}, {round}: {check:?}");
+            }
+            env.vmdisk(line).exits(0);
+            env.qemu_img("compare -q -f qcow2 -F raw d.qcow2 before.raw");
+        }
+        println!("{line}: killed {killed} of {rounds} times");
+        assert!(killed >= 5, "{line}: killed {killed} times only");
     }
 }
