@@ -10,10 +10,8 @@ use super::context::Context;
 use super::existing::Existing;
 use super::resize::note_settled;
 use super::wire::{bytes_hex, lossy, stored_text};
-use crate::block::DeviceOptions;
 use crate::error::Result;
 use crate::host::{Access, FileStorage};
-use crate::image::chain::Link;
 
 /// A disk that shall stand alone.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -70,8 +68,7 @@ pub fn flatten(request: &FlattenRequest, context: Context<'_>) -> Result<Flatten
     let mark = existing.mark();
     let settled = existing.settled().map(note_settled);
     let (format, virtual_size) = (existing.format(), existing.virtual_size()?);
-    let link = existing.into_link();
-    let backing = link.header.as_ref().and_then(|header| header.backing.as_ref());
+    let backing = existing.header().and_then(|header| header.backing.as_ref());
     let old_backing = backing.map(|backing| stored_text(&backing.name));
     let mut report = FlattenReport {
         path: lossy(&request.path),
@@ -86,18 +83,15 @@ pub fn flatten(request: &FlattenRequest, context: Context<'_>) -> Result<Flatten
         notes: settled.into_iter().collect(),
     };
     if report.old_backing.is_none() {
-        return report.with_room(&link.storage);
+        return report.with_room(existing.storage());
     }
-    let path = link.storage.path().to_owned();
-    report.copied_bytes = flatten_open(link, context).map_err(mark)?;
+    let path = existing.storage().path().to_owned();
+    report.copied_bytes = flatten_open(existing, context).map_err(mark)?;
     report.with_room(&FileStorage::open(&path, Access::Read)?)
 }
 
-fn flatten_open(link: Link, context: Context<'_>) -> Result<u64> {
-    let opening = context.opening();
-    let below = opening.below(&link, &[])?;
-    let options = DeviceOptions { writable: true, ..DeviceOptions::default() };
-    let mut image = opening.assemble(link, below, &[], &options)?;
+fn flatten_open(existing: Existing, context: Context<'_>) -> Result<u64> {
+    let mut image = existing.assemble_to_write(true, context)?;
     let rebased = image.rebase(None, None, context.task())?;
     image.close()?;
     Ok(rebased.written_bytes)

@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use crate::support::{Env, message, until};
+use crate::locks::qemu_io;
+use crate::support::{Env, message};
 
 /// An image with everything in it that a copy has to keep.
 fn rich(env: &Env) {
@@ -117,11 +118,9 @@ fn what_is_refused_changes_nothing() {
     env.refuses("clone x.qcow2 c.qcow2 --method copy", "unsupported_feature");
     let report = env.report("clone x.qcow2 c.qcow2");
     assert_eq!(report["method"], "overlay", "{report:#}");
-    let mut qemu = env.spawn("qemu-io", ["-f", "qcow2", "d.qcow2"]);
-    let _stdin = qemu.stdin();
-    until("qemu-io has it", || env.vmdisk("clone d.qcow2 e.qcow2 --method copy").code == Some(75));
+    let machine = qemu_io(&env, "d.qcow2");
     env.refuses("clone d.qcow2 f.qcow2", "locked");
-    qemu.kill();
+    machine.kill();
     env.report("clone d.qcow2 there.qcow2 --method copy --if-exists replace");
     env.qemu_img("compare -f qcow2 -F qcow2 d.qcow2 there.qcow2");
 }

@@ -1,7 +1,8 @@
 //! `vmdisk commit`: what an image holds goes down, against `qemu-img commit`.
 
 use crate::draw::whole_matrix;
-use crate::support::{Env, message, until};
+use crate::locks::qemu_io;
+use crate::support::{Env, message};
 
 /// A base, an overlay above it, and what their guests write.
 struct Kind {
@@ -254,26 +255,17 @@ fn what_is_refused_changes_nothing() {
     env.refuses("commit d.qcow2 --into mid.qcow2 --delete", "has_dependents");
     env.run("rm", ["other.qcow2"]).exits(0);
     // Snapshots show what is below.
-    std::fs::copy(env.path("d.qcow2"), env.path("plain.qcow2")).expect("a copy");
     env.qemu_img("snapshot -c one d.qcow2");
-    env.run("rm", ["plain.qcow2"]).exits(0);
     env.refuses("commit d.qcow2 --into mid.qcow2", "has_snapshots");
     env.refuses("commit d.qcow2 --into mid.qcow2 --keep", "has_snapshots");
     env.qemu_img("snapshot -d one d.qcow2");
     // Both are locked.
-    let holds = |image: &str| {
-        let path = env.path(image);
-        let args = ["-f", "qcow2", path.to_str().expect("UTF-8")];
-        let mut qemu = env.spawn("qemu-io", args);
-        let _stdin = qemu.stdin();
-        until("qemu-io has it", || env.vmdisk("commit d.qcow2 --into mid.qcow2").code == Some(75));
+    for image in ["mid.qcow2", "d.qcow2"] {
+        let machine = qemu_io(&env, image);
         let error = env.refuses("commit d.qcow2 --into mid.qcow2", "locked");
         assert!(message(&error).contains(image), "{error:#}");
-        qemu.kill();
-    };
-    std::fs::copy(env.path("mid.qcow2"), env.path("kept")).expect("a copy");
-    holds("mid.qcow2");
-    holds("d.qcow2");
+        machine.kill();
+    }
     // A journal beside a raw base, a damaged overlay.
     env.qemu_img("create -q -f raw flat.raw 1M");
     env.qemu_img("create -q -f qcow2 -b flat.raw -F raw e.qcow2");
