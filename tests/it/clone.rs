@@ -118,8 +118,9 @@ fn what_is_refused_changes_nothing() {
     env.refuses("clone x.qcow2 c.qcow2 --method copy", "unsupported_feature");
     let report = env.report("clone x.qcow2 c.qcow2");
     assert_eq!(report["method"], "overlay", "{report:#}");
-    let machine = qemu_io(&env, "d.qcow2");
-    env.refuses("clone d.qcow2 f.qcow2", "locked");
+    env.qemu_img("create -q -f qcow2 used.qcow2 1M");
+    let machine = qemu_io(&env, "used.qcow2");
+    env.refuses("clone used.qcow2 f.qcow2", "locked");
     machine.kill();
     env.report("clone d.qcow2 there.qcow2 --method copy --if-exists replace");
     env.qemu_img("compare -f qcow2 -F qcow2 d.qcow2 there.qcow2");
