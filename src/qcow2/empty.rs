@@ -70,8 +70,8 @@ impl Qcow2 {
     /// Drops everything that the disk has of its own: what is below shows, or zeros. Internal
     /// snapshots keep what is theirs, and bitmaps stay as they are. The reference counts of a dirty
     /// image are rebuilt first. The caller must hold the image's lock, and have asked
-    /// [`require_emptiable`](Self::require_emptiable). Everything written before is on the medium
-    /// afterwards.
+    /// [`require_emptiable`](Self::require_emptiable). The disk is empty on the medium afterwards; what
+    /// was freed may be leaked where the power goes before the next sync.
     ///
     /// A crash leaves the disk as it was or empty, and at worst leaked clusters. So does a failure:
     /// where its error is not [`changed`](Error::changed), the image is used on as it was; else
@@ -135,7 +135,6 @@ impl Qcow2 {
         }
         let freed_end = Releaser::new(&*self.storage, header.geometry, table);
         freed_end.finish_and_cut(&header, HostCluster::ZERO)?;
-        self.storage.sync()?;
         Ok((header, freed))
     }
 

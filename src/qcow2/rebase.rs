@@ -113,7 +113,7 @@ impl Qcow2 {
                 Ok(rebased)
             }
             Err(error) => {
-                if error.kind() == ErrorKind::Cancelled {
+                if error.kind() == ErrorKind::Cancelled && self.failure.changes() != before {
                     // What was copied is kept, and bitmaps are as true as before.
                     self.change_header(|header| {
                         let autoclear = header.autoclear.with_if(bitmaps, Autoclear::BITMAPS);

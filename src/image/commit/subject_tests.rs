@@ -262,6 +262,11 @@ impl Case {
             let chain = Chain { files: files.collect(), names: present };
             let image = chain.open(NAMES[number], true).unwrap();
             (0..layer.steps).for_each(|_| layer.step(&image, &mut seed));
+            if layer.found == Found::Packed {
+                image
+                    .write_at(0, &vec![7; (2 << layer.cluster_bits).min(layer.size) as usize])
+                    .unwrap();
+            }
             image.close().unwrap();
             made[0] = layer.with_found(chain.files[0].contents());
             if layer.found == Found::Snapshot {
