@@ -85,6 +85,12 @@ func (c *Client) Resize(ctx context.Context, request ResizeRequest, options ...C
 	return call[ResizeReport](ctx, c, "resize", &request, options)
 }
 
+// Rebase puts a disk above another backing file, or above none; it reads the same as before. Errors
+// are as with [Client.Create].
+func (c *Client) Rebase(ctx context.Context, request RebaseRequest, options ...CallOption) (*RebaseReport, error) {
+	return call[RebaseReport](ctx, c, "rebase", &request, options)
+}
+
 // Info tells what a disk is; it takes no lock, so it works while a machine runs. Errors are as with
 // [Client.Create].
 func (c *Client) Info(ctx context.Context, request InfoRequest, options ...CallOption) (*InfoReport, error) {
@@ -118,6 +124,23 @@ func (c *Client) UndoRepair(ctx context.Context, request UndoRepairRequest, opti
 // [Client.Create]; that something is lost is none.
 func (c *Client) Salvage(ctx context.Context, request SalvageRequest, options ...CallOption) (*SalvageReport, error) {
 	return call[SalvageReport](ctx, c, "salvage", &request, options)
+}
+
+// Commit writes what a disk holds into the image below it, or into one further down. Errors are as with
+// [Client.Create], and [ErrHasDependents] and [ErrHasSnapshots] where something else would change.
+func (c *Client) Commit(ctx context.Context, request CommitRequest, options ...CallOption) (*CommitReport, error) {
+	return call[CommitReport](ctx, c, "commit", &request, options)
+}
+
+// Flatten copies what shows through from below into a disk, which stands alone then. Errors are as with
+// [Client.Create].
+func (c *Client) Flatten(ctx context.Context, request FlattenRequest, options ...CallOption) (*FlattenReport, error) {
+	return call[FlattenReport](ctx, c, "flatten", &request, options)
+}
+
+// Clone makes a second disk that shows the same. Errors are as with [Client.Create].
+func (c *Client) Clone(ctx context.Context, request CloneRequest, options ...CallOption) (*CloneReport, error) {
+	return call[CloneReport](ctx, c, "clone", &request, options)
 }
 
 // Capabilities tells what the program and the host can do. Errors are as with [Client.Create].

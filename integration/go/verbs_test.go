@@ -75,6 +75,36 @@ func TestEveryVerb(t *testing.T) {
 	}
 }
 
+func TestChains(t *testing.T) {
+	client, folder := genuine(t), t.TempDir()
+	base, path, second := filepath.Join(folder, "base.qcow2"), filepath.Join(folder, "m.qcow2"), filepath.Join(folder, "second.qcow2")
+	must(client.Create(background, CreateRequest{Path: base, Size: MiB(64)}))(t)
+	must(client.Create(background, CreateRequest{Path: path, Size: MiB(128), Backing: &BackingOptions{Path: base}, Guest: &GuestOptions{SSHKeys: []string{key}, Overwrite: true}}))(t)
+
+	if _, err := client.Commit(background, CommitRequest{Path: path}); !errors.Is(err, ErrBackingRefused) {
+		t.Error(err)
+	}
+	kept := must(client.Commit(background, CommitRequest{Path: path, Into: base, Overlay: OverlayKeep}))(t)
+	if !kept.Changed || kept.Overlay != OverlayKeep || kept.DataBytes == 0 || kept.BaseVirtualSizeBytes != 128<<20 {
+		t.Errorf("%+v", kept)
+	}
+	cloned := must(client.Clone(background, CloneRequest{Path: path, Out: second, Method: CloneCopy}))(t)
+	if cloned.Method != CloneCopy || cloned.Backing != "base.qcow2" || cloned.VirtualSizeBytes != 128<<20 {
+		t.Errorf("%+v", cloned)
+	}
+	if _, err := client.Commit(background, CommitRequest{Path: path, Into: base}); !errors.Is(err, ErrHasDependents) {
+		t.Error(err)
+	}
+	flat := must(client.Flatten(background, FlattenRequest{Path: second}))(t)
+	if !flat.Changed || flat.OldBacking != "base.qcow2" {
+		t.Errorf("%+v", flat)
+	}
+	emptied := must(client.Commit(background, CommitRequest{Path: path, Into: base}))(t)
+	if emptied.Overlay != OverlayEmpty || emptied.FreedBytes == 0 {
+		t.Errorf("%+v", emptied)
+	}
+}
+
 func TestDamagedDisks(t *testing.T) {
 	client, folder := genuine(t), t.TempDir()
 	path := filepath.Join(folder, "m.qcow2")

@@ -2,12 +2,15 @@
 
 mod capabilities;
 mod check;
+mod clone;
+mod commit;
 mod create;
 mod damage;
 mod docs;
 mod ensure;
 mod exit;
 mod flags;
+mod flatten;
 mod guest;
 mod hint;
 mod info;
@@ -15,6 +18,7 @@ mod inspect;
 mod names;
 mod output;
 mod progress;
+mod rebase;
 mod resize;
 mod rpc;
 mod salvage;
@@ -56,11 +60,15 @@ enum Verb {
     Create(create::Args),
     Ensure(ensure::Args),
     Resize(resize::Args),
+    Rebase(rebase::Args),
     Info(info::Args),
     Guest(guest::Args),
     Inspect(inspect::Args),
     Check(check::Args),
     Salvage(salvage::Args),
+    Commit(commit::Args),
+    Flatten(flatten::Args),
+    Clone(clone::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
@@ -103,11 +111,15 @@ impl Cli {
             Verb::Create(args) => args.run(output, cancel),
             Verb::Ensure(args) => args.run(output, cancel),
             Verb::Resize(args) => args.run(output, cancel),
+            Verb::Rebase(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
             Verb::Guest(args) => args.run(output, cancel),
             Verb::Inspect(args) => return args.run(output, cancel),
             Verb::Check(args) => return args.run(output, cancel),
             Verb::Salvage(args) => return args.run(output, cancel),
+            Verb::Commit(args) => args.run(output, cancel),
+            Verb::Flatten(args) => args.run(output, cancel),
+            Verb::Clone(args) => args.run(output, cancel),
             Verb::Damage(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
@@ -137,6 +149,10 @@ impl Verb {
             Verb::Create(args) => args.hint(error),
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
+            Verb::Commit(_) => commit::hint(error),
+            Verb::Flatten(_) => flatten::hint(error),
+            Verb::Clone(args) => args.hint(error),
+            Verb::Rebase(_) => rebase::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)

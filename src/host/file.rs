@@ -143,6 +143,16 @@ impl FileStorage {
         sys::set_nocow(&self.file).map_err(|error| self.io("cannot change attributes", error))
     }
 
+    /// Makes this empty file share all blocks of `source`, until one of the two changes; `false` where
+    /// the file system, or the system, cannot do that.
+    ///
+    /// # Errors
+    /// What ioctl_ficlone(2) says otherwise.
+    pub fn reflink(&self, source: &FileStorage) -> Result<bool> {
+        self.require_writable(0)?;
+        sys::reflink(&source.file, &self.file).map_err(|error| self.io("cannot clone into", error))
+    }
+
     pub(super) fn file(&self) -> &File {
         &self.file
     }

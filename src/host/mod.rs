@@ -18,13 +18,15 @@ pub mod storage;
 #[cfg_attr(target_os = "linux", path = "sys/linux.rs")]
 #[cfg_attr(target_os = "macos", path = "sys/macos.rs")]
 mod sys;
+mod walk;
 
 pub use abilities::{Abilities, abilities_of};
 pub use file::{Access, FileId, FileInfo, FileKind, FileStorage, read_small_file, resolve};
 pub use lock::{LockMode, LockPolicy, LockState, open_locked, open_resolved_locked};
 pub use owner::Owner;
-pub use path::{Occupant, files_beside, folder_of, resolve_target};
+pub use path::{Occupant, folder_of, resolve_target};
 pub use signal::trip_on_signals;
 pub use stage::{DEFAULT_MODE, Publish, Staging, unpublish};
 pub use stdin::Stdin;
 pub use stdout::Stdout;
+pub use walk::Walk;

@@ -46,15 +46,6 @@ pub fn folder_of(path: &Path) -> Result<PathBuf> {
     folder.canonicalize().map_err(|error| Error::io("cannot find the folder", folder, error))
 }
 
-/// What else is in the folder of `path`, `max` of it at most, in no order; nothing where the folder
-/// cannot be read.
-pub fn files_beside(path: &Path, max: usize) -> Vec<PathBuf> {
-    let Some(folder) = path.parent() else { return Vec::new() };
-    let Ok(entries) = folder.read_dir() else { return Vec::new() };
-    let others = entries.flatten().take(max).map(|entry| entry.path());
-    others.filter(|other| other != path).collect()
-}
-
 /// Where a new file at `path` really goes: the file that a symbolic link leads to where there is
 /// one, else the name in its folder.
 ///

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use crate::host::{
     Access, FileId, FileKind, FileStorage, LockMode, LockPolicy, open_locked, open_resolved_locked,
     resolve,
 };
-use crate::qcow2::{Backing, Header, Parts, Qcow2};
+use crate::qcow2::{Backing, Header, Incompatible, Parts, Qcow2};
 use crate::raw::Raw;
 use crate::task::{Cancel, Silent, Task};
 
@@ -55,7 +56,7 @@ impl Opening<'_> {
     ) -> Result<FileStorage> {
         seen.require_new(path, what, image)?;
         self.require_kind(FileKind::of(path)?, path, what, image)?;
-        let (access, mode) = access(what == Named::DataFileToWrite);
+        let (access, mode) = access(what.is_written());
         let file = match self.locks {
             Some(locks) => open_resolved_locked(path, access, mode, locks, self.cancel)?,
             None => FileStorage::open(path, access)?,
@@ -126,22 +127,30 @@ impl Opening<'_> {
         seen.0.push(top.storage.id()?);
         loop {
             let last = links.last().unwrap_or(top);
-            let Some(next) = self.next(last, &mut seen)? else { return Ok(()) };
-            if seen.0.len() > MAX_CHAIN_DEPTH {
-                let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
-                return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&top.path));
-            }
+            let next = self.next(last, |_| Ok(Named::BackingFile), &mut seen)?;
+            let Some(next) = next else { return Ok(()) };
+            seen.require_depth(top)?;
             links.push(next);
         }
     }
 
-    /// The image that `link` names as its backing file.
-    fn next(&self, link: &Link, seen: &mut Seen) -> Result<Option<Link>> {
+    /// The image that `link` names as its backing file; `what` says of the file where that leads
+    /// what it is opened for.
+    fn next(
+        &self,
+        link: &Link,
+        what: impl FnOnce(&Path) -> Result<Named>,
+        seen: &mut Seen,
+    ) -> Result<Option<Link>> {
         let Some(backing) = link.header.as_ref().and_then(|header| header.backing.as_ref()) else {
             return Ok(None);
         };
-        let path = self.trust.admit(&link.path, Named::BackingFile, &backing.name)?;
-        let storage = self.open_named(&path, Named::BackingFile, &link.path, seen)?;
+        let mut path = self.trust.admit(&link.path, Named::BackingFile, &backing.name)?;
+        let what = what(&path)?;
+        if what.is_written() {
+            path = self.trust.admit(&link.path, what, &backing.name)?;
+        }
+        let storage = self.open_named(&path, what, &link.path, seen)?;
         let kind = storage.info()?.kind;
         let format = match backing.format.as_deref() {
             Some(b"qcow2") => Format::Qcow2,
@@ -264,6 +273,15 @@ impl Seen {
         self.0
     }
 
+    /// Refuses a chain that is deeper than any that is followed.
+    fn require_depth(&self, top: &Link) -> Result<()> {
+        if self.0.len() <= MAX_CHAIN_DEPTH {
+            return Ok(());
+        }
+        let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
+        Err(Error::new(ErrorKind::BackingCycle, message).at_path(&top.path))
+    }
+
     /// Refuses the file that `path` leads to now. It is not even opened: our own lock on it would
     /// be in the way, and where there are no locks, guest data would overwrite an image.
     fn require_new(&self, path: &Path, what: Named, image: &Path) -> Result<()> {
@@ -289,6 +307,12 @@ impl Seen {
 }
 
 impl Link {
+    /// Whether it was not closed cleanly: opened to be written, its reference counts are made true.
+    pub fn is_dirty(&self) -> bool {
+        let header = self.header.as_ref();
+        header.is_some_and(|header| header.incompatible.contains(Incompatible::DIRTY))
+    }
+
     /// A file whose format is known; the header of a qcow2 image is read and checked.
     ///
     /// # Errors

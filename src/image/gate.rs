@@ -17,6 +17,8 @@ pub const MAX_CHAIN_DEPTH: usize = 64;
 pub enum Named {
     /// Its backing file, which is only read.
     BackingFile,
+    /// Its backing file, to be written: with what the image itself holds.
+    BackingFileToWrite,
     /// Its external data file, to be read.
     DataFile,
     /// Its external data file, to be written: whatever bytes the guest likes, over a file that
@@ -24,10 +26,17 @@ pub enum Named {
     DataFileToWrite,
 }
 
+impl Named {
+    /// Whether it is written.
+    pub(super) fn is_written(self) -> bool {
+        matches!(self, Named::BackingFileToWrite | Named::DataFileToWrite)
+    }
+}
+
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Named::BackingFile => "backing file",
+            Named::BackingFile | Named::BackingFileToWrite => "backing file",
             Named::DataFile | Named::DataFileToWrite => "external data file",
         })
     }
@@ -111,8 +120,7 @@ impl Trust {
         let Trust::Within { own_folder, also } = self else { return Ok(path) };
         let mut also = also.iter().filter_map(|place| resolve(place).ok());
         let beside = *own_folder && path.starts_with(&folder);
-        match beside && what != Named::DataFileToWrite || also.any(|place| path.starts_with(place))
-        {
+        match beside && !what.is_written() || also.any(|place| path.starts_with(place)) {
             true => Ok(path),
             false if beside => refuse(
                 "may be read, and not written, as long as the image alone names it: allow the \
@@ -123,8 +131,13 @@ impl Trust {
     }
 }
 
+/// Whether a name in an image is none of a file (`json:`, `nbd:` and the like).
+pub fn is_protocol(name: &[u8]) -> bool {
+    protocol(name).is_some()
+}
+
 /// What stands before a colon in the first component, as QEMU reads a protocol.
-fn protocol(name: &[u8]) -> Option<&[u8]> {
+pub(super) fn protocol(name: &[u8]) -> Option<&[u8]> {
     let colon = name.iter().position(|&byte| byte == b':')?;
     let slash = name.iter().position(|&byte| byte == b'/').unwrap_or(name.len());
     (colon < slash).then(|| &name[..colon])

@@ -2,6 +2,7 @@
 
 pub mod chain;
 mod change;
+pub mod commit;
 mod dependents;
 pub mod gate;
 pub mod journal;
@@ -9,9 +10,12 @@ mod open;
 mod opened;
 mod past_damage;
 pub mod probe;
+mod rebase;
 
 pub use change::{Change, Changed};
-pub use dependents::refuse_dependents;
+pub use dependents::{
+    Dependent, Dependents, find_dependents, refuse_dependents, refuse_dependents_beside,
+};
 pub use open::OpenOptions;
 pub use opened::Image;
 pub use past_damage::PastDamage;

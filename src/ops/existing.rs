@@ -102,6 +102,11 @@ impl Existing {
         self.looks_like
     }
 
+    /// The disk itself, with its lock.
+    pub(super) fn into_link(self) -> Link {
+        self.link
+    }
+
     pub(super) fn header(&self) -> Option<&Header> {
         self.link.header.as_ref()
     }
@@ -116,6 +121,15 @@ impl Existing {
             Some(header) => Ok(header.virtual_size),
             None => Ok(self.storage().info()?.len),
         }
+    }
+
+    /// The image, to be written, with everything below it, or with nothing of that where its contents
+    /// do not matter.
+    pub(super) fn assemble_to_write(self, with_below: bool, context: Context<'_>) -> Result<Image> {
+        let opening = context.opening();
+        let below = if with_below { opening.below(&self.link, &[])? } else { Vec::new() };
+        let options = DeviceOptions { writable: true, ..DeviceOptions::default() };
+        opening.assemble(self.link, below, &[], &options)
     }
 
     /// The image with what is below it, as far as a resize needs that: a disk that shrinks shows

@@ -6,12 +6,15 @@ mod backing;
 mod capabilities;
 mod check;
 mod choices;
+mod clone;
+mod commit;
 mod context;
 mod create;
 mod damage;
 mod ensure;
 mod existing;
 mod fits;
+mod flatten;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
 mod growth;
@@ -23,6 +26,7 @@ mod payload;
 mod place;
 mod policy;
 mod preset;
+mod rebase;
 mod resize;
 mod salvage;
 mod verb;
@@ -40,10 +44,13 @@ pub use choices::{
     BackingStore, Compat, Compression, Format, Guest, GuestFs, IfExists, PartitionTable,
     Preallocation, Preset, TrustLevel,
 };
+pub use clone::{CloneMethod, CloneReport, CloneRequest, clone};
+pub use commit::{CommitReport, CommitRequest, Overlay, commit};
 pub use context::Context;
 pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use damage::{Damage, DamageReport, DamageRequest, damage};
 pub use ensure::{EnsureReport, ensure};
+pub use flatten::{FlattenReport, FlattenRequest, flatten};
 pub use growth::{FilesystemGrowthReport, GrowthReport, PartitionGrowthReport, RefusalReport};
 pub use guest::{
     FilesystemReport, InsideReport, InsideRequest, PartitionReport, PartitionTableReport, guest,
@@ -57,10 +64,11 @@ pub use inspect::{
 };
 pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, LayoutOptions};
 pub use policy::{LockOptions, TrustOptions};
+pub use rebase::{RebaseReport, RebaseRequest, rebase};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Resize, Salvage, UndoRepair, Verb,
-    Visitor, each_verb,
+    Capabilities, Check, Clone, Commit, Create, Ensure, Flatten, Info, Inside, Inspect, Rebase,
+    Resize, Salvage, UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

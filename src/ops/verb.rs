@@ -9,13 +9,17 @@ use super::capabilities::{CapabilitiesReport, CapabilitiesRequest, capabilities}
 use super::check::{
     CheckReport, CheckRequest, UndoRepairReport, UndoRepairRequest, check, undo_repair,
 };
+use super::clone::{CloneReport, CloneRequest, clone};
+use super::commit::{CommitReport, CommitRequest, commit};
 use super::context::Context;
 use super::create::{CreateReport, create};
 use super::ensure::{EnsureReport, ensure};
+use super::flatten::{FlattenReport, FlattenRequest, flatten};
 use super::guest::{InsideReport, InsideRequest, guest};
 use super::info::{InfoReport, InfoRequest, info};
 use super::inspect::{InspectReport, InspectRequest, inspect};
 use super::options::{CreateRequest, EnsureRequest};
+use super::rebase::{RebaseReport, RebaseRequest, rebase};
 use super::resize::{ResizeReport, ResizeRequest, resize};
 use super::salvage::{SalvageReport, SalvageRequest, salvage};
 use crate::error::Result;
@@ -91,6 +95,9 @@ verbs! {
     /// Grows a disk with its last partition and the filesystem in it, or shrinks it.
     Resize = resize(ResizeRequest) -> ResizeReport, opens: true, locks: true;
 
+    /// Puts a disk above another backing file, or above none; it reads the same as before.
+    Rebase = rebase(RebaseRequest) -> RebaseReport, opens: true, locks: true;
+
     /// Tells what a disk is; takes no lock, so it works while a machine runs.
     Info = info(InfoRequest) -> InfoReport, opens: true, locks: false;
 
@@ -108,6 +115,15 @@ verbs! {
 
     /// Reads what can be read of a damaged disk into a new raw disk, and tells what is lost.
     Salvage = salvage(SalvageRequest) -> SalvageReport, opens: true, locks: true;
+
+    /// Writes what a disk holds into the image below it, or into one further down.
+    Commit = commit(CommitRequest) -> CommitReport, opens: true, locks: true;
+
+    /// Copies what shows through from below into a disk, which needs nothing below it then.
+    Flatten = flatten(FlattenRequest) -> FlattenReport, opens: true, locks: true;
+
+    /// Makes a second disk that shows the same: shares blocks, else lies above it, else copies.
+    Clone = clone(CloneRequest) -> CloneReport, opens: true, locks: true;
 
     /// Tells what this program and this host can do.
     Capabilities = capabilities(CapabilitiesRequest) -> CapabilitiesReport,

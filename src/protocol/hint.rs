@@ -1,11 +1,14 @@
 //! What to do about an error, in the words of the protocol.
 
 use crate::error::{Error, ErrorKind};
-use crate::ops::{Create, Ensure, Resize, Verb};
+use crate::ops::{Clone, Commit, Create, Ensure, Flatten, Resize, Verb};
 
 const CREATE: &str = Create::NAME;
 const ENSURE: &str = Ensure::NAME;
 const RESIZE: &str = Resize::NAME;
+const COMMIT: &str = Commit::NAME;
+const FLATTEN: &str = Flatten::NAME;
+const CLONE: &str = Clone::NAME;
 
 /// The remedy, if there is one.
 pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
@@ -16,6 +19,22 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         }
         (ErrorKind::Exists, ENSURE) => {
             "ask for what is there, or remove the disk to have a new one"
+        }
+        (ErrorKind::Exists, CLONE) => {
+            "choose another path, or replace what is there with if_exists replace"
+        }
+        (ErrorKind::BackingRefused, COMMIT) => {
+            "name the image that is to be written with into, or its folder in allow: what only an \
+             image names is not written to"
+        }
+        (ErrorKind::HasDependents, COMMIT) => {
+            "commit those first, flatten them, or give them up with force"
+        }
+        (ErrorKind::HasSnapshots, COMMIT) => {
+            "delete the snapshots, or let them show something else with force"
+        }
+        (ErrorKind::HasSnapshots, FLATTEN) => {
+            "delete the snapshots first, or clone the disk as an overlay and flatten that"
         }
         (ErrorKind::WouldShrink, RESIZE) => {
             "allow it with shrink: what the guest has behind the new end is lost"

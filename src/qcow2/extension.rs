@@ -11,9 +11,11 @@ const EXTERNAL_DATA: u32 = 0x4441_5441;
 const FEATURE_NAMES: u32 = 0x6803_F857;
 const BITMAPS: u32 = 0x2385_2875;
 const ENCRYPTION: u32 = 0x0537_BE77;
+/// Skips what it has as data: stands for a moment only, while a header changes.
+pub(super) const PADDING: u32 = 0x7644_5041;
 
 /// Bytes of an extension before its data: type and length.
-const PREFIX: usize = 8;
+pub(super) const PREFIX: usize = 8;
 /// The longest backing format name that QEMU accepts, in bytes.
 const MAX_FORMAT_NAME: usize = 15;
 
@@ -53,6 +55,7 @@ impl Stored<'_> {
             FEATURE_NAMES => Some("feature names"),
             BITMAPS => Some("bitmaps"),
             ENCRYPTION => Some("encryption header"),
+            PADDING => Some("padding"),
             _ => None,
         }
     }
@@ -87,9 +90,12 @@ pub enum Extension {
 
 impl Extension {
     /// Reads every extension in `area`, which begins behind the header and ends where the backing
-    /// file name or the cluster does.
+    /// file name or the cluster does. Padding says nothing.
     pub(super) fn parse_all(area: &[u8]) -> Result<Vec<Extension>, FormatError> {
-        Self::walk(area).map(|found| found.and_then(|found| found.parse())).collect()
+        let says = |found: &Result<Stored<'_>, _>| {
+            found.as_ref().map_or(true, |found| found.id != PADDING)
+        };
+        Self::walk(area).filter(says).map(|found| found.and_then(|found| found.parse())).collect()
     }
 
     /// Every extension in that area as stored, up to the first that reaches beyond it.
@@ -194,6 +200,13 @@ impl Extension {
         out.extend(u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
         out.extend(&data);
         out.resize(out.len().next_multiple_of(PREFIX), 0);
+    }
+
+    /// The beginning of an extension that skips the `len` bytes behind it.
+    pub(super) fn padding(len: usize) -> [u8; PREFIX] {
+        // OK to default: nobody skips more than a cluster.
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        (u64::from(PADDING) << 32 | u64::from(len)).to_be_bytes()
     }
 
     /// The bytes of all extensions, with the end marker.

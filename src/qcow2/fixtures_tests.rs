@@ -92,7 +92,7 @@ pub(super) fn has_room(bytes: Vec<u8>) -> bool {
 
 /// Takes a snapshot, as QEMU does: the L1 table is copied, and everything that it leads to is
 /// counted once more and is nobody's alone.
-pub(super) fn with_snapshot(bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn with_snapshot(bytes: Vec<u8>) -> Vec<u8> {
     let bench = Bench::over(bytes);
     let geometry = bench.header.geometry;
     let cluster = geometry.cluster_size();
@@ -142,7 +142,7 @@ fn snapshot_table(l1: u64, header: &Header) -> Vec<u8> {
 
 /// Packs every second guest cluster that has data; several share a host cluster, and some lie in
 /// two of them.
-pub(super) fn packed(bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn packed(bytes: Vec<u8>) -> Vec<u8> {
     let bench = Bench::over(bytes);
     let geometry = bench.header.geometry;
     let cluster = geometry.cluster_size();
@@ -192,7 +192,7 @@ fn deflate(data: &[u8]) -> Vec<u8> {
 }
 
 /// Gives an image a bitmap of one cluster, which it vouches for.
-pub(super) fn with_bitmap(bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn with_bitmap(bytes: Vec<u8>) -> Vec<u8> {
     let bench = Bench::over(bytes);
     let cluster = bench.header.geometry.cluster_len();
     let data = bench.append(&vec![0x55; cluster]);

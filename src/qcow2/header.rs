@@ -156,6 +156,11 @@ impl UncheckedHeader {
         Ok(UncheckedHeader { raw, header })
     }
 
+    /// The length of the fixed part, in bytes.
+    pub(super) const fn header_length(&self) -> u32 {
+        self.header.header_length
+    }
+
     /// Checks what is bounded by the format alone: the size of the disk and of its L1 table, which
     /// may lie anywhere, and be too short.
     pub(super) fn verify_limits(self) -> Result<Header, FormatError> {
@@ -249,18 +254,21 @@ impl Header {
     /// The bytes of the first cluster up to the last that means something: header, extensions,
     /// backing file name. `None` when they do not fit in a cluster.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
-        let mut out = Vec::new();
-        out.extend(&self.unknown_tail);
-        out.extend(Extension::encode_all(&self.extensions));
-        let fixed_len = index(self.header_length).min(RAW_LEN);
-        let name_at = fixed_len.checked_add(out.len())?;
-        let name = self.backing.as_ref().map_or(&[][..], |backing| &backing.name);
-        out.extend(name);
-        let backing = if name.is_empty() { (0, 0) } else { (name_at, name.len()) };
-        let raw = self.raw(u64::try_from(backing.0).ok()?, u32::try_from(backing.1).ok()?);
-        let mut bytes = raw.as_bytes().get(..fixed_len)?.to_vec();
-        bytes.append(&mut out);
+        let body = Body::of(self);
+        let mut bytes = self.encode_fixed(&body, index(self.header_length))?;
+        bytes.extend(&body.bytes);
         (bytes.len() <= self.geometry.cluster_len()).then_some(bytes)
+    }
+
+    /// The fixed part, `header_length` bytes, of a header whose other parts begin at `body_at`.
+    pub(super) fn encode_fixed(&self, body: &Body, body_at: usize) -> Option<Vec<u8>> {
+        let name = match body.name_len {
+            0 => (0, 0),
+            len => (body_at.checked_add(body.name_at)?, len),
+        };
+        let raw = self.raw(u64::try_from(name.0).ok()?, u32::try_from(name.1).ok()?);
+        let known = index(self.header_length).min(RAW_LEN);
+        Some([raw.as_bytes().get(..known)?, &self.unknown_tail].concat())
     }
 
     /// What changes in the life of an image, as one write inside the header's first sector: its
@@ -337,6 +345,17 @@ impl Header {
         Ok(())
     }
 
+    /// Refuses an image that is marked corrupt, for what changes it.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt).
+    pub(super) fn require_not_corrupt(&self) -> Result<()> {
+        if self.incompatible.contains(Incompatible::CORRUPT) {
+            return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
+        }
+        Ok(())
+    }
+
     /// Whether the image is of the kind that hyperkit's library makes and never counts: lazy and
     /// dirty, with a header of 104 bytes.
     pub fn is_for_hyperkit(&self) -> bool {
@@ -371,6 +390,24 @@ impl Header {
             Extension::ExternalData(name) => Some(name.as_slice()),
             _ => None,
         })
+    }
+}
+
+/// What follows the header's fixed part: extensions, and the backing file name behind them.
+pub(super) struct Body {
+    pub(super) bytes: Vec<u8>,
+    /// Where the name begins in it.
+    name_at: usize,
+    name_len: usize,
+}
+
+impl Body {
+    pub(super) fn of(header: &Header) -> Body {
+        let mut bytes = Extension::encode_all(&header.extensions);
+        let name = header.backing.as_ref().map_or(&[][..], |backing| &backing.name);
+        let name_at = bytes.len();
+        bytes.extend(name);
+        Body { bytes, name_at, name_len: name.len() }
     }
 }
 
@@ -409,7 +446,7 @@ fn check_header_length(v3: bool, len: u32, bits: ClusterBits) -> Result<(), Form
 }
 
 /// The bytes between the header and the backing file name, or the end of the cluster.
-fn extension_area<'a>(
+pub(super) fn extension_area<'a>(
     bytes: &'a [u8],
     raw: &RawHeader,
     header_length: u32,

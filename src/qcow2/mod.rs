@@ -5,11 +5,11 @@
 //!
 //! - What is on disk: [`geometry`], `header` (with `first_cluster`), `feature`, `extension`,
 //!   `entry`, `table`, `refblock`, `snapshot`.
-//! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
+//! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebase`, `rebuild`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
 //!   [`hyperkit`].
-//! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
+//! - Shared by those that change an image: `header_change` replaces the header, `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
 //! - Guest data: `device` is the disk; `lookup` finds, `read`, `write` and `discard` do, `pack`
 //!   (with `compress`) packs; `cache` and `live` are what an open image has in memory, `alloc` and
@@ -44,6 +44,7 @@ mod create;
 pub mod damage;
 mod device;
 mod discard;
+mod empty;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
@@ -54,7 +55,7 @@ mod fault_tests;
 mod feature;
 mod first_cluster;
 #[cfg(any(test, fuzzing))]
-mod fixtures_tests;
+pub(crate) mod fixtures_tests;
 mod flush;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_damaged_tests;
@@ -63,6 +64,9 @@ pub mod fuzz_tests;
 pub mod geometry;
 mod growth;
 mod header;
+mod header_change;
+#[cfg(test)]
+mod header_change_tests;
 #[cfg(test)]
 mod header_tests;
 #[cfg(test)]
@@ -90,6 +94,9 @@ mod pack;
 mod pack_tests;
 mod raw_header;
 mod read;
+mod rebase;
+#[cfg(test)]
+mod rebase_tests;
 mod rebuild;
 mod refblock;
 mod refcounts;
@@ -117,6 +124,7 @@ mod write;
 
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
 pub use create::create;
+pub use empty::Emptied;
 pub use error::FormatError;
 pub use extension::{BitmapDirectory, Extension};
 pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible};
@@ -126,6 +134,7 @@ pub use header::{
 pub use open::{Backing, Parts, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
+pub use rebase::{Rebased, name_backing, refuse_rebase};
 pub use resize::{ResizeOptions, Resized};
 pub use salvage::{Below, Salvager};
 pub use snapshot::{Snapshot, read_snapshots};

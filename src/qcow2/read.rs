@@ -88,7 +88,7 @@ impl Qcow2 {
     }
 
     /// The backing file's bytes, zeros beyond its end.
-    fn read_below(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
+    pub(super) fn read_below(&self, offset: GuestOffset, buf: &mut [u8]) -> Result<()> {
         let Some(backing) = &self.backing else {
             if self.header.backing.is_some() {
                 let message = "the backing file is needed, and was not opened";

@@ -69,8 +69,11 @@ battery! {
     create, locks: true, writes: false, "create DISK --size 1M --if-exists keep";
     ensure, locks: true, writes: true, "ensure DISK --size 1M";
     resize, locks: true, writes: true, "resize DISK --size 2M";
+    rebase, locks: true, writes: true, "rebase DISK --no-backing";
     info, locks: false, writes: false, "info DISK";
     guest, locks: false, writes: false, "guest DISK";
+    flatten, locks: true, writes: true, "flatten DISK";
+    clone, locks: true, writes: true, "clone DISK second.qcow2 --if-exists replace";
 }
 
 impl Verb {
@@ -92,6 +95,21 @@ fn printing_verbs() {
     for line in ["completions zsh", "man create", "--help", "--version"] {
         assert!(!env.vmdisk(line).exits(0).stdout.is_empty(), "{line}");
         assert_eq!(closed_pipe(&env, line).wait().exits(0).stderr, "", "{line}");
+    }
+}
+
+/// A disk to commit needs one below it: the rest of the battery is in `commit.rs`.
+#[test]
+fn committing() {
+    help("commit");
+    let env = Env::new();
+    for wrong in ["--no-such-flag", "surplus", "--format vdi", "--lock-timeout soon", "--into"] {
+        env.refuses(&format!("commit d.qcow2 {wrong}"), "bad_request");
+    }
+    std::fs::create_dir(env.path("folder")).expect("a folder");
+    env.run("mkfifo", ["pipe"]).exits(0);
+    for path in ["folder", "pipe", "/dev/null"] {
+        env.refuses(&format!("commit {path} --into d.qcow2"), "not_a_disk");
     }
 }
 
@@ -139,6 +157,9 @@ fn example(call: &str) {
     env.qemu_img("create -f qcow2 boot2docker.qcow2 1G");
     if !call.contains("create m.qcow2") {
         env.qemu_img("create -f qcow2 m.qcow2 20G");
+    }
+    if call.contains("vmdisk commit") {
+        env.qemu_img("create -f qcow2 -b boot2docker.qcow2 -F qcow2 m.qcow2");
     }
     // What it does with the output is the shell's affair.
     let call = call.split(['|', '>']).next().expect("a first part");

@@ -39,7 +39,7 @@ fn has_flock(pid: u32, path: &Path) -> bool {
 }
 
 /// A virtual machine's stand-in: `qemu-io` that has opened a disk for writing and waits.
-fn qemu_io(env: &Env, disk: &str) -> Running {
+pub(crate) fn qemu_io(env: &Env, disk: &str) -> Running {
     let qemu = env.spawn("qemu-io", ["-f", disk.rsplit('.').next().expect("a name"), disk]);
     until("qemu-io's lock", || has_lock(qemu.pid(), WRITES));
     qemu

@@ -96,10 +96,26 @@ pub(super) fn zero_range(file: &File, offset: i64, len: i64) -> io::Result<bool>
 }
 
 /// Whether `copy`, on the same file system, can be made to share the blocks of `file`.
-#[expect(unsafe_code, reason = "no safe call clones a file")]
 pub(super) fn can_reflink(file: &File, copy: &File) -> bool {
+    reflink(file, copy).unwrap_or(false)
+}
+
+/// Makes `copy` share the blocks of `file`, and tells whether the file systems can.
+#[expect(unsafe_code, reason = "no safe call clones a file")]
+pub(super) fn reflink(file: &File, copy: &File) -> io::Result<bool> {
     // SAFETY: both descriptors are open, and the call takes nothing else.
-    unsafe { clone::file(copy.as_raw_fd(), file.as_raw_fd()) }.is_ok()
+    match retry(|| unsafe { clone::file(copy.as_raw_fd(), file.as_raw_fd()) }) {
+        // Two file systems, one that does not know how, files of two kinds, a container's rules.
+        Err(
+            Errno::EXDEV
+            | Errno::EOPNOTSUPP
+            | Errno::ENOTTY
+            | Errno::EINVAL
+            | Errno::EPERM
+            | Errno::ENOSYS,
+        ) => Ok(false),
+        result => Ok(result.map(|_| true)?),
+    }
 }
 
 /// `FICLONE` of ioctl_ficlone(2).

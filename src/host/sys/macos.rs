@@ -81,6 +81,12 @@ pub(super) fn can_reflink(file: &File, _: &File) -> bool {
     fstatfs(file).is_ok_and(|fs| fs.filesystem_type_name() == "apfs")
 }
 
+/// A file that is open already is never made to share another's blocks here: the system clones to new
+/// names alone.
+pub(super) fn reflink(_: &File, _: &File) -> io::Result<bool> {
+    Ok(false)
+}
+
 #[expect(unsafe_code, reason = "nix does not know F_PUNCHHOLE")]
 fn punch_blocks(file: &File, offset: u64, len: u64) -> nix::Result<()> {
     let hole = libc::fpunchhole_t {

@@ -63,6 +63,17 @@ fn reports_are_the_same() {
             "salvage",
             json!({ "path": "d.qcow2", "out": "o.raw", "if_exists": "replace", "format": "qcow2" }),
         ),
+        ("flatten d.qcow2", "flatten", json!({ "path": "d.qcow2" })),
+        (
+            "clone d.qcow2 twin.qcow2 --method copy",
+            "clone",
+            json!({ "path": "d.qcow2", "out": "twin.qcow2", "method": "copy" }),
+        ),
+        (
+            "commit over.qcow2 --into d.qcow2 --keep",
+            "commit",
+            json!({ "path": "over.qcow2", "into": "d.qcow2", "overlay": "keep" }),
+        ),
         ("capabilities .", "capabilities", json!({ "folder": "." })),
         ("capabilities", "capabilities", json!({})),
         // And of failures.

@@ -1,0 +1,361 @@
+//! `vmdisk commit`: what an image holds goes down, against `qemu-img commit`.
+
+use crate::draw::whole_matrix;
+use crate::locks::qemu_io;
+use crate::support::{Env, message};
+
+/// A base, an overlay above it, and what their guests write.
+struct Kind {
+    name: &'static str,
+    /// Options of the base, `raw` for a raw one, and its size.
+    base: (&'static str, &'static str),
+    overlay: (&'static str, &'static str),
+    below: &'static [&'static str],
+    above: &'static [&'static str],
+}
+
+const BELOW: &[&str] = &["write -P 1 0 900k", "write -P 2 1500k 400k"];
+const ABOVE: &[&str] = &[
+    "write -P 3 100k 300k",
+    "write -P 4 511k 1k",
+    "write -z 600k 200k",
+    "discard 832k 64k",
+    "write -P 5 1900k 148k",
+    "write -P 0 1600k 64k",
+];
+
+const KINDS: &[Kind] = &[
+    Kind { name: "plain", base: ("", "2M"), overlay: ("", "2M"), below: BELOW, above: ABOVE },
+    Kind {
+        name: "small clusters above large ones",
+        base: ("cluster_size=2M", "2M"),
+        overlay: ("cluster_size=512", "2M"),
+        below: BELOW,
+        above: ABOVE,
+    },
+    Kind {
+        name: "large clusters above small ones",
+        base: ("cluster_size=4k,refcount_bits=1", "2M"),
+        overlay: ("cluster_size=1M", "2M"),
+        below: BELOW,
+        above: ABOVE,
+    },
+    Kind {
+        name: "subclusters above",
+        base: ("", "2M"),
+        overlay: ("extended_l2=on,cluster_size=128k", "2M"),
+        below: BELOW,
+        above: ABOVE,
+    },
+    Kind {
+        name: "subclusters below",
+        base: ("extended_l2=on,cluster_size=64k", "2M"),
+        overlay: ("", "2M"),
+        below: BELOW,
+        above: ABOVE,
+    },
+    Kind { name: "raw", base: ("raw", "2M"), overlay: ("", "2M"), below: BELOW, above: ABOVE },
+    Kind {
+        name: "a raw base that is smaller",
+        base: ("raw", "1M"),
+        overlay: ("", "2M"),
+        below: &["write -P 1 0 900k"],
+        above: ABOVE,
+    },
+    Kind {
+        name: "a base that is smaller, down to the sector",
+        base: ("", "1050112"),
+        overlay: ("", "2M"),
+        below: &["write -P 1 0 900k"],
+        above: ABOVE,
+    },
+    Kind {
+        name: "a base that is larger",
+        base: ("", "3M"),
+        overlay: ("", "2097664"),
+        below: &["write -P 1 0 3M"],
+        above: ABOVE,
+    },
+    Kind {
+        name: "version 2 above",
+        base: ("", "2M"),
+        overlay: ("compat=0.10", "2M"),
+        below: BELOW,
+        above: ABOVE,
+    },
+    Kind {
+        name: "version 2 below",
+        base: ("compat=0.10", "2M"),
+        overlay: ("", "2M"),
+        below: BELOW,
+        above: ABOVE,
+    },
+    Kind {
+        name: "lazy counts",
+        base: ("lazy_refcounts=on", "2M"),
+        overlay: ("lazy_refcounts=on", "2M"),
+        below: BELOW,
+        above: ABOVE,
+    },
+    Kind { name: "nothing above", base: ("", "2M"), overlay: ("", "2M"), below: BELOW, above: &[] },
+    Kind {
+        name: "counts of 64 bits, small clusters",
+        base: ("refcount_bits=64,cluster_size=512", "2M"),
+        overlay: ("refcount_bits=64,cluster_size=512", "2M"),
+        below: BELOW,
+        above: ABOVE,
+    },
+];
+
+impl Kind {
+    fn is_raw(&self) -> bool {
+        self.base.0 == "raw"
+    }
+
+    fn base_format(&self) -> &'static str {
+        if self.is_raw() { "raw" } else { "qcow2" }
+    }
+
+    /// Makes `base` and `d.qcow2` above it.
+    fn make(&self, env: &Env) {
+        let format = self.base_format();
+        let options = |options: &str| match options {
+            "" | "raw" => String::new(),
+            options => format!("-o {options}"),
+        };
+        let (below, above) = (options(self.base.0), options(self.overlay.0));
+        env.qemu_img(&format!("create -q -f {format} {below} base {}", self.base.1));
+        for command in self.below {
+            env.qemu_io(format, "base", command);
+        }
+        env.qemu_img(&format!(
+            "create -q -f qcow2 {above} -b base -F {format} d.qcow2 {}",
+            self.overlay.1
+        ));
+        for command in self.above {
+            env.qemu_io("qcow2", "d.qcow2", command);
+        }
+        env.qemu_img("convert -f qcow2 -O raw d.qcow2 before.raw");
+    }
+
+    /// The disk shows what it showed, and both files are sound.
+    fn shows_the_same(&self, env: &Env) {
+        env.qemu_img("compare -f qcow2 -F raw d.qcow2 before.raw");
+        env.is_clean("d.qcow2");
+        if !self.is_raw() {
+            env.is_clean("base");
+        }
+    }
+}
+
+/// What has nothing of its own.
+fn is_empty(env: &Env, image: &str) {
+    let map = env.qemu_img(&format!("map -f qcow2 --output=json {image}")).json();
+    let own = map.as_array().expect("a list").iter().filter(|run| run["depth"] == 0);
+    // What lies beyond the base's end is the disk's own zeros.
+    assert_eq!(own.filter(|run| run["data"] == true).count(), 0, "{map:#}");
+}
+
+/// The base holds afterwards what it holds after `qemu-img commit`, the disk shows what it showed,
+/// and is empty.
+#[test]
+fn the_base_becomes_what_qemu_img_makes_of_it() {
+    for kind in KINDS {
+        println!("{}", kind.name);
+        let env = Env::new();
+        kind.make(&env);
+        for file in ["base", "d.qcow2"] {
+            let copy = format!("theirs-{file}");
+            std::fs::copy(env.path(file), env.path(&copy)).expect("a copy");
+        }
+        let theirs =
+            format!("rebase -u -f qcow2 -F {} -b theirs-base theirs-d.qcow2", kind.base_format());
+        env.qemu_img(&theirs);
+        env.qemu_img("commit -q -f qcow2 theirs-d.qcow2");
+        env.run("rm", ["theirs-d.qcow2"]).exits(0);
+
+        let report = env.report("commit d.qcow2 --into base");
+        assert_eq!(report["changed"], !kind.above.is_empty(), "{report:#}");
+        let format = kind.base_format();
+        env.qemu_img(&format!("compare -f {format} -F {format} base theirs-base"));
+        kind.shows_the_same(&env);
+        is_empty(&env, "d.qcow2");
+        let again = env.report("commit d.qcow2 --into base");
+        assert_eq!(again["changed"], false, "{again:#}");
+        // An empty overlay takes writes.
+        env.qemu_io("qcow2", "d.qcow2", "write -P 9 300k 200k");
+        env.is_clean("d.qcow2");
+    }
+}
+
+/// A chain of three as a guest sees it: `base`, `mid.qcow2` and `d.qcow2`.
+fn three(env: &Env) {
+    env.qemu_img("create -q -f qcow2 base.qcow2 3M");
+    env.qemu_io("qcow2", "base.qcow2", "write -P 1 0 3M");
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 mid.qcow2 1M");
+    env.qemu_io("qcow2", "mid.qcow2", "write -P 2 100k 500k");
+    env.qemu_img("create -q -f qcow2 -b mid.qcow2 -F qcow2 d.qcow2 2M");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 3 300k 100k");
+    env.qemu_img("convert -f qcow2 -O raw d.qcow2 before.raw");
+}
+
+/// With images between, what those hold goes down too, also the zeros behind their ends, and the disk
+/// lies above the lower image from then on.
+#[test]
+fn an_image_further_down_gets_what_lies_between() {
+    let env = Env::new();
+    three(&env);
+    let report = env.report("commit d.qcow2 --into base.qcow2");
+    assert_eq!(report["between"].as_array().map(Vec::len), Some(1), "{report:#}");
+    assert_eq!(env.qemu_info("d.qcow2")["backing-filename"], "base.qcow2");
+    env.qemu_img("compare -f qcow2 -F raw d.qcow2 before.raw");
+    let (base, before) = (env.disk("qcow2", "base.qcow2"), env.disk("raw", "before.raw"));
+    assert!(base[..2 << 20] == before && base[2 << 20..].iter().all(|&byte| byte == 1));
+    is_empty(&env, "d.qcow2");
+    for image in ["base.qcow2", "mid.qcow2", "d.qcow2"] {
+        env.is_clean(image);
+    }
+    // Where it stays as it is, it stays above the one between, and goes without both.
+    let env = Env::new();
+    three(&env);
+    env.report("commit d.qcow2 --into base.qcow2 --keep");
+    assert_eq!(env.qemu_info("d.qcow2")["backing-filename"], "mid.qcow2");
+    env.qemu_img("compare -f qcow2 -F raw d.qcow2 before.raw");
+    env.report("commit d.qcow2 --into base.qcow2 --delete");
+    assert_eq!(env.names(), ["base.qcow2", "before.raw", "mid.qcow2"]);
+    assert!(env.disk("qcow2", "base.qcow2")[..2 << 20] == before);
+}
+
+/// Whatever is refused is refused before a byte changes.
+#[test]
+fn what_is_refused_changes_nothing() {
+    let env = Env::new();
+    three(&env);
+    // Named by the image alone, the backing file is not written to.
+    let error = env.refuses("commit d.qcow2", "backing_refused");
+    assert!(message(&error).contains("not written"), "{error:#}");
+    env.refuses("commit d.qcow2 --trust none", "backing_refused");
+    env.refuses("commit base.qcow2", "bad_request");
+    env.refuses("commit base.qcow2 --into d.qcow2", "bad_request");
+    env.refuses("commit d.qcow2 --into d.qcow2", "bad_request");
+    env.refuses("commit d.qcow2 --into before.raw", "bad_request");
+    env.refuses("commit d.qcow2 --into missing", "not_found");
+    env.refuses("commit missing --into base.qcow2", "not_found");
+    env.refuses("commit d.qcow2 --into base.qcow2 --keep --delete", "incompatible_options");
+    env.refuses("commit before.raw --into base.qcow2 --format raw", "bad_request");
+    // Others lie above an image that would change.
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 other.qcow2");
+    env.refuses("commit d.qcow2 --into base.qcow2", "has_dependents");
+    env.refuses("commit d.qcow2 --into base.qcow2 --keep", "has_dependents");
+    env.run("rm", ["other.qcow2"]).exits(0);
+    env.qemu_img("create -q -f qcow2 -b mid.qcow2 -F qcow2 other.qcow2");
+    env.refuses("commit d.qcow2 --into base.qcow2", "has_dependents");
+    env.run("rm", ["other.qcow2"]).exits(0);
+    env.qemu_img("create -q -f qcow2 -b d.qcow2 -F qcow2 other.qcow2");
+    env.refuses("commit d.qcow2 --into mid.qcow2 --delete", "has_dependents");
+    env.run("rm", ["other.qcow2"]).exits(0);
+    // Snapshots show what is below.
+    env.qemu_img("snapshot -c one d.qcow2");
+    env.refuses("commit d.qcow2 --into mid.qcow2", "has_snapshots");
+    env.refuses("commit d.qcow2 --into mid.qcow2 --keep", "has_snapshots");
+    env.qemu_img("snapshot -d one d.qcow2");
+    // Both are locked.
+    for image in ["mid.qcow2", "d.qcow2"] {
+        let machine = qemu_io(&env, image);
+        let error = env.refuses("commit d.qcow2 --into mid.qcow2", "locked");
+        assert!(message(&error).contains(image), "{error:#}");
+        machine.kill();
+    }
+    // A journal beside a raw base, a damaged overlay.
+    env.qemu_img("create -q -f raw flat.raw 1M");
+    env.qemu_img("create -q -f qcow2 -b flat.raw -F raw e.qcow2");
+    env.qemu_io("qcow2", "e.qcow2", "write -P 7 0 200k");
+    env.write("flat.raw.vmdisk-journal", "x");
+    env.refuses("commit e.qcow2 --into flat.raw", "dirty");
+    env.run("rm", ["flat.raw.vmdisk-journal"]).exits(0);
+    env.vmdisk("damage e.qcow2 --kind beyond-file --seed 1").exits(0);
+    env.refuses("commit e.qcow2 --into flat.raw", "corrupt");
+}
+
+/// Where a folder is allowed, the image's own word is enough; and what is forced is done.
+#[test]
+fn what_is_allowed_or_forced_is_done() {
+    let env = Env::new();
+    three(&env);
+    env.qemu_img("snapshot -c one d.qcow2");
+    env.qemu_img("create -q -f qcow2 -b mid.qcow2 -F qcow2 other.qcow2");
+    let report = env.report("commit d.qcow2 --allow . --force");
+    assert_eq!(report["overlay"], "empty");
+    env.qemu_img("compare -f qcow2 -F raw d.qcow2 before.raw");
+    env.is_clean("d.qcow2");
+    // What the snapshot has of its own it keeps.
+    let snapshot = env.snapshot_disk("d.qcow2", "one");
+    assert!(snapshot[300 << 10..400 << 10].iter().all(|&byte| byte == 3));
+    env.qemu_img("snapshot -d one d.qcow2");
+    env.is_clean("d.qcow2");
+}
+
+/// Snapshots below stay, bitmaps above stay valid; bitmaps below do not know, which is told.
+#[test]
+fn snapshots_below_and_bitmaps_above_stay() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 base.qcow2 2M");
+    env.qemu_io("qcow2", "base.qcow2", "write -P 1 0 2M");
+    env.qemu_img("snapshot -c old base.qcow2");
+    env.qemu_img("bitmap --add base.qcow2 b0");
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 d.qcow2");
+    env.qemu_img("bitmap --add d.qcow2 b1");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 2 64k 256k");
+    let report = env.report("commit d.qcow2 --into base.qcow2");
+    assert!(report["notes"].to_string().contains("bitmaps"), "{report:#}");
+    env.is_clean("d.qcow2");
+    let flags = |image: &str| {
+        let bitmaps = env.qemu_info(image)["format-specific"]["data"]["bitmaps"].clone();
+        bitmaps[0]["flags"].to_string()
+    };
+    assert!(!flags("d.qcow2").contains("in-use"), "{}", flags("d.qcow2"));
+    assert!(env.snapshot_disk("base.qcow2", "old").iter().all(|&byte| byte == 1));
+    assert_eq!(env.guest_bytes("base.qcow2", 64 << 10, 512), vec![2; 512]);
+}
+
+/// Killed at any moment, the disk shows what it showed, and the same call finishes the work.
+#[test]
+fn killed_at_any_moment_the_disk_shows_the_same() {
+    let make = |env: &Env| {
+        env.qemu_img("create -q -f qcow2 -o cluster_size=4k base.qcow2 12M");
+        env.qemu_io("qcow2", "base.qcow2", "write -P 1 0 8M");
+        env.qemu_img("create -q -f qcow2 -o cluster_size=4k -b base.qcow2 -F qcow2 d.qcow2 16M");
+        env.qemu_io("qcow2", "d.qcow2", "write -P 2 1M 6M");
+        env.qemu_io("qcow2", "d.qcow2", "write -z 8M 5M");
+        env.qemu_img("convert -f qcow2 -O raw d.qcow2 before.raw");
+    };
+    for line in ["commit d.qcow2 --into base.qcow2", "flatten d.qcow2"] {
+        let env = Env::new();
+        make(&env);
+        let names = ["base.qcow2", "d.qcow2"];
+        let originals = names.map(|name| std::fs::read(env.path(name)).expect("an image"));
+        let start = std::time::Instant::now();
+        env.vmdisk(line).exits(0);
+        let whole = start.elapsed();
+        let (rounds, mut killed) = (if whole_matrix() { 400 } else { 25 }, 0);
+        for round in 0..rounds {
+            for (name, original) in names.iter().zip(&originals) {
+                env.write(name, original);
+            }
+            let running = env.start(line);
+            std::thread::sleep(whole * round / rounds);
+            running.signal("KILL");
+            let ended = running.wait();
+            killed += usize::from(ended.code.is_none());
+            env.qemu_img("compare -q -f qcow2 -F raw d.qcow2 before.raw");
+            for name in names {
+                let check = env.run("qemu-img", ["check", "-q", "-f", "qcow2", name]);
+                assert!(matches!(check.code, Some(0 | 3)), "{line}, {round}: {check:?}");
+            }
+            env.vmdisk(line).exits(0);
+            env.qemu_img("compare -q -f qcow2 -F raw d.qcow2 before.raw");
+        }
+        println!("{line}: killed {killed} of {rounds} times");
+        assert!(killed >= 5, "{line}: killed {killed} times only");
+    }
+}
