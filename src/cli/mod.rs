@@ -18,6 +18,7 @@ mod progress;
 mod resize;
 mod rpc;
 mod salvage;
+mod snapshot;
 
 use std::ffi::OsString;
 
@@ -61,6 +62,7 @@ enum Verb {
     Inspect(inspect::Args),
     Check(check::Args),
     Salvage(salvage::Args),
+    Snapshot(snapshot::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
@@ -108,6 +110,7 @@ impl Cli {
             Verb::Inspect(args) => return args.run(output, cancel),
             Verb::Check(args) => return args.run(output, cancel),
             Verb::Salvage(args) => return args.run(output, cancel),
+            Verb::Snapshot(args) => args.run(output, cancel),
             Verb::Damage(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
@@ -137,6 +140,7 @@ impl Verb {
             Verb::Create(args) => args.hint(error),
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
+            Verb::Snapshot(args) => args.hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)

@@ -9,6 +9,7 @@ mod open;
 mod opened;
 mod past_damage;
 pub mod probe;
+mod snapshots;
 
 pub use change::{Change, Changed};
 pub use dependents::refuse_dependents;

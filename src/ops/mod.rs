@@ -25,6 +25,7 @@ mod policy;
 mod preset;
 mod resize;
 mod salvage;
+mod snapshot;
 mod verb;
 mod wire;
 
@@ -59,8 +60,14 @@ pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, La
 pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
+pub use snapshot::{
+    SnapshotApplyRequest, SnapshotChangeReport, SnapshotCreateRequest, SnapshotListReport,
+    SnapshotListRequest, SnapshotRequest, SnapshotShowReport, snapshot_apply, snapshot_create,
+    snapshot_delete, snapshot_list, snapshot_show,
+};
 pub use verb::{
-    Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Resize, Salvage, UndoRepair, Verb,
-    Visitor, each_verb,
+    Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Resize, Salvage, SnapshotApply,
+    SnapshotCreate, SnapshotDelete, SnapshotList, SnapshotShow, UndoRepair, Verb, Visitor,
+    each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -22,7 +22,8 @@ use crate::host::storage::Storage;
 
 /// The longest backing file name that the format allows, in bytes.
 pub const MAX_BACKING_NAME: usize = 1023;
-const MAX_SNAPSHOTS: u32 = 65_536;
+/// The most snapshots that QEMU accepts.
+pub(super) const MAX_SNAPSHOTS: u32 = 65_536;
 
 /// The version of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -128,4 +128,6 @@ pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
 pub use resize::{ResizeOptions, Resized};
 pub use salvage::{Below, Salvager};
-pub use snapshot::{Snapshot, find_snapshot, read_snapshots};
+pub use snapshot::{
+    NewSnapshot, Snapshot, SnapshotChange, exclusive_bytes, find_snapshot, read_snapshots,
+};

@@ -29,7 +29,7 @@ macro_rules! battery {
             /// `--help` explains every flag, and every example in it runs.
             #[test]
             fn help() {
-                super::help(VERB.name);
+                super::help(&VERB.name.replace('_', " "));
             }
 
             /// What is not understood exits 2 and is named, in words and as JSON.
@@ -71,6 +71,16 @@ battery! {
     resize, locks: true, writes: true, "resize DISK --size 2M";
     info, locks: false, writes: false, "info DISK";
     guest, locks: false, writes: false, "guest DISK";
+    snapshot_list, locks: false, writes: false, "snapshot list DISK";
+    snapshot_create, locks: true, writes: true, "snapshot create DISK one";
+}
+
+/// What needs a snapshot to be there.
+#[test]
+fn actions_on_a_snapshot() {
+    for verb in ["snapshot", "snapshot show", "snapshot apply", "snapshot delete"] {
+        help(verb);
+    }
 }
 
 impl Verb {
@@ -137,8 +147,11 @@ fn example(call: &str) {
     env.write(".ssh/id_ed25519.pub", crate::support::PUBLIC_KEY);
     env.write("id.pub", crate::support::PUBLIC_KEY);
     env.qemu_img("create -f qcow2 boot2docker.qcow2 1G");
-    if !call.contains("create m.qcow2") {
+    if !call.contains("vmdisk create m.qcow2") {
         env.qemu_img("create -f qcow2 m.qcow2 20G");
+    }
+    if ["show", "apply", "delete"].iter().any(|what| call.contains(&format!("snapshot {what}"))) {
+        env.qemu_img("snapshot -c before-upgrade m.qcow2");
     }
     // What it does with the output is the shell's affair.
     let call = call.split(['|', '>']).next().expect("a first part");
@@ -154,7 +167,7 @@ fn usage(verb: &Verb) {
     for (wrong, named) in [
         ("--no-such-flag", "--no-such-flag"),
         ("surplus", "surplus"),
-        ("--trust everybody", "everybody"),
+        ("--trust everybody", "--trust"),
         ("--lock-timeout soon", if verb.locks { "soon" } else { "--lock-timeout" }),
         ("--format vdi", "vdi"),
         ("--format", "--format"),
@@ -162,7 +175,8 @@ fn usage(verb: &Verb) {
         let error = env.refuses(&format!("{line} {wrong}"), "bad_request");
         assert!(message(&error).contains(named), "{error:#}");
     }
-    env.refuses_args(&[verb.name, ""], "bad_request");
+    let words: Vec<_> = verb.name.split('_').chain([""]).collect();
+    env.refuses_args(&words, "bad_request");
     if ["resize", "info"].contains(&verb.name) {
         env.refuses(verb.name, "bad_request");
     }

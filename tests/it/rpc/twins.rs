@@ -63,6 +63,12 @@ fn reports_are_the_same() {
             "salvage",
             json!({ "path": "d.qcow2", "out": "o.raw", "if_exists": "replace", "format": "qcow2" }),
         ),
+        ("snapshot list d.qcow2", "snapshot_list", json!({ "path": "d.qcow2" })),
+        (
+            "snapshot apply d.qcow2 none --disk-only --force",
+            "snapshot_apply",
+            json!({ "path": "d.qcow2", "snapshot": "none", "disk_only": true, "force": true }),
+        ),
         ("capabilities .", "capabilities", json!({ "folder": "." })),
         ("capabilities", "capabilities", json!({})),
         // And of failures.

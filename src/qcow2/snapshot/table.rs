@@ -2,11 +2,11 @@
 //!
 //! Entry layout: `docs/interop/qcow2`, section "Snapshots".
 
-use super::error::{FormatError, Problem};
-use super::geometry::{ENTRY_SIZE, HostOffset, MAX_L1_BYTES};
-use super::header::{Bounds, Header, TableRef};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Storage, read_exact_at};
+use crate::qcow2::error::{FormatError, Problem};
+use crate::qcow2::geometry::{ENTRY_SIZE, HostOffset, MAX_L1_BYTES};
+use crate::qcow2::header::{Bounds, Header, TableRef};
 
 /// Bytes of an entry before its extra data.
 const FIXED: usize = 40;
@@ -15,7 +15,10 @@ const MAX_EXTRA: u32 = 1024;
 /// The longest id or name that is believed, in bytes: QEMU's have at most 255.
 const MAX_TEXT: usize = 1023;
 /// The largest table that QEMU accepts, in bytes.
-const MAX_TABLE: u64 = 64 << 20;
+pub(super) const MAX_TABLE: u64 = 64 << 20;
+/// Bytes of extra data that an entry of ours has: the size of the machine state, the size of the
+/// disk, and how many instructions were executed.
+const EXTRA: u32 = 24;
 
 /// One internal snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +49,28 @@ impl Snapshot {
         self.disk_size_bytes.unwrap_or(header.virtual_size)
     }
 
+    /// Its entry, of a snapshot without machine state.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let len = |text: &[u8]| u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes();
+        let mut entry = Vec::new();
+        entry.extend(self.l1.offset.get().to_be_bytes());
+        entry.extend(self.l1.count.to_be_bytes());
+        entry.extend([len(&self.id), len(&self.name)].concat());
+        entry.extend(self.date_seconds.to_be_bytes());
+        entry.extend(self.date_nanoseconds.to_be_bytes());
+        entry.extend(self.vm_clock_nanoseconds.to_be_bytes());
+        entry.extend(0u32.to_be_bytes());
+        entry.extend(EXTRA.to_be_bytes());
+        entry.extend(self.vm_state_bytes.to_be_bytes());
+        entry.extend(self.disk_size_bytes.unwrap_or_default().to_be_bytes());
+        entry.extend(self.instructions.unwrap_or(u64::MAX).to_be_bytes());
+        entry.extend(&self.id);
+        entry.extend(&self.name);
+        entry
+    }
+
     /// Whether it is meant by an id or a name.
-    fn is_called(&self, id_or_name: &str) -> bool {
+    pub(super) fn is_called(&self, id_or_name: &str) -> bool {
         let text = id_or_name.as_bytes();
         self.id == text || self.name == text
     }
@@ -124,23 +147,39 @@ pub fn read_snapshots(storage: &dyn Storage, header: &Header) -> Result<Vec<Snap
     SnapshotReader::new(storage, header).collect()
 }
 
+/// The snapshots of an image, and where the entry of each is and how many bytes it has.
+pub(super) fn read_with_places(
+    storage: &dyn Storage,
+    header: &Header,
+) -> Result<(Vec<Snapshot>, Vec<(u64, u64)>)> {
+    let mut reader = SnapshotReader::new(storage, header);
+    let (mut snapshots, mut places) = (Vec::new(), Vec::new());
+    while let Some(snapshot) = reader.next() {
+        snapshots.push(snapshot?);
+        places.push(reader.last);
+    }
+    Ok((snapshots, places))
+}
+
 /// Reads the table entry by entry, and ends behind the first that cannot be read.
-pub(super) struct SnapshotReader<'a> {
+pub(in crate::qcow2) struct SnapshotReader<'a> {
     storage: &'a dyn Storage,
     count: u32,
     left: u32,
     start: u64,
     len: u64,
+    /// Where the last entry that was read is, and how many bytes it has.
+    last: (u64, u64),
 }
 
 impl<'a> SnapshotReader<'a> {
-    pub(super) fn new(storage: &'a dyn Storage, header: &Header) -> Self {
+    pub(in crate::qcow2) fn new(storage: &'a dyn Storage, header: &Header) -> Self {
         let TableRef { offset, count } = header.snapshots;
-        SnapshotReader { storage, count, left: count, start: offset.get(), len: 0 }
+        SnapshotReader { storage, count, left: count, start: offset.get(), len: 0, last: (0, 0) }
     }
 
     /// The bytes of the entries that were read.
-    pub(super) const fn len(&self) -> u64 {
+    pub(in crate::qcow2) const fn len(&self) -> u64 {
         self.len
     }
 
@@ -148,6 +187,7 @@ impl<'a> SnapshotReader<'a> {
         // Entries are aligned to eight bytes; the last one is not padded.
         let at = self.start.saturating_add(self.len).next_multiple_of(8);
         let (snapshot, len) = read_one(self.storage, at)?;
+        self.last = (at, len);
         self.len = at.saturating_add(len).saturating_sub(self.start);
         if self.len > MAX_TABLE {
             return Err(Problem::TooManySnapshots { count: self.count }.into_error());
