@@ -155,7 +155,7 @@ fn in_turn() {
     let sampled = |n: usize, name: &str| whole_matrix() || name.contains("snapshots") || n % 3 == 0;
     let cases: Vec<_> =
         cases.into_iter().enumerate().filter(|(n, ((name, _), _))| sampled(*n, name)).collect();
-    let rounds = if whole_matrix() { 12 } else { 2 };
+    let rounds = if whole_matrix() { 12 } else { 1 };
     each(&cases, |(_, ((name, make), draw))| {
         let env = Env::new();
         make(&env);
