@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::geometry::Geometry;
+use super::lengths::index;
 use crate::block::is_zero;
 
 /// One cluster full of reference counts, as stored.
@@ -103,6 +104,17 @@ impl RefcountBlock {
         }
     }
 
+    /// Whether none of these counts is one.
+    pub(super) fn has_no_one(&self, mut places: Range<u64>) -> bool {
+        if self.bits == 16 {
+            let (counts, _) = self.bytes.as_chunks::<2>();
+            let range = index(places.start)..index(places.end);
+            let counts = counts.get(range).unwrap_or_default();
+            return counts.iter().fold(true, |none, count| none & (*count != [0, 1]));
+        }
+        places.all(|place| self.get(place) != 1)
+    }
+
     /// The places of the counts that differ from those of a block of the same kind, ascending, and
     /// now and then one beside them that does not.
     pub(super) fn differences(&self, other: &RefcountBlock) -> impl Iterator<Item = u64> {
@@ -167,6 +179,14 @@ impl RefcountBlock {
     /// The runs of places that are counted here and not in `other`, a block of the same kind.
     pub(super) fn lost_in(&self, other: &RefcountBlock) -> Vec<Range<u64>> {
         let mut lost: Vec<Range<u64>> = Vec::new();
+        if self.bits == 16 {
+            let ((ours, _), (others, _)) =
+                (self.bytes.as_chunks::<2>(), other.bytes.as_chunks::<2>());
+            let gone = |(ours, other): (&[u8; 2], &[u8; 2])| *ours != [0, 0] && *other == [0, 0];
+            if !ours.iter().zip(others).fold(false, |any, pair| any | gone(pair)) {
+                return lost;
+            }
+        }
         for place in self.differences(other) {
             if self.get(place) == 0 || other.get(place) != 0 {
                 continue;
@@ -325,6 +345,7 @@ mod tests {
             (first..end).for_each(|index| set.set(index, 1));
             prop_assert!(filled.are_ones(first..end));
             prop_assert!(!filled.are_ones(first..end + 1));
+            prop_assert!(filled.has_no_one(0..first) && filled.has_no_one(first..end) == (first == end));
             prop_assert_eq!(filled.last_used(), end.checked_sub(1).filter(|_| first < end));
             prop_assert_eq!(filled, set);
         }

@@ -1,9 +1,9 @@
 //! Carrying a change of the snapshots out, in the order that keeps a crash harmless.
 
-use super::plan::{Entry, Flags, Plan, with_counted_flags};
+use super::plan::{Entry, Flags, Plan, set_counted_flags};
 use crate::error::{Error, Result};
 use crate::host::storage::{Storage, read_exact_at};
-use crate::qcow2::entry::{L1Entry, L2Entry, RefcountTableEntry};
+use crate::qcow2::entry::{L1Entry, RefcountTableEntry};
 use crate::qcow2::flush::switch_header;
 use crate::qcow2::geometry::{ClusterCount, Geometry};
 use crate::qcow2::header::Header;
@@ -57,11 +57,8 @@ impl Qcow2 {
             task.step("snapshot", bytes(done), bytes(plan.tables.len()))?;
             let mut table = L2Table::read_padded(storage, new.from, geometry)?;
             match new.flags {
-                Flags::Clear => table.clear_copied(),
-                Flags::AsCounted => {
-                    let counted = with_counted_flags(&self.header, &table, &mut plan.counts)?;
-                    table = counted.unwrap_or(table);
-                }
+                Flags::Clear => table.set_copied(0..geometry.l2_entries(), false),
+                Flags::AsCounted => set_counted_flags(&self.header, &mut table, &mut plan.counts)?,
             }
             out.put(table.bytes())?;
         }
@@ -146,14 +143,5 @@ impl Plan<'_> {
             }
         }
         Ok(freed)
-    }
-}
-
-impl L2Table {
-    /// Takes every COPIED flag away.
-    fn clear_copied(&mut self) {
-        let flagged: Vec<(u64, L2Entry)> =
-            (0..).zip(self.entries()).filter(|(_, entry)| entry.is_copied()).collect();
-        flagged.into_iter().for_each(|(at, entry)| self.set(at, entry.with_copied(false)));
     }
 }

@@ -1,18 +1,20 @@
 //! What a change of the snapshots writes.
 
+use std::ops::Range;
+
 use super::change::Change;
 use super::counts::NewCounts;
 use super::references::{cluster_at, count_data, each_table, host_run, snapshot_l1};
 use super::room::Room;
 use super::table::{MAX_TABLE, Snapshot};
 use crate::error::{Error, ErrorKind, Result};
-use crate::qcow2::entry::{ClusterRef, L1Entry, L2Entry, Mapping};
-use crate::qcow2::error::FormatError;
+use crate::qcow2::entry::{ClusterRef, L1Entry, L2Entry};
 use crate::qcow2::feature::Autoclear;
 use crate::qcow2::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use crate::qcow2::header::{Header, TableRef};
 use crate::qcow2::open::Qcow2;
-use crate::qcow2::table::L2Table;
+use crate::qcow2::runs;
+use crate::qcow2::table::{EntryRun, L2Table};
 use crate::task::Task;
 
 /// A change of the snapshots, ready to be carried out.
@@ -178,7 +180,7 @@ impl Qcow2 {
             if counts.get(geometry.host_cluster(at.offset))? != 1 {
                 return Ok(());
             }
-            if with_counted_flags(&self.header, table, &mut counts)?.is_some() {
+            if flags_differ(&self.header, table, &mut counts)? {
                 tables.push(NewTable {
                     index,
                     from: at.offset,
@@ -272,7 +274,7 @@ impl Qcow2 {
     }
 
     /// The clusters of an L1 table.
-    fn table_run(&self, offset: HostOffset, entries: u32) -> std::ops::Range<HostCluster> {
+    fn table_run(&self, offset: HostOffset, entries: u32) -> Range<HostCluster> {
         let geometry = self.header.geometry;
         let start = geometry.host_cluster(offset);
         start..start + geometry.table_clusters(u64::from(entries))
@@ -323,29 +325,56 @@ impl NewTable {
     }
 }
 
-/// The table with the flags that the new counts ask for, if it has others.
-pub(super) fn with_counted_flags(
-    header: &Header,
-    table: &L2Table,
-    counts: &mut NewCounts<'_>,
-) -> Result<Option<L2Table>> {
-    let (geometry, mut changed) = (header.geometry, None);
-    for (first, run) in table.runs(geometry) {
-        let Some(hosts) = host_run(header, run) else { continue };
-        // What loses nothing keeps its flag, which was right.
-        if !counts.loses(&hosts) || run.entry.is_copied() && counts.are_ones(&hosts)? {
-            continue;
+/// Whether a table has flags that the new counts contradict.
+fn flags_differ(header: &Header, table: &L2Table, counts: &mut NewCounts<'_>) -> Result<bool> {
+    let geometry = header.geometry;
+    for (_, run) in table.runs(geometry) {
+        let Some(hosts) = changing_hosts(header, run, counts) else { continue };
+        let copied = run.entry.is_copied();
+        if counts.are_ones(&hosts)? {
+            if copied {
+                continue;
+            }
+            return Ok(true);
         }
-        for (index, entry) in (first..).zip(run.entries(geometry)) {
-            let mapping = header.mapping(entry).map_err(FormatError::into_error)?;
-            let Some(host) = Mapping::host_cluster(mapping) else { continue };
-            let sole = counts.get(geometry.host_cluster(host.offset))? == 1;
-            if sole != entry.is_copied() {
-                changed.get_or_insert_with(|| table.clone()).set(index, entry.with_copied(sole));
+        for cluster in runs::clusters(hosts) {
+            if (counts.get(cluster)? == 1) != copied {
+                return Ok(true);
             }
         }
     }
-    Ok(changed)
+    Ok(false)
+}
+
+/// Makes the flags of a table those that the new counts ask for.
+pub(super) fn set_counted_flags(
+    header: &Header,
+    table: &mut L2Table,
+    counts: &mut NewCounts<'_>,
+) -> Result<()> {
+    let runs: Vec<(u64, EntryRun)> = table.runs(header.geometry).collect();
+    for (first, run) in runs {
+        let Some(hosts) = changing_hosts(header, run, counts) else { continue };
+        if counts.are_ones(&hosts)? {
+            table.set_copied(first..first.saturating_add(run.clusters), true);
+            continue;
+        }
+        for (index, cluster) in (first..).zip(runs::clusters(hosts)) {
+            let sole = counts.get(cluster)? == 1;
+            table.set_copied(index..index.saturating_add(1), sole);
+        }
+    }
+    Ok(())
+}
+
+/// The clusters of a run of entries, one for each, if any of them loses a reference; what loses none
+/// keeps its flag, which was right.
+fn changing_hosts(
+    header: &Header,
+    run: EntryRun,
+    counts: &NewCounts<'_>,
+) -> Option<Range<HostCluster>> {
+    host_run(header, run).filter(|hosts| counts.loses(hosts))
 }
 
 /// How many bytes a table of these entries has: each begins at a multiple of eight.

@@ -2,13 +2,18 @@
 
 use proptest::prelude::*;
 
+use super::change::NewSnapshot;
 use super::subject_tests::{Kept, Turn};
+use crate::error::ErrorKind;
 use crate::host::storage::MemoryStorage;
 use crate::qcow2::audit_tests::Audit;
+use crate::qcow2::check::scan;
+use crate::qcow2::fixtures_tests::{made_by, with_many_snapshots};
 use crate::qcow2::header::{CompressionType, Version};
 use crate::qcow2::options::Preallocation;
-use crate::qcow2::shape_tests::{PLAIN, Shape};
+use crate::qcow2::shape_tests::{PLAIN, Shape, in_memory};
 use crate::qcow2::subject_tests::Step;
+use crate::task::{Cancel, Progress, Silent, Task};
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let preallocations = [Preallocation::Off, Preallocation::Metadata];
@@ -103,4 +108,48 @@ fn a_file_does_not_grow_with_every_snapshot() {
         lens.push(kept.subject.bytes()[0].len());
     }
     assert!(lens[5] <= lens[1] && lens[5] < before + before / 10, "{before}: {lens:?}");
+}
+
+/// A table has 65536 entries at most; one that is full can be used, and loses entries.
+#[test]
+fn a_full_table_takes_no_more() {
+    let shape = Shape { cluster_bits: 16, size: 1 << 20, ..PLAIN };
+    let made = made_by(shape, &[Step::Write(0, 70_000, 3)]).0.remove(0);
+    let full = with_many_snapshots(made, 65_536);
+    let files = in_memory(std::slice::from_ref(&full));
+    let mut image = shape.open(&files, false).unwrap();
+    let cancel = Cancel::new();
+    let task = Task::new(&Silent, &cancel);
+    let error = image.create_snapshot(&NewSnapshot::now("one more"), task).unwrap_err();
+    assert_eq!((error.kind(), error.changed()), (ErrorKind::HasSnapshots, false), "{error}");
+    assert!(error.to_string().contains("65536 snapshots") && files[0].contents() == full);
+    image.delete_snapshot("00007", task).unwrap();
+    image.create_snapshot(&NewSnapshot::now("one more"), task).unwrap();
+    let snapshots = image.snapshots().unwrap();
+    assert_eq!((snapshots.len(), &snapshots[7].id[..]), (65_536, &b"00008"[..]));
+    assert_eq!(&snapshots[65_535].id[..], b"65536");
+    let audit = scan(&*files[0], image.header(), task).unwrap();
+    assert!(audit.is_clean(), "{:?}", audit.findings);
+}
+
+/// Stopped before the switch, a change leaves the very bytes that were there.
+#[test]
+fn a_change_that_is_stopped_leaves_no_trace() {
+    struct TripsOnProgress(Cancel);
+    impl Progress for TripsOnProgress {
+        fn advance(&self, phase: &'static str, _: u64, _: u64) {
+            if phase == "snapshot" {
+                self.0.trip();
+            }
+        }
+    }
+    let shape = Shape { size: 300 << 10, preallocation: Preallocation::Metadata, ..PLAIN };
+    let before = made_by(shape, &[Step::Write(0, 70_000, 3)]).0;
+    let files = in_memory(&before);
+    let mut image = shape.open(&files, false).unwrap();
+    let progress = TripsOnProgress(Cancel::new());
+    let task = Task::new(&progress, &progress.0);
+    let error = image.create_snapshot(&NewSnapshot::now("one"), task).unwrap_err();
+    assert_eq!((error.kind(), error.changed()), (ErrorKind::Cancelled, false));
+    assert!(files[0].contents() == before[0]);
 }
