@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::counts::NewCounts;
-use super::table::{Snapshot, find_snapshot, read_with_places};
+use super::table::{Place, Snapshot, find_snapshot, read_with_places};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::refuse_read_only;
 use crate::qcow2::check::{Severity, scan};
@@ -48,14 +48,14 @@ pub struct SnapshotChange {
 
 /// A change, as it is planned.
 pub(super) enum Change<'a> {
-    Create { snapshot: &'a Snapshot, places: &'a [(u64, u64)] },
+    Create { snapshot: &'a Snapshot, places: &'a [Place] },
     Apply { snapshot: &'a Snapshot },
-    Delete { snapshot: &'a Snapshot, place: usize, places: &'a [(u64, u64)] },
+    Delete { snapshot: &'a Snapshot, place: usize, places: &'a [Place] },
 }
 
 impl Change<'_> {
     /// Where the entries of the snapshot table are, if that is written anew.
-    pub(super) fn places(&self) -> &[(u64, u64)] {
+    pub(super) fn places(&self) -> &[Place] {
         match self {
             Change::Create { places, .. } | Change::Delete { places, .. } => places,
             Change::Apply { .. } => &[],

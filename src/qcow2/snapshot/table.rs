@@ -147,11 +147,14 @@ pub fn read_snapshots(storage: &dyn Storage, header: &Header) -> Result<Vec<Snap
     SnapshotReader::new(storage, header).collect()
 }
 
+/// Where an entry is in the file, and how many bytes it has.
+pub(super) type Place = (u64, u64);
+
 /// The snapshots of an image, and where the entry of each is and how many bytes it has.
 pub(super) fn read_with_places(
     storage: &dyn Storage,
     header: &Header,
-) -> Result<(Vec<Snapshot>, Vec<(u64, u64)>)> {
+) -> Result<(Vec<Snapshot>, Vec<Place>)> {
     let mut reader = SnapshotReader::new(storage, header);
     let (mut snapshots, mut places) = (Vec::new(), Vec::new());
     while let Some(snapshot) = reader.next() {
@@ -168,8 +171,8 @@ pub(in crate::qcow2) struct SnapshotReader<'a> {
     left: u32,
     start: u64,
     len: u64,
-    /// Where the last entry that was read is, and how many bytes it has.
-    last: (u64, u64),
+    /// Where the last entry that was read is.
+    last: Place,
 }
 
 impl<'a> SnapshotReader<'a> {
