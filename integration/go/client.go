@@ -143,6 +143,31 @@ func (c *Client) Clone(ctx context.Context, request CloneRequest, options ...Cal
 	return call[CloneReport](ctx, c, "clone", &request, options)
 }
 
+// SnapshotList tells which internal snapshots an image has. It takes no lock.
+func (c *Client) SnapshotList(ctx context.Context, request SnapshotListRequest, options ...CallOption) (*SnapshotListReport, error) {
+	return call[SnapshotListReport](ctx, c, "snapshot_list", &request, options)
+}
+
+// SnapshotShow tells all that is known of a snapshot. It takes no lock.
+func (c *Client) SnapshotShow(ctx context.Context, request SnapshotShowRequest, options ...CallOption) (*SnapshotShowReport, error) {
+	return call[SnapshotShowReport](ctx, c, "snapshot_show", &request, options)
+}
+
+// SnapshotCreate keeps what a disk holds now under a name, inside of the image.
+func (c *Client) SnapshotCreate(ctx context.Context, request SnapshotCreateRequest, options ...CallOption) (*SnapshotChangeReport, error) {
+	return call[SnapshotChangeReport](ctx, c, "snapshot_create", &request, options)
+}
+
+// SnapshotApply makes a disk what it was when a snapshot was taken; what it holds now is lost.
+func (c *Client) SnapshotApply(ctx context.Context, request SnapshotApplyRequest, options ...CallOption) (*SnapshotChangeReport, error) {
+	return call[SnapshotChangeReport](ctx, c, "snapshot_apply", &request, options)
+}
+
+// SnapshotDelete deletes a snapshot; the disk stays as it is.
+func (c *Client) SnapshotDelete(ctx context.Context, request SnapshotDeleteRequest, options ...CallOption) (*SnapshotChangeReport, error) {
+	return call[SnapshotChangeReport](ctx, c, "snapshot_delete", &request, options)
+}
+
 // Capabilities tells what the program and the host can do. Errors are as with [Client.Create].
 func (c *Client) Capabilities(ctx context.Context, request CapabilitiesRequest, options ...CallOption) (*CapabilitiesReport, error) {
 	return call[CapabilitiesReport](ctx, c, "capabilities", &request, options)

@@ -21,7 +21,7 @@ const (
 	ErrWouldShrink Kind = "would_shrink"
 	// ErrExists: the target exists already.
 	ErrExists Kind = "exists"
-	// ErrNotFound: a file or folder that the request names does not exist.
+	// ErrNotFound: a file, folder, snapshot or bitmap that the request names does not exist.
 	ErrNotFound Kind = "not_found"
 	// ErrPermission: the system refused access.
 	ErrPermission Kind = "permission"

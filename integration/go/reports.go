@@ -184,21 +184,6 @@ type Qcow2Report struct {
 	Snapshots []SnapshotReport `json:"snapshots"`
 }
 
-// SnapshotReport is one internal snapshot.
-type SnapshotReport struct {
-	// ID is its id.
-	ID string `json:"id"`
-	// Name is its name.
-	Name string `json:"name"`
-	// DateSeconds is when it was taken, in seconds since 1970.
-	DateSeconds uint64 `json:"date_seconds"`
-	// VMStateBytes is the size of the machine state saved with it, in bytes.
-	VMStateBytes uint64 `json:"vm_state_bytes"`
-	// VirtualSizeBytes is the size of the disk when it was taken, in bytes; nil where the image
-	// does not say.
-	VirtualSizeBytes *uint64 `json:"virtual_size_bytes"`
-}
-
 // BackingReport is a backing file as recorded.
 type BackingReport struct {
 	// Name is the name as stored in the image.

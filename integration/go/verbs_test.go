@@ -357,3 +357,35 @@ func expectFiles(t *testing.T, folder string, names ...string) {
 		t.Errorf("the folder has %q, not %q", found, names)
 	}
 }
+
+func TestSnapshotsComeAndGo(t *testing.T) {
+	client, path := genuine(t), filepath.Join(t.TempDir(), "m.qcow2")
+	must(client.Create(background, CreateRequest{Path: path, Size: "64MiB"}))(t)
+	made := must(client.SnapshotCreate(background, SnapshotCreateRequest{Path: path, Name: "first"}))(t)
+	if !made.Changed || made.Snapshot.Name != "first" || made.Snapshot.ID != "1" || made.Snapshot.DateSeconds == 0 {
+		t.Fatalf("%+v", made)
+	}
+	if _, err := client.SnapshotCreate(background, SnapshotCreateRequest{Path: path, Name: "first"}); !errors.Is(err, ErrExists) {
+		t.Error(err)
+	}
+	must(client.Resize(background, ResizeRequest{Path: path, Size: "96MiB"}))(t)
+	listed := must(client.SnapshotList(background, SnapshotListRequest{Path: path}))(t)
+	if len(listed.Snapshots) != 1 || listed.Snapshots[0].VirtualSizeBytes == nil || *listed.Snapshots[0].VirtualSizeBytes != 64<<20 {
+		t.Fatalf("%+v", listed)
+	}
+	shown := must(client.SnapshotShow(background, SnapshotShowRequest{Path: path, Snapshot: "first"}))(t)
+	if shown.ExclusiveBytes == nil || *shown.ExclusiveBytes == 0 || shown.Snapshot.VMStateBytes != 0 || shown.Snapshot.Instructions != nil {
+		t.Errorf("%+v", shown)
+	}
+	applied := must(client.SnapshotApply(background, SnapshotApplyRequest{Path: path, Snapshot: "1"}))(t)
+	if applied.OldVirtualSizeBytes != 96<<20 || applied.VirtualSizeBytes != 64<<20 {
+		t.Errorf("%+v", applied)
+	}
+	deleted := must(client.SnapshotDelete(background, SnapshotDeleteRequest{Path: path, Snapshot: "first"}))(t)
+	if deleted.Snapshot.ID != "1" || deleted.RefcountsRebuilt {
+		t.Errorf("%+v", deleted)
+	}
+	if _, err := client.SnapshotDelete(background, SnapshotDeleteRequest{Path: path, Snapshot: "first"}); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+}

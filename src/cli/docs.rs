@@ -31,20 +31,21 @@ impl CompletionsArgs {
   vmdisk man | man -l -
   vmdisk man create > vmdisk-create.1")]
 pub(super) struct ManArgs {
-    /// The verb it is about [default: the program]
-    verb: Option<String>,
+    /// The verb it is about, and the action of a verb that has several [default: the program]
+    #[arg(num_args = 0..=2)]
+    verb: Vec<String>,
 }
 
 impl ManArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let mut program = Cli::command();
         program.build();
-        let command = match &self.verb {
-            None => program,
-            Some(verb) => program.find_subcommand(verb).cloned().ok_or_else(|| {
+        let mut command = program;
+        for verb in &self.verb {
+            command = command.find_subcommand(verb).cloned().ok_or_else(|| {
                 Error::new(ErrorKind::BadRequest, format!("there is no verb '{verb}'"))
-            })?,
-        };
+            })?;
+        }
         let mut page = Vec::new();
         let rendered = clap_mangen::Man::new(command).render(&mut page);
         rendered.map_err(|error| {

@@ -22,6 +22,7 @@ mod rebase;
 mod resize;
 mod rpc;
 mod salvage;
+mod snapshot;
 
 use std::ffi::OsString;
 
@@ -69,6 +70,7 @@ enum Verb {
     Commit(commit::Args),
     Flatten(flatten::Args),
     Clone(clone::Args),
+    Snapshot(snapshot::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
@@ -120,6 +122,7 @@ impl Cli {
             Verb::Commit(args) => args.run(output, cancel),
             Verb::Flatten(args) => args.run(output, cancel),
             Verb::Clone(args) => args.run(output, cancel),
+            Verb::Snapshot(args) => args.run(output, cancel),
             Verb::Damage(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
@@ -153,6 +156,7 @@ impl Verb {
             Verb::Flatten(_) => flatten::hint(error),
             Verb::Clone(args) => args.hint(error),
             Verb::Rebase(_) => rebase::hint(error),
+            Verb::Snapshot(args) => args.hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)

@@ -11,6 +11,7 @@ mod opened;
 mod past_damage;
 pub mod probe;
 mod rebase;
+mod snapshots;
 
 pub use change::{Change, Changed};
 pub use dependents::{

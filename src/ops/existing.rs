@@ -12,7 +12,7 @@ use crate::image::Image;
 use crate::image::chain::Link;
 use crate::image::journal::{Settled, settle};
 use crate::image::probe::{self, Evidence, Magic};
-use crate::qcow2::Header;
+use crate::qcow2::{Header, Qcow2};
 
 /// An open and locked disk.
 #[derive(Debug)]
@@ -130,6 +130,19 @@ impl Existing {
         let below = if with_below { opening.below(&self.link, &[])? } else { Vec::new() };
         let options = DeviceOptions { writable: true, ..DeviceOptions::default() };
         opening.assemble(self.link, below, &[], &options)
+    }
+
+    /// The qcow2 image alone, for what changes its tables and reads no guest data.
+    ///
+    /// # Errors
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for a disk that is not one, or that keeps
+    /// its data in an external data file, and as [`Qcow2::open`].
+    pub(super) fn into_qcow2(self) -> Result<Qcow2> {
+        let Some(header) = self.link.header else {
+            return Err(Error::new(ErrorKind::UnsupportedFeature, "the disk is not a qcow2 image"));
+        };
+        header.require_own_data()?;
+        Qcow2::open(Box::new(self.link.storage), header, None)
     }
 
     /// The image with what is below it, as far as a resize needs that: a disk that shrinks shows

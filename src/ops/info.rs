@@ -14,7 +14,7 @@ use crate::host::{Access, FileKind, FileStorage, resolve};
 use crate::image::chain::{Link, Opening};
 use crate::image::journal::{Pending, PendingState, pending};
 use crate::image::probe::{self, Evidence, Magic};
-use crate::qcow2::{Compatible, Encryption, Header, Incompatible, read_snapshots};
+use crate::qcow2::{Compatible, Encryption, Header, Incompatible, Snapshot, read_snapshots};
 
 /// A disk that is asked about.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -136,11 +136,34 @@ pub struct SnapshotReport {
     pub name: String,
     /// When it was taken, in seconds since 1970.
     pub date_seconds: u64,
+    /// Nanoseconds since that second.
+    pub date_nanoseconds: u64,
+    /// How long the machine had run when it was taken, in nanoseconds.
+    pub vm_clock_nanoseconds: u64,
+    /// How many instructions the machine had executed, where that was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<u64>,
     /// The size of the machine state saved with it, in bytes.
     pub vm_state_bytes: u64,
-    /// The size of the disk when it was taken, in bytes, where the image says.
+    /// The size of the disk when it was taken, in bytes; not recorded by old programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_size_bytes: Option<u64>,
+}
+
+impl SnapshotReport {
+    /// What the image says of a snapshot.
+    pub(super) fn of(snapshot: &Snapshot) -> SnapshotReport {
+        SnapshotReport {
+            id: stored_text(&snapshot.id),
+            name: stored_text(&snapshot.name),
+            date_seconds: u64::from(snapshot.date_seconds),
+            date_nanoseconds: u64::from(snapshot.date_nanoseconds),
+            vm_clock_nanoseconds: snapshot.vm_clock_nanoseconds,
+            instructions: snapshot.instructions,
+            vm_state_bytes: snapshot.vm_state_bytes,
+            virtual_size_bytes: snapshot.disk_size_bytes,
+        }
+    }
 }
 
 /// Reads what the disk says of itself.
@@ -231,15 +254,6 @@ fn describe_qcow2(storage: &FileStorage, header: &Header, path: &Path) -> Result
         backing_format: backing.and_then(|b| b.format.as_deref()).map(stored_text),
         data_file: header.data_file().map(stored_text),
         bitmaps: header.bitmaps().map_or(0, |directory| u64::from(directory.count)),
-        snapshots: snapshots
-            .iter()
-            .map(|snapshot| SnapshotReport {
-                id: stored_text(&snapshot.id),
-                name: stored_text(&snapshot.name),
-                date_seconds: u64::from(snapshot.date_seconds),
-                vm_state_bytes: snapshot.vm_state_bytes,
-                virtual_size_bytes: snapshot.disk_size_bytes,
-            })
-            .collect(),
+        snapshots: snapshots.iter().map(SnapshotReport::of).collect(),
     })
 }

@@ -29,6 +29,7 @@ mod preset;
 mod rebase;
 mod resize;
 mod salvage;
+mod snapshot;
 mod verb;
 mod wire;
 
@@ -67,8 +68,14 @@ pub use policy::{LockOptions, TrustOptions};
 pub use rebase::{RebaseReport, RebaseRequest, rebase};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
+pub use snapshot::{
+    SnapshotApplyRequest, SnapshotChangeReport, SnapshotCreateRequest, SnapshotListReport,
+    SnapshotListRequest, SnapshotRequest, SnapshotShowReport, snapshot_apply, snapshot_create,
+    snapshot_delete, snapshot_list, snapshot_show,
+};
 pub use verb::{
     Capabilities, Check, Clone, Commit, Create, Ensure, Flatten, Info, Inside, Inspect, Rebase,
-    Resize, Salvage, UndoRepair, Verb, Visitor, each_verb,
+    Resize, Salvage, SnapshotApply, SnapshotCreate, SnapshotDelete, SnapshotList, SnapshotShow,
+    UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

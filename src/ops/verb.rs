@@ -22,6 +22,11 @@ use super::options::{CreateRequest, EnsureRequest};
 use super::rebase::{RebaseReport, RebaseRequest, rebase};
 use super::resize::{ResizeReport, ResizeRequest, resize};
 use super::salvage::{SalvageReport, SalvageRequest, salvage};
+use super::snapshot::{
+    SnapshotApplyRequest, SnapshotChangeReport, SnapshotCreateRequest, SnapshotListReport,
+    SnapshotListRequest, SnapshotRequest, SnapshotShowReport, snapshot_apply, snapshot_create,
+    snapshot_delete, snapshot_list, snapshot_show,
+};
 use crate::error::Result;
 
 /// A verb: a request in, a report out.
@@ -124,6 +129,26 @@ verbs! {
 
     /// Makes a second disk that shows the same: shares blocks, else lies above it, else copies.
     Clone = clone(CloneRequest) -> CloneReport, opens: true, locks: true;
+
+    /// Tells which internal snapshots an image has; takes no lock, so it works while a machine runs.
+    SnapshotList = snapshot_list(SnapshotListRequest) -> SnapshotListReport,
+    opens: false, locks: false;
+
+    /// Tells all that is known of a snapshot, and what it alone holds on to.
+    SnapshotShow = snapshot_show(SnapshotRequest) -> SnapshotShowReport,
+    opens: false, locks: false;
+
+    /// Keeps what a disk holds now under a name, inside of the image.
+    SnapshotCreate = snapshot_create(SnapshotCreateRequest) -> SnapshotChangeReport,
+    opens: false, locks: true;
+
+    /// Makes a disk what it was when a snapshot was taken; what it holds now is lost.
+    SnapshotApply = snapshot_apply(SnapshotApplyRequest) -> SnapshotChangeReport,
+    opens: false, locks: true;
+
+    /// Deletes a snapshot; the disk stays as it is.
+    SnapshotDelete = snapshot_delete(SnapshotRequest) -> SnapshotChangeReport,
+    opens: false, locks: true;
 
     /// Tells what this program and this host can do.
     Capabilities = capabilities(CapabilitiesRequest) -> CapabilitiesReport,

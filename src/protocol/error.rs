@@ -47,10 +47,17 @@ impl Fault {
 }
 
 impl From<Error> for Fault {
-    /// The error of a verb; one that blames a field is about the parameters.
+    /// The error of a verb; one that blames a field is about the parameters, unless they were
+    /// understood and what they name is not as it would have to be.
     fn from(error: Error) -> Self {
         let Some(field) = error.field() else { return Fault { error, code: None, detail: None } };
-        let fault = Fault { error, code: Some(Code::InvalidParams), detail: None };
+        let code = match error.kind() {
+            ErrorKind::BadRequest | ErrorKind::BadSize | ErrorKind::IncompatibleOptions => {
+                Some(Code::InvalidParams)
+            }
+            _ => None,
+        };
+        let fault = Fault { error, code, detail: None };
         fault.at_field(field.to_owned(), None)
     }
 }

@@ -1,7 +1,9 @@
 //! What to do about an error, in the words of the protocol.
 
 use crate::error::{Error, ErrorKind};
-use crate::ops::{Clone, Commit, Create, Ensure, Flatten, Resize, Verb};
+use crate::ops::{
+    Clone, Commit, Create, Ensure, Flatten, Resize, SnapshotApply, SnapshotCreate, Verb,
+};
 
 const CREATE: &str = Create::NAME;
 const ENSURE: &str = Ensure::NAME;
@@ -9,6 +11,8 @@ const RESIZE: &str = Resize::NAME;
 const COMMIT: &str = Commit::NAME;
 const FLATTEN: &str = Flatten::NAME;
 const CLONE: &str = Clone::NAME;
+const SNAPSHOT_APPLY: &str = SnapshotApply::NAME;
+const SNAPSHOT_CREATE: &str = SnapshotCreate::NAME;
 
 /// The remedy, if there is one.
 pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
@@ -35,6 +39,18 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         }
         (ErrorKind::HasSnapshots, FLATTEN) => {
             "delete the snapshots first, or clone the disk as an overlay and flatten that"
+        }
+        (ErrorKind::Exists, SNAPSHOT_CREATE) => {
+            "choose another name, or delete that snapshot first"
+        }
+        (ErrorKind::NotFound | ErrorKind::BadRequest, _) if error.field() == Some("snapshot") => {
+            "snapshot_list has the id of each"
+        }
+        (ErrorKind::HasDependents, SNAPSHOT_APPLY) => {
+            "allow it with force if the images above it may show something else afterwards"
+        }
+        (ErrorKind::UnsupportedFeature, SNAPSHOT_APPLY) if error.field() == Some("disk_only") => {
+            "disk_only takes the disk as after a power cut at that moment"
         }
         (ErrorKind::WouldShrink, RESIZE) => {
             "allow it with shrink: what the guest has behind the new end is lost"

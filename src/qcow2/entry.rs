@@ -62,6 +62,12 @@ impl L1Entry {
         self.0 & COPIED != 0
     }
 
+    /// The same entry without its COPIED flag.
+    #[must_use]
+    pub(super) const fn shared(self) -> Self {
+        L1Entry(self.0 & !COPIED)
+    }
+
     /// The same entry without the bits that the format reserves.
     #[must_use]
     pub(super) const fn without_reserved(self) -> Self {

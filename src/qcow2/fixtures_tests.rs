@@ -118,6 +118,27 @@ pub(crate) fn with_snapshot(bytes: Vec<u8>) -> Vec<u8> {
     bench.storage.contents()
 }
 
+/// So many snapshots of a disk without tables, as short as entries can be.
+pub(super) fn with_many_snapshots(bytes: Vec<u8>, count: u32) -> Vec<u8> {
+    let bench = Bench::over(bytes);
+    let mut table = Vec::new();
+    for n in 0..count {
+        table.resize(table.len().next_multiple_of(8), 0);
+        let id = format!("{n:05}");
+        table.extend([0; 12]);
+        table.extend([0, 5, 0, 1]);
+        table.extend([0; 20]);
+        table.extend([16u32.to_be_bytes(), [0; 4], [0; 4]].concat());
+        table.extend(bench.header.virtual_size.to_be_bytes());
+        table.extend(id.as_bytes());
+        table.push(b'x');
+    }
+    let at = bench.append(&table);
+    let switch: Vec<u8> = [&count.to_be_bytes()[..], &at.to_be_bytes()].concat();
+    bench.storage.write_at(60, &switch).unwrap();
+    bench.storage.contents()
+}
+
 /// The entry of an L2 table that two L1 tables refer to from now on.
 fn shared(bench: &Bench, entry: L1Entry) -> L1Entry {
     let geometry = bench.header.geometry;

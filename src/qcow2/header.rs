@@ -22,7 +22,8 @@ use crate::host::storage::Storage;
 
 /// The longest backing file name that the format allows, in bytes.
 pub const MAX_BACKING_NAME: usize = 1023;
-const MAX_SNAPSHOTS: u32 = 65_536;
+/// The most snapshots that QEMU accepts.
+pub(super) const MAX_SNAPSHOTS: u32 = 65_536;
 
 /// The version of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -412,13 +413,18 @@ impl Body {
 }
 
 /// Bounds that a table claimed by the header must keep.
-struct Bounds {
-    geometry: Geometry,
-    file_len: u64,
+pub(super) struct Bounds {
+    pub(super) geometry: Geometry,
+    pub(super) file_len: u64,
 }
 
 impl Bounds {
-    fn check(&self, what: &'static str, offset: HostOffset, len: u64) -> Result<(), FormatError> {
+    pub(super) fn check(
+        &self,
+        what: &'static str,
+        offset: HostOffset,
+        len: u64,
+    ) -> Result<(), FormatError> {
         if !self.geometry.is_aligned(offset) || offset == HostOffset::ZERO {
             return Err(Problem::Unaligned { what, offset: offset.get() }.into());
         }

@@ -137,4 +137,6 @@ pub use raw_header::MAGIC;
 pub use rebase::{Rebased, name_backing, refuse_rebase};
 pub use resize::{ResizeOptions, Resized};
 pub use salvage::{Below, Salvager};
-pub use snapshot::{Snapshot, read_snapshots};
+pub use snapshot::{
+    NewSnapshot, Snapshot, SnapshotChange, exclusive_bytes, find_snapshot, read_snapshots,
+};

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::geometry::Geometry;
+use super::lengths::index;
 use crate::block::is_zero;
 
 /// One cluster full of reference counts, as stored.
@@ -103,6 +104,17 @@ impl RefcountBlock {
         }
     }
 
+    /// Whether none of these counts is one.
+    pub(super) fn has_no_one(&self, mut places: Range<u64>) -> bool {
+        if self.bits == 16 {
+            let (counts, _) = self.bytes.as_chunks::<2>();
+            let range = index(places.start)..index(places.end);
+            let counts = counts.get(range).unwrap_or_default();
+            return counts.iter().fold(true, |none, count| none & (*count != [0, 1]));
+        }
+        places.all(|place| self.get(place) != 1)
+    }
+
     /// The places of the counts that differ from those of a block of the same kind, ascending, and
     /// now and then one beside them that does not.
     pub(super) fn differences(&self, other: &RefcountBlock) -> impl Iterator<Item = u64> {
@@ -126,6 +138,83 @@ impl RefcountBlock {
         let (first, last) =
             (bit.checked_div(self.bits)?, bit.saturating_add(7).checked_div(self.bits)?);
         (first..=last).rev().find(|&index| self.get(index) != 0)
+    }
+
+    /// Adds the counts of one block of the same kind and takes away those of another, each in its
+    /// place. Fails with the first place where what comes of that is no count of this width.
+    pub(super) fn shift(&mut self, more: &RefcountBlock, less: &RefcountBlock) -> Result<(), u64> {
+        if self.bits == 16 {
+            return self.shift_words(more, less);
+        }
+        let max =
+            u64::MAX.checked_shr(64u32.saturating_sub(u32::try_from(self.bits).unwrap_or(64)));
+        let max = u128::from(max.unwrap_or(u64::MAX));
+        for place in 0..len(&self.bytes, self.bits) {
+            let (more, less) = (u128::from(more.get(place)), u128::from(less.get(place)));
+            if more == 0 && less == 0 {
+                continue;
+            }
+            let sum = u128::from(self.get(place)).saturating_add(more).checked_sub(less);
+            let sum = sum.filter(|sum| *sum <= max).and_then(|sum| u64::try_from(sum).ok());
+            self.set(place, sum.ok_or(place)?);
+        }
+        Ok(())
+    }
+
+    /// The same of the width that by far the most images have.
+    fn shift_words(&mut self, more: &RefcountBlock, less: &RefcountBlock) -> Result<(), u64> {
+        let word = |bytes: &[u8; 2]| u32::from(u16::from_be_bytes(*bytes));
+        let (counts, _) = self.bytes.as_chunks_mut::<2>();
+        let ((more, _), (less, _)) = (more.bytes.as_chunks::<2>(), less.bytes.as_chunks::<2>());
+        for (place, (count, (more, less))) in
+            (0u64..).zip(counts.iter_mut().zip(more.iter().zip(less)))
+        {
+            let sum = word(count).saturating_add(word(more)).checked_sub(word(less));
+            let sum = sum.and_then(|sum| u16::try_from(sum).ok()).ok_or(place)?;
+            *count = sum.to_be_bytes();
+        }
+        Ok(())
+    }
+
+    /// The runs of places that are counted here and not in `other`, a block of the same kind.
+    pub(super) fn lost_in(&self, other: &RefcountBlock) -> Vec<Range<u64>> {
+        let mut lost: Vec<Range<u64>> = Vec::new();
+        if self.bits == 16 {
+            let ((ours, _), (others, _)) =
+                (self.bytes.as_chunks::<2>(), other.bytes.as_chunks::<2>());
+            let gone = |(ours, other): (&[u8; 2], &[u8; 2])| *ours != [0, 0] && *other == [0, 0];
+            if !ours.iter().zip(others).fold(false, |any, pair| any | gone(pair)) {
+                return lost;
+            }
+        }
+        for place in self.differences(other) {
+            if self.get(place) == 0 || other.get(place) != 0 {
+                continue;
+            }
+            match lost.last_mut() {
+                Some(last) if last.end == place => last.end = place.saturating_add(1),
+                _ => lost.push(place..place.saturating_add(1)),
+            }
+        }
+        lost
+    }
+
+    /// How many counts are not zero, and the same in `other`, a block of the same kind.
+    pub(super) fn alike(&self, other: &RefcountBlock) -> u64 {
+        let places = 0..len(&self.bytes, self.bits);
+        let alike = places.filter(|&at| self.get(at) != 0 && self.get(at) == other.get(at));
+        u64::try_from(alike.count()).unwrap_or(u64::MAX)
+    }
+
+    /// The runs of places before `end` whose counts are zero.
+    pub(super) fn free_runs(&self, end: u64) -> impl Iterator<Item = Range<u64>> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let start = first_free(&self.bytes, self.bits, next).filter(|&start| start < end)?;
+            let used = (start..end).find(|&place| self.get(place) != 0);
+            next = used.unwrap_or(end);
+            Some(start..next)
+        })
     }
 
     /// Whether every count is zero.
@@ -153,6 +242,11 @@ pub(super) fn len(counts: &[u8], bits: u64) -> u64 {
 
 /// The first count from `index` on that is zero.
 pub(super) fn first_free(counts: &[u8], bits: u64, index: u64) -> Option<u64> {
+    if bits == 16 {
+        let (counts, _) = counts.as_chunks::<2>();
+        let free = counts.iter().skip(usize::try_from(index).ok()?).position(|c| *c == [0, 0])?;
+        return Some(index.saturating_add(u64::try_from(free).ok()?));
+    }
     (index..len(counts, bits)).find(|&index| get(counts, bits, index) == 0)
 }
 
@@ -251,8 +345,45 @@ mod tests {
             (first..end).for_each(|index| set.set(index, 1));
             prop_assert!(filled.are_ones(first..end));
             prop_assert!(!filled.are_ones(first..end + 1));
+            prop_assert!(filled.has_no_one(0..first) && filled.has_no_one(first..end) == (first == end));
             prop_assert_eq!(filled.last_used(), end.checked_sub(1).filter(|_| first < end));
             prop_assert_eq!(filled, set);
+        }
+
+        #[test]
+        fn shifting_is_arithmetic(
+            order in 0u32..=6,
+            counts in prop::collection::vec((0u64..4096, 0u64..4, 0u64..4, 0u64..4), 1..40),
+        ) {
+            let geometry = geometry(order);
+            let mut blocks = [0, 1, 2].map(|_| RefcountBlock::zeroed(geometry));
+            let max = geometry.refcount_order().max_count();
+            for (place, stored, more, less) in counts {
+                let place = place % geometry.refblock_entries();
+                for (block, count) in blocks.iter_mut().zip([stored, more, less]) {
+                    block.set(place, count.min(max));
+                }
+            }
+            let [stored, more, less] = &blocks;
+            let sum = |place| {
+                let sum = stored.get(place) as i128 + more.get(place) as i128 - less.get(place) as i128;
+                (0..=max as i128).contains(&sum).then_some(sum as u64)
+            };
+            let mut shifted = stored.clone();
+            let places = 0..geometry.refblock_entries();
+            match shifted.shift(more, less) {
+                Err(place) => prop_assert_eq!(places.clone().find(|&place| sum(place).is_none()), Some(place)),
+                Ok(()) => {
+                    for place in places.clone() {
+                        prop_assert_eq!(Some(shifted.get(place)), sum(place));
+                    }
+                    let lost = places.clone().filter(|&at| stored.get(at) > 0 && shifted.get(at) == 0);
+                    prop_assert!(lost.eq(stored.lost_in(&shifted).into_iter().flatten()));
+                }
+            }
+            let end = geometry.refblock_entries() / 3;
+            let free = (0..end).filter(|&place| stored.get(place) == 0);
+            prop_assert!(free.eq(stored.free_runs(end).flatten()));
         }
     }
 

@@ -1,8 +1,11 @@
 //! Tables of 64-bit big-endian words: the L1 table, the refcount table, and L2 tables.
 
+use std::ops::Range;
+
 use super::entry::{L1Entry, L2Entry, RefcountTableEntry};
 use super::geometry::{ClusterCount, ENTRY_SIZE, Geometry, HostOffset};
 use super::header::Header;
+use super::lengths::index;
 use crate::error::Result;
 use crate::host::storage::{Storage, read_exact_at, read_padded_at};
 
@@ -142,6 +145,21 @@ impl L2Table {
         let stored = self.bytes.chunks_exact_mut(self.entry_size.max(1)).nth(index);
         let words = stored.into_iter().flat_map(|stored| stored.chunks_exact_mut(8));
         words.zip([entry.word, entry.bitmap]).for_each(|(to, from)| put_word(to, from));
+    }
+}
+
+impl L2Table {
+    /// Sets or clears the COPIED flag of the entries in these places; set, each must have a host
+    /// cluster.
+    pub(super) fn set_copied(&mut self, places: Range<u64>, copied: bool) {
+        let entry_size = self.entry_size.max(1);
+        let byte = |place: u64| index(place).saturating_mul(entry_size).min(self.bytes.len());
+        let range = byte(places.start)..byte(places.end);
+        for stored in self.bytes.get_mut(range).unwrap_or_default().chunks_exact_mut(entry_size) {
+            if let Some(first) = stored.first_mut() {
+                *first = *first & 0x7f | u8::from(copied) << 7;
+            }
+        }
     }
 }
 

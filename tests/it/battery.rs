@@ -29,7 +29,7 @@ macro_rules! battery {
             /// `--help` explains every flag, and every example in it runs.
             #[test]
             fn help() {
-                super::help(VERB.name);
+                super::help(&VERB.name.replace('_', " "));
             }
 
             /// What is not understood exits 2 and is named, in words and as JSON.
@@ -74,6 +74,16 @@ battery! {
     guest, locks: false, writes: false, "guest DISK";
     flatten, locks: true, writes: true, "flatten DISK";
     clone, locks: true, writes: true, "clone DISK second.qcow2 --if-exists replace";
+    snapshot_list, locks: false, writes: false, "snapshot list DISK";
+    snapshot_create, locks: true, writes: true, "snapshot create DISK one";
+}
+
+/// What needs a snapshot to be there.
+#[test]
+fn actions_on_a_snapshot() {
+    for verb in ["snapshot", "snapshot show", "snapshot apply", "snapshot delete"] {
+        help(verb);
+    }
 }
 
 impl Verb {
@@ -155,11 +165,14 @@ fn example(call: &str) {
     env.write(".ssh/id_ed25519.pub", crate::support::PUBLIC_KEY);
     env.write("id.pub", crate::support::PUBLIC_KEY);
     env.qemu_img("create -f qcow2 boot2docker.qcow2 1G");
-    if !call.contains("create m.qcow2") {
+    if !call.contains("vmdisk create m.qcow2") {
         env.qemu_img("create -f qcow2 m.qcow2 20G");
     }
     if call.contains("vmdisk commit") {
         env.qemu_img("create -f qcow2 -b boot2docker.qcow2 -F qcow2 m.qcow2");
+    }
+    if ["show", "apply", "delete"].iter().any(|what| call.contains(&format!("snapshot {what}"))) {
+        env.qemu_img("snapshot -c before-upgrade m.qcow2");
     }
     // What it does with the output is the shell's affair.
     let call = call.split(['|', '>']).next().expect("a first part");
@@ -175,7 +188,7 @@ fn usage(verb: &Verb) {
     for (wrong, named) in [
         ("--no-such-flag", "--no-such-flag"),
         ("surplus", "surplus"),
-        ("--trust everybody", "everybody"),
+        ("--trust everybody", "--trust"),
         ("--lock-timeout soon", if verb.locks { "soon" } else { "--lock-timeout" }),
         ("--format vdi", "vdi"),
         ("--format", "--format"),
@@ -183,7 +196,8 @@ fn usage(verb: &Verb) {
         let error = env.refuses(&format!("{line} {wrong}"), "bad_request");
         assert!(message(&error).contains(named), "{error:#}");
     }
-    env.refuses_args(&[verb.name, ""], "bad_request");
+    let words: Vec<_> = verb.name.split('_').chain([""]).collect();
+    env.refuses_args(&words, "bad_request");
     if ["resize", "info"].contains(&verb.name) {
         env.refuses(verb.name, "bad_request");
     }

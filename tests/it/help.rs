@@ -19,12 +19,17 @@ const VERBS: &[&str] = &[
     "commit",
     "flatten",
     "clone",
+    "snapshot",
     "capabilities",
     "rpc",
     "schema",
     "completions",
     "man",
 ];
+
+/// What verbs that have several actions can do.
+const ACTIONS: &[&str] =
+    &["snapshot list", "snapshot show", "snapshot create", "snapshot apply", "snapshot delete"];
 
 /// The help of every verb is what was agreed on. After a deliberate change, run the test with
 /// `VMDISK_BLESS=1` and read the difference that this makes in `tests/data/help`.
@@ -33,8 +38,11 @@ fn help_is_as_agreed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/help");
     let bless = std::env::var_os("VMDISK_BLESS").is_some();
     let mut known = Vec::new();
-    for verb in [""].iter().chain(VERBS) {
-        let name = if verb.is_empty() { "vmdisk.txt".to_owned() } else { format!("{verb}.txt") };
+    for verb in [""].iter().chain(VERBS).chain(ACTIONS) {
+        let name = match *verb {
+            "" => "vmdisk.txt".to_owned(),
+            verb => format!("{}.txt", verb.replace(' ', "-")),
+        };
         let mut command = Command::new(VMDISK);
         command.args(verb.split_whitespace()).arg("--help").env("COLUMNS", "100");
         let output = command.stdin(Stdio::null()).output().expect("the program");
@@ -70,11 +78,11 @@ fn every_verb_is_listed() {
 fn manual_pages_render() {
     let env = Env::new();
     let has_man = Command::new("man").arg("--version").output().is_ok();
-    for verb in [""].iter().chain(VERBS) {
+    for verb in [""].iter().chain(VERBS).chain(ACTIONS) {
         let page = env.vmdisk(&format!("man {verb}")).exits(0).stdout;
         let title = page.lines().find(|line| line.starts_with(".TH ")).unwrap_or_default();
-        let named = if verb.is_empty() { "vmdisk" } else { verb };
-        assert!(title.to_lowercase().contains(named), "{verb}: {title}");
+        let named = if verb.is_empty() { "vmdisk".to_owned() } else { verb.replace(' ', "-") };
+        assert!(title.to_lowercase().contains(&named), "{verb}: {title}");
         let help = env.vmdisk(&format!("{verb} --help")).stdout;
         let flags = help.split_whitespace().filter(|word| word.starts_with("--"));
         for flag in flags.map(|flag| flag.trim_end_matches(|c: char| !c.is_alphanumeric())) {

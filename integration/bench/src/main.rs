@@ -11,6 +11,7 @@ mod measure;
 mod options;
 mod process;
 mod report;
+mod snapshots;
 mod stats;
 mod sys;
 mod work;

@@ -7,6 +7,7 @@ use crate::data;
 use crate::format::{self, Writes};
 use crate::inside;
 use crate::process::Invocation;
+use crate::snapshots;
 
 /// The disk that every work is about.
 pub(crate) const DISK: &str = "disk.qcow2";
@@ -122,6 +123,7 @@ pub(crate) fn all(programs: &Programs) -> Vec<Work> {
     works.extend(requests(programs));
     works.extend(check::all(programs));
     works.extend(inside::all(programs));
+    works.extend(snapshots::all(programs));
     works.extend(data::all(programs));
     works
 }

@@ -1,6 +1,6 @@
 //! How often each host cluster is referred to, and as what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
 
 use crate::qcow2::geometry::{ClusterCount, Geometry, HostCluster};
@@ -102,6 +102,42 @@ impl Ledger {
             });
         }
         first_meeting
+    }
+
+    /// Counts one more reference to every cluster of a run, as nothing in particular.
+    pub(in crate::qcow2) fn add(&mut self, run: Range<HostCluster>) {
+        self.refer(run, Role::Inactive, 1);
+    }
+
+    /// The indexes of the refcount blocks that count any of these references.
+    pub(in crate::qcow2) fn blocks(&self, geometry: Geometry) -> BTreeSet<u64> {
+        let mut blocks = BTreeSet::new();
+        for (&index, group) in &self.groups {
+            let block = |place| geometry.refblock_index(HostCluster::new(cluster_at(index, place)));
+            match group {
+                Group::Whole(_) => blocks.extend(block(0)..=block(GROUP - 1)),
+                Group::Mixed(mixed) => {
+                    // Most lie in one block.
+                    let mut known = None;
+                    for place in (0..GROUP).filter(|&place| mixed.count(place) > 0) {
+                        if known != Some(block(place)) {
+                            known = Some(block(place));
+                            blocks.insert(block(place));
+                        }
+                    }
+                }
+            }
+        }
+        blocks
+    }
+
+    /// Whether any of these clusters is referred to.
+    pub(in crate::qcow2) fn meets(&self, run: &Range<HostCluster>) -> bool {
+        groups_of(run.clone()).any(|(index, mut places)| match self.groups.get(&index) {
+            None => false,
+            Some(Group::Whole(_)) => true,
+            Some(Group::Mixed(mixed)) => places.any(|place| mixed.count(place) > 0),
+        })
     }
 
     /// Whether every cluster of a run may be referred to like this.

@@ -73,6 +73,20 @@ impl<'a> StoredCounts<'a> {
 
     /// Whether the counts of all these clusters are known to be one.
     pub(super) fn are_ones(&mut self, run: &Range<HostCluster>) -> bool {
+        self.all(run, RefcountBlock::are_ones)
+    }
+
+    /// Whether the counts of all these clusters are known, and none is one.
+    pub(super) fn have_no_one(&mut self, run: &Range<HostCluster>) -> bool {
+        self.all(run, RefcountBlock::has_no_one)
+    }
+
+    /// Whether this is so of the places of all these clusters in their blocks.
+    fn all(
+        &mut self,
+        run: &Range<HostCluster>,
+        is_so: impl Fn(&RefcountBlock, Range<u64>) -> bool,
+    ) -> bool {
         let mut first = run.start;
         while first < run.end {
             let index = self.geometry.refblock_index(first);
@@ -80,7 +94,7 @@ impl<'a> StoredCounts<'a> {
             let start = self.geometry.index_in_refblock(first);
             let places = start..start.saturating_add((end - first).get());
             match self.load(index) {
-                Ok(Some(block)) if block.are_ones(places) => first = end,
+                Ok(Some(block)) if is_so(block, places) => first = end,
                 _ => return false,
             }
         }

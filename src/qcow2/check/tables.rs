@@ -1,6 +1,7 @@
 //! L1 and L2 tables.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::finding::{Finding, Reference, Structure};
 use super::ledger::Role;
@@ -8,7 +9,9 @@ use super::scan::Scan;
 use crate::error::Result;
 use crate::qcow2::entry::{CompressedRange, L1Entry, L2Entry, Mapping};
 use crate::qcow2::error::Problem;
-use crate::qcow2::geometry::{ClusterCount, ENTRY_SIZE, GuestCluster, GuestOffset, HostOffset};
+use crate::qcow2::geometry::{
+    ClusterCount, ENTRY_SIZE, GuestCluster, GuestOffset, HostCluster, HostOffset,
+};
 use crate::qcow2::table::{EntryRun, L2Table, read_l1};
 
 impl Scan<'_> {
@@ -145,7 +148,7 @@ impl Scan<'_> {
         let role = if active { Role::Active } else { Role::Inactive };
         let sound = !self.header.has_external_data()
             && geometry.host_offset(after).get() <= self.file_len
-            && (!active || first.copied && self.stored.are_ones(&run))
+            && (!active || self.flag_fits(first.copied, &run))
             && self.report.ledger().admits(run.clone(), role);
         if sound {
             let clusters = if active { (run.end - run.start).get() } else { 0 };
@@ -154,6 +157,11 @@ impl Scan<'_> {
             self.report.ledger_mut().refer(run, role, times);
         }
         sound
+    }
+
+    /// Whether the COPIED flag of a run says what is stored of each of its clusters.
+    fn flag_fits(&mut self, copied: bool, run: &Range<HostCluster>) -> bool {
+        if copied { self.stored.are_ones(run) } else { self.stored.have_no_one(run) }
     }
 
     fn entry(&mut self, at: HostOffset, entry: L2Entry, times: u64, guest: Option<GuestOffset>) {

@@ -74,6 +74,12 @@ fn reports_are_the_same() {
             "commit",
             json!({ "path": "over.qcow2", "into": "d.qcow2", "overlay": "keep" }),
         ),
+        ("snapshot list d.qcow2", "snapshot_list", json!({ "path": "d.qcow2" })),
+        (
+            "snapshot apply d.qcow2 none --disk-only --force",
+            "snapshot_apply",
+            json!({ "path": "d.qcow2", "snapshot": "none", "disk_only": true, "force": true }),
+        ),
         ("capabilities .", "capabilities", json!({ "folder": "." })),
         ("capabilities", "capabilities", json!({})),
         // And of failures.
