@@ -375,13 +375,18 @@ impl Header {
 }
 
 /// Bounds that a table claimed by the header must keep.
-struct Bounds {
-    geometry: Geometry,
-    file_len: u64,
+pub(super) struct Bounds {
+    pub(super) geometry: Geometry,
+    pub(super) file_len: u64,
 }
 
 impl Bounds {
-    fn check(&self, what: &'static str, offset: HostOffset, len: u64) -> Result<(), FormatError> {
+    pub(super) fn check(
+        &self,
+        what: &'static str,
+        offset: HostOffset,
+        len: u64,
+    ) -> Result<(), FormatError> {
         if !self.geometry.is_aligned(offset) || offset == HostOffset::ZERO {
             return Err(Problem::Unaligned { what, offset: offset.get() }.into());
         }

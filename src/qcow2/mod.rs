@@ -132,4 +132,4 @@ pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
 pub use resize::{ResizeOptions, Resized};
 pub use salvage::{Below, Salvager};
-pub use snapshot::{Snapshot, read_snapshots};
+pub use snapshot::{Snapshot, find_snapshot, read_snapshots};

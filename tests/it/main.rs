@@ -35,6 +35,7 @@ mod room;
 mod rpc;
 mod salvage;
 mod scan;
+mod snapshots;
 mod support;
 mod tidy;
 mod unresizable;
