@@ -2,6 +2,8 @@
 
 mod capabilities;
 mod check;
+mod compare;
+mod convert;
 mod create;
 mod damage;
 mod docs;
@@ -9,6 +11,7 @@ mod ensure;
 mod exit;
 mod flags;
 mod guest;
+mod hash;
 mod hint;
 mod info;
 mod inspect;
@@ -61,6 +64,9 @@ enum Verb {
     Inspect(inspect::Args),
     Check(check::Args),
     Salvage(salvage::Args),
+    Convert(convert::Args),
+    Compare(compare::Args),
+    Hash(hash::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
@@ -71,7 +77,7 @@ enum Verb {
 }
 
 /// The verbs whose findings have exit codes.
-const FINDS: &[&str] = &["inspect", "check", "salvage"];
+const FINDS: &[&str] = &["inspect", "check", "salvage", "compare"];
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
@@ -108,6 +114,9 @@ impl Cli {
             Verb::Inspect(args) => return args.run(output, cancel),
             Verb::Check(args) => return args.run(output, cancel),
             Verb::Salvage(args) => return args.run(output, cancel),
+            Verb::Convert(args) => args.run(output, cancel),
+            Verb::Compare(args) => return args.run(output, cancel),
+            Verb::Hash(args) => args.run(output, cancel),
             Verb::Damage(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
@@ -127,6 +136,7 @@ impl Verb {
             Verb::Inspect(_) | Verb::Check(_) | Verb::Salvage(_) => {
                 exit.beside_findings(error.kind())
             }
+            Verb::Compare(_) => exit.of_comparison(),
             _ => exit,
         }
     }
@@ -137,11 +147,14 @@ impl Verb {
             Verb::Create(args) => args.hint(error),
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
+            Verb::Convert(_) => convert::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)
             | Verb::Check(_)
             | Verb::Salvage(_)
+            | Verb::Compare(_)
+            | Verb::Hash(_)
             | Verb::Damage(_)
             | Verb::Capabilities(_)
             | Verb::Rpc(_)

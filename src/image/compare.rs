@@ -122,3 +122,25 @@ fn first_difference(ours: &[u8], theirs: &[u8]) -> Option<u64> {
     let mut bytes = ours[block..].iter().zip(&theirs[block..]);
     bytes.position(|(ours, theirs)| ours != theirs).map(|byte| (block + byte) as u64)
 }
+
+/// Where, of two disks of a size, one first is known to have zeros and the other is not.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_allocation(
+    ours: &dyn BlockDevice,
+    theirs: &dyn BlockDevice,
+    task: Task<'_>,
+) -> Result<Option<u64>> {
+    let size = ours.size().min(theirs.size());
+    let mut at = 0;
+    while at < size {
+        task.check()?;
+        let (ours, theirs) = (ours.content(at, size)?, theirs.content(at, size)?);
+        if ours.is_zero != theirs.is_zero {
+            return Ok(Some(at));
+        }
+        at = ours.end.min(theirs.end);
+    }
+    Ok(None)
+}

@@ -15,7 +15,7 @@ mod past_damage;
 pub mod probe;
 
 pub use change::{Change, Changed};
-pub use compare::{Comparison, compare};
+pub use compare::{Comparison, compare, compare_allocation};
 pub use dependents::refuse_dependents;
 pub use hash::{ContentHash, hash};
 pub use open::OpenOptions;

@@ -6,7 +6,9 @@ mod backing;
 mod capabilities;
 mod check;
 mod choices;
+mod compare;
 mod context;
+mod convert;
 mod create;
 mod damage;
 mod ensure;
@@ -16,6 +18,7 @@ mod fits;
 pub mod fuzz_tests;
 mod growth;
 mod guest;
+mod hash;
 mod info;
 mod inspect;
 mod options;
@@ -25,6 +28,7 @@ mod policy;
 mod preset;
 mod resize;
 mod salvage;
+mod source;
 mod verb;
 mod wire;
 
@@ -40,7 +44,11 @@ pub use choices::{
     BackingStore, Compat, Compression, Format, Guest, GuestFs, IfExists, PartitionTable,
     Preallocation, Preset, TrustLevel,
 };
+pub use compare::{CompareReport, CompareRequest, ComparedDisk, Difference, compare};
 pub use context::Context;
+pub use convert::{
+    ConvertReport, ConvertRequest, CopyMethod, convert, convert_from, convert_to,
+};
 pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use damage::{Damage, DamageReport, DamageRequest, damage};
 pub use ensure::{EnsureReport, ensure};
@@ -48,6 +56,7 @@ pub use growth::{FilesystemGrowthReport, GrowthReport, PartitionGrowthReport, Re
 pub use guest::{
     FilesystemReport, InsideReport, InsideRequest, PartitionReport, PartitionTableReport, guest,
 };
+pub use hash::{HashReport, HashRequest, hash};
 pub use info::{
     InfoReport, InfoRequest, JournalReport, JournalState, Qcow2Report, SnapshotReport, info,
 };
@@ -60,7 +69,7 @@ pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Resize, Salvage, UndoRepair, Verb,
+    Capabilities, Check, Compare, Convert, Create, Ensure, Hash, Info, Inside, Inspect, Resize, Salvage, UndoRepair, Verb,
     Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

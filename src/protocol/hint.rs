@@ -1,9 +1,10 @@
 //! What to do about an error, in the words of the protocol.
 
 use crate::error::{Error, ErrorKind};
-use crate::ops::{Create, Ensure, Resize, Verb};
+use crate::ops::{Convert, Create, Ensure, Resize, Verb};
 
 const CREATE: &str = Create::NAME;
+const CONVERT: &str = Convert::NAME;
 const ENSURE: &str = Ensure::NAME;
 const RESIZE: &str = Resize::NAME;
 
@@ -16,6 +17,12 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         }
         (ErrorKind::Exists, ENSURE) => {
             "ask for what is there, or remove the disk to have a new one"
+        }
+        (ErrorKind::Exists, CONVERT) => {
+            "choose another path, or give up what is there with if_exists replace"
+        }
+        (ErrorKind::FormatMismatch, CONVERT) => {
+            "if you know what it is, say so with source_format (backing.format for a backing file)"
         }
         (ErrorKind::WouldShrink, RESIZE) => {
             "allow it with shrink: what the guest has behind the new end is lost"

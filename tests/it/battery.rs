@@ -71,6 +71,8 @@ battery! {
     resize, locks: true, writes: true, "resize DISK --size 2M";
     info, locks: false, writes: false, "info DISK";
     guest, locks: false, writes: false, "guest DISK";
+    convert, locks: true, writes: true, "convert DISK o.raw --if-exists replace";
+    hash, locks: true, writes: false, "hash DISK";
 }
 
 impl Verb {

@@ -5,6 +5,7 @@ mod atomic;
 mod battery;
 mod chain;
 mod check;
+mod convert;
 mod damaged;
 mod datapath;
 mod draw;

@@ -8,8 +8,8 @@ use std::path::{Component, Path};
 
 use nix::errno::Errno;
 use nix::fcntl::{
-    AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, fallocate, fcntl,
-    openat, openat2,
+    AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, copy_file_range,
+    fallocate, fcntl, openat, openat2,
 };
 use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
@@ -96,8 +96,23 @@ pub(super) fn zero_range(file: &File, offset: i64, len: i64) -> io::Result<bool>
 }
 
 /// Whether `copy`, on the same file system, can be made to share the blocks of `file`.
-#[expect(unsafe_code, reason = "no safe call clones a file")]
 pub(super) fn can_reflink(file: &File, copy: &File) -> bool {
+    reflink(file, copy)
+}
+
+/// Copies a range to the same place in another file, and tells how much of it; nothing where the
+/// file systems cannot.
+pub(super) fn copy_range(from: &File, to: &File, offset: i64, len: usize) -> io::Result<u64> {
+    let (mut start, mut place) = (offset, offset);
+    match retry(|| copy_file_range(from, Some(&mut start), to, Some(&mut place), len)) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EXDEV | Errno::EINVAL | Errno::EPERM) => Ok(0),
+        copied => Ok(copied? as u64),
+    }
+}
+
+/// Makes `copy` share the blocks of `file`, where the file system can.
+#[expect(unsafe_code, reason = "no safe call clones a file")]
+pub(super) fn reflink(file: &File, copy: &File) -> bool {
     // SAFETY: both descriptors are open, and the call takes nothing else.
     unsafe { clone::file(copy.as_raw_fd(), file.as_raw_fd()) }.is_ok()
 }

@@ -81,6 +81,16 @@ pub(super) fn can_reflink(file: &File, _: &File) -> bool {
     fstatfs(file).is_ok_and(|fs| fs.filesystem_type_name() == "apfs")
 }
 
+/// A file that is open cannot be made to share the blocks of another.
+pub(super) fn reflink(_: &File, _: &File) -> bool {
+    false
+}
+
+/// The system does not copy ranges.
+pub(super) fn copy_range(_: &File, _: &File, _: i64, _: usize) -> io::Result<u64> {
+    Ok(0)
+}
+
 #[expect(unsafe_code, reason = "nix does not know F_PUNCHHOLE")]
 fn punch_blocks(file: &File, offset: u64, len: u64) -> nix::Result<()> {
     let hole = libc::fpunchhole_t {

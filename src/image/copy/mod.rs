@@ -19,6 +19,7 @@ use self::source::{DeviceSource, Source, StreamSource};
 use super::in_order::{Steps, in_order, workers};
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
+use crate::host::FileStorage;
 use crate::host::storage::Storage;
 use crate::qcow2::{Composer, CreateOptions, Preallocation};
 use crate::raw::{self, RawAllocation};
@@ -86,6 +87,14 @@ impl Default for CopyOptions<'_> {
     }
 }
 
+/// Whether a target and options go together: what [`copy`] would say, before there is a file.
+///
+/// # Errors
+/// [`IncompatibleOptions`](ErrorKind::IncompatibleOptions) and [`BadRequest`](ErrorKind::BadRequest).
+pub fn check(target: &Target, options: &CopyOptions<'_>) -> Result<()> {
+    Recipe::of(target, options).map(drop)
+}
+
 /// Writes what the guest sees of `from` into `to`, an empty file. Does not sync.
 ///
 /// # Errors
@@ -120,6 +129,51 @@ pub fn copy(
             run(source, &mut RawSink::new(to), &recipe, task)
         }
     }
+}
+
+/// How a raw disk is copied without being looked through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InKernel {
+    /// The copy shares all blocks of the file.
+    Reflink,
+    /// The system copies what is no hole.
+    Ranges,
+}
+
+/// Has the system copy a raw disk into `to`, an empty file. Returns whether it can; where it cannot,
+/// what was copied is as in the source.
+///
+/// # Errors
+/// [`Cancelled`](ErrorKind::Cancelled), and what the system says.
+pub fn copy_in_kernel(
+    from: &FileStorage,
+    to: &FileStorage,
+    how: InKernel,
+    task: Task<'_>,
+) -> Result<bool> {
+    /// So many bytes are copied before wishes to stop are heard.
+    const STEP: u64 = 64 << 20;
+    let size = from.len()?;
+    if how == InKernel::Reflink {
+        return Ok(from.reflink_to(to) && to.len()? == size);
+    }
+    to.set_len(size)?;
+    let mut at = 0;
+    while at < size {
+        task.step("copy", at, size)?;
+        let run = from.run(at, size)?;
+        if !run.is_hole {
+            let copied = from.copy_range_to(to, at, STEP.min(run.end - at))?;
+            if copied == 0 {
+                return Ok(false);
+            }
+            at += copied;
+        } else {
+            at = run.end;
+        }
+    }
+    task.step("copy", size, size)?;
+    Ok(true)
 }
 
 /// Writes what `from` has until it ends, as [`copy`] does, and returns how much that was, in bytes.
