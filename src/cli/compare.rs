@@ -14,12 +14,14 @@ use crate::task::Cancel;
 ///
 /// Whatever their formats are. What one disk has behind the end of the other must be zeros.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes, as qemu-img compare: 0 the same, 1 they differ, 2 they could not \
+#[command(
+    after_help = "Exit codes, as qemu-img compare: 0 the same, 1 they differ, 2 they could not \
                         be compared; 64 not understood, 75 in use.
 
 Examples:
   vmdisk compare m.qcow2 m.qcow2
-  vmdisk compare m.qcow2 m.qcow2 --strict --json")]
+  vmdisk compare m.qcow2 m.qcow2 --strict --json"
+)]
 pub(super) struct Args {
     /// One disk
     path: PathBuf,

@@ -80,11 +80,9 @@ impl From<Exit> for ExitCode {
         ExitCode::from(match exit {
             Exit::Done => 0,
             Exit::Failed | Exit::Different => 1,
-            Exit::NotUnderstood
-            | Exit::NotCompared
-            | Exit::Corrupt
-            | Exit::Lost
-            | Exit::Unsafe => 2,
+            Exit::NotUnderstood | Exit::NotCompared | Exit::Corrupt | Exit::Lost | Exit::Unsafe => {
+                2
+            }
             Exit::Leaks => 3,
             Exit::Unsupported => 63,
             Exit::Usage => 64,

@@ -14,12 +14,14 @@ use crate::task::Cancel;
 /// The same contents have the same hash in every format, compressed or not, in one file or in a
 /// chain. What is known to be zeros is not read.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The hash is one of this program, and not that of any other over the raw disk; how \
+#[command(
+    after_help = "The hash is one of this program, and not that of any other over the raw disk; how \
                         it is computed is in the protocol's reference, under `hash`.
 
 Examples:
   vmdisk hash m.qcow2
-  vmdisk hash m.qcow2 --json")]
+  vmdisk hash m.qcow2 --json"
+)]
 pub(super) struct Args {
     /// The disk
     path: PathBuf,

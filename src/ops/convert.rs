@@ -167,7 +167,7 @@ pub struct ConvertReport {
 pub fn convert(request: &ConvertRequest, context: Context<'_>) -> Result<ConvertReport> {
     let (told, snapshot) = (request.source_format, request.snapshot.as_deref());
     let source = Source::open(&request.path, told, snapshot, context)?;
-    Job::new(request, context).run(source.files(), |job| job.from_disk(source))
+    Job::new(request, context).run(source.files(), |job| job.write_disk(source))
 }
 
 /// As [`convert`], with what a stream has until it ends as the disk that is read, which is raw; the
@@ -188,7 +188,7 @@ pub fn convert_from(
         (request.verify, "verify", "it cannot be read again"),
     ];
     refuse_unfit(&unfit, "standard input")?;
-    Job::new(request, context).run(Vec::new(), |job| job.from_stream(stream))
+    Job::new(request, context).run(Vec::new(), |job| job.write_stream(stream))
 }
 
 /// Writes what the guest sees of a disk to a stream, every byte of it; the request's `out` only names
@@ -272,7 +272,7 @@ impl<'a> Job<'a> {
         work(self).map_err(mark)
     }
 
-    fn from_disk(mut self, source: Source) -> Result<ConvertReport> {
+    fn write_disk(mut self, source: Source) -> Result<ConvertReport> {
         let place = self.place()?;
         let (source_format, size) = (source.format(), source.size()?);
         let base = self.base()?;
@@ -301,7 +301,7 @@ impl<'a> Job<'a> {
         self.publish(staging, &place, plan.format(), source_format, backing, method)
     }
 
-    fn from_stream(mut self, stream: &mut (dyn Read + Send)) -> Result<ConvertReport> {
+    fn write_stream(mut self, stream: &mut (dyn Read + Send)) -> Result<ConvertReport> {
         let place = self.place()?;
         let plan = Plan::of(self.request, None, None)?;
         let staging = self.begin(&place)?;
@@ -323,7 +323,7 @@ impl<'a> Job<'a> {
 
     fn begin(&mut self, place: &Place) -> Result<Staging> {
         note_name(&self.request.out, self.request.format(), &mut self.notes);
-        let staging = Staging::begin(&self.target, place.mode, place.owner.clone())?;
+        let staging = Staging::begin(&self.target, place.mode, place.owner)?;
         if self.request.layout.nocow && !staging.storage().set_nocow()? {
             self.notes.push("nocow has no effect: the folder is not on btrfs".to_owned());
         }

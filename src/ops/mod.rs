@@ -46,9 +46,7 @@ pub use choices::{
 };
 pub use compare::{CompareReport, CompareRequest, ComparedDisk, Difference, compare};
 pub use context::Context;
-pub use convert::{
-    ConvertReport, ConvertRequest, CopyMethod, convert, convert_from, convert_to,
-};
+pub use convert::{ConvertReport, ConvertRequest, CopyMethod, convert, convert_from, convert_to};
 pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use damage::{Damage, DamageReport, DamageRequest, damage};
 pub use ensure::{EnsureReport, ensure};
@@ -69,7 +67,7 @@ pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Compare, Convert, Create, Ensure, Hash, Info, Inside, Inspect, Resize, Salvage, UndoRepair, Verb,
-    Visitor, each_verb,
+    Capabilities, Check, Compare, Convert, Create, Ensure, Hash, Info, Inside, Inspect, Resize,
+    Salvage, UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -23,6 +23,11 @@ use crate::host::storage::{Allocation, Storage, write_zeros};
 use crate::task::Task;
 use crate::units::VirtualSize;
 
+/// So many host clusters are left for packed data to go on in.
+const SPARE: ClusterCount = ClusterCount::new(8);
+/// So many refcount blocks wait for packed data to come into their clusters.
+const MAX_PENDING: usize = 16;
+
 /// A new image in the making. What is not told of a guest cluster shows the backing file, else zeros.
 pub struct Composer<'a> {
     storage: &'a dyn Storage,
@@ -40,6 +45,8 @@ pub struct Composer<'a> {
     next: GuestCluster,
     /// Where the next packed data may begin, behind the last in its cluster.
     packed_end: Option<HostOffset>,
+    /// Host clusters that wait for packed data, behind which something else came: nobody's so far.
+    spare: Range<HostCluster>,
 }
 
 impl std::fmt::Debug for Composer<'_> {
@@ -81,6 +88,7 @@ impl<'a> Composer<'a> {
             table_used: false,
             next: GuestCluster::ZERO,
             packed_end: None,
+            spare: HostCluster::ZERO..HostCluster::ZERO,
         };
         // The header's.
         composer.take(ClusterCount::new(1))?;
@@ -125,21 +133,26 @@ impl<'a> Composer<'a> {
     pub fn put_packed(&mut self, cluster: GuestCluster, packed: &[u8]) -> Result<bool> {
         self.reach(cluster)?;
         self.enter(self.geometry().l1_index(cluster))?;
-        let (geometry, one, len) = (self.geometry(), ClusterCount::new(1), len_of(packed));
-        let shared = self.packed_end.and_then(|end| {
+        let (geometry, len) = (self.geometry(), len_of(packed));
+        let last_of =
+            |start: HostOffset| geometry.host_cluster(start.plus_bytes(len.saturating_sub(1)));
+        let next = if self.spare.is_empty() { self.head } else { self.spare.start };
+        let shared = self.packed_end.filter(|&end| {
             let host = geometry.host_cluster(end);
-            let fits = geometry.host_offset(host + one) >= end.plus_bytes(len);
-            let count = self.counts.get(host);
-            let has_room = count < geometry.refcount_order().max_count();
-            (has_room && (fits || self.head == host + one)).then_some((end, host, count, fits))
+            let has_room = self.counts.get(host) < geometry.refcount_order().max_count();
+            let goes_on = last_of(end) == host || host + ClusterCount::new(1) == next;
+            has_room && goes_on
         });
-        let start = shared.map_or(geometry.host_offset(self.head), |(end, ..)| end);
+        let start = shared.unwrap_or(geometry.host_offset(next));
         let Some(entry) = L2Entry::compressed(start, len, geometry) else { return Ok(false) };
-        if let Some((_, host, count, _)) = shared {
+        if let Some(end) = shared {
+            let host = geometry.host_cluster(end);
+            let count = self.counts.get(host);
             self.counts.set(host, count.saturating_add(1));
         }
-        if shared.is_none_or(|(.., fits)| !fits) {
-            self.take(one)?;
+        if shared.is_none_or(|end| last_of(end) == next) {
+            self.packed_end = None;
+            self.take_one()?;
         }
         let end = start.plus_bytes(len);
         self.packed_end = (!geometry.is_aligned(end)).then_some(end);
@@ -188,6 +201,7 @@ impl<'a> Composer<'a> {
         let clusters = geometry.clusters_for(size.bytes());
         self.reach(GuestCluster::new(clusters.get()))?;
         let tables = geometry.l1_entries_for(size.bytes());
+        self.packed_end = None;
         self.enter(tables)?;
         let l1_entries = match self.options.l1_capacity {
             L1Capacity::AsNeeded => tables,
@@ -315,7 +329,11 @@ impl<'a> Composer<'a> {
 
     /// Gives the L2 table a place; one without entries stays a hole.
     fn write_table(&mut self) -> Result<ClusterRef> {
-        let place = self.take(ClusterCount::new(1))?;
+        // What is left for packed data is not needed for it at the end.
+        let place = match self.packed_end {
+            None => self.take_one()?,
+            Some(_) => self.take(ClusterCount::new(1))?,
+        };
         let place = self.geometry().host_offset(place);
         if self.table_used {
             self.out.put_at(place.get(), &self.table)?;
@@ -325,8 +343,27 @@ impl<'a> Composer<'a> {
         Ok(ClusterRef::sole(place))
     }
 
-    /// Takes the next host clusters: where they begin.
+    /// Takes the next host cluster that waits for packed data, else the next.
+    fn take_one(&mut self) -> Result<HostCluster> {
+        let one = ClusterCount::new(1);
+        if self.spare.is_empty() {
+            return self.take(one);
+        }
+        let cluster = self.spare.start;
+        self.spare.start = cluster + one;
+        self.counts.add_ones(cluster..self.spare.start);
+        Ok(cluster)
+    }
+
+    /// Takes the next host clusters: where they begin. Packed data that has begun in the one before
+    /// them goes on in some that are left for it.
     fn take(&mut self, count: ClusterCount) -> Result<HostCluster> {
+        let open = self.packed_end.map(|end| self.geometry().host_cluster(end));
+        let goes_on = open.is_some_and(|open| open + ClusterCount::new(1) == self.head);
+        if self.spare.is_empty() && goes_on {
+            self.spare = self.head..self.head + SPARE;
+            self.head = self.spare.end;
+        }
         let (start, end) = (self.head, self.head + count);
         if self.geometry().host_offset(end).get() > MAX_HOST_OFFSET {
             let message = format!("needs a file of more than {MAX_HOST_OFFSET} bytes");
@@ -340,10 +377,16 @@ impl<'a> Composer<'a> {
     /// Writes the refcount blocks in which nothing changes any more.
     fn settle(&mut self) -> Result<()> {
         let geometry = self.geometry();
+        if self.counts.pending.len() > MAX_PENDING {
+            // Nothing was packed for long.
+            self.packed_end = None;
+            self.spare.start = self.spare.end;
+        }
         loop {
             let end = self.counts.end_of_first();
-            let open = self.packed_end.map(|end| geometry.host_cluster(end));
-            if self.head < end || open.is_some_and(|open| open < end) {
+            let open = self.packed_end.map_or(self.head, |end| geometry.host_cluster(end));
+            let spare = if self.spare.is_empty() { self.head } else { self.spare.start };
+            if open.min(spare) < end {
                 return Ok(());
             }
             let place = geometry.host_offset(self.take(ClusterCount::new(1))?);

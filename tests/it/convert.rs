@@ -47,7 +47,8 @@ fn qemu_reads_what_every_image_became() {
         let hash = env.report("hash theirs.raw")["hash"].clone();
         // Two of the targets for each image; all of them come.
         for target in [targets[number % targets.len()], targets[(number * 5 + 3) % targets.len()]] {
-            let report = env.report(&format!("convert d.qcow2 {target} --if-exists replace --trust full"));
+            let report =
+                env.report(&format!("convert d.qcow2 {target} --if-exists replace --trust full"));
             let out = report["out"].as_str().expect("a path");
             let format = report["format"].as_str().expect("a format");
             let same = format!("compare -f {format} -F raw {out} theirs.raw");
@@ -57,7 +58,10 @@ fn qemu_reads_what_every_image_became() {
                 env.is_clean(out);
             }
             assert_eq!(env.report(&format!("hash {out}"))["hash"], hash, "{name}: {target}");
-            assert_eq!(env.report(&format!("compare {out} d.qcow2 --trust full"))["identical"], true);
+            assert_eq!(
+                env.report(&format!("compare {out} d.qcow2 --trust full"))["identical"],
+                true
+            );
         }
         assert_eq!(env.report("hash d.qcow2 --trust full")["hash"], hash, "{name}");
     });
@@ -74,7 +78,11 @@ fn zeros_become_holes() {
     env.write("s.raw", &bytes);
     let allocated = |line: &str| {
         let report = env.report(&format!("convert s.raw {line} --if-exists replace"));
-        same_bytes(&env.disk(report["format"].as_str().unwrap(), report["out"].as_str().unwrap()), &bytes, line);
+        same_bytes(
+            &env.disk(report["format"].as_str().unwrap(), report["out"].as_str().unwrap()),
+            &bytes,
+            line,
+        );
         report["allocated_bytes"].as_u64().expect("bytes")
     };
     assert!(allocated("o.raw --sparse-size 4K") < 512 << 10);
@@ -122,8 +130,15 @@ fn only_what_differs_from_the_base_is_written() {
     env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 over.qcow2");
     env.qemu_io("qcow2", "over.qcow2", "write -P 1 1M 300");
     env.qemu_io("qcow2", "over.qcow2", "write -z 5M 70000");
-    for (from, options) in [("s.raw", ""), ("over.qcow2", ""), ("s.raw", "--compat 0.10"), ("over.qcow2", "--compress zlib")] {
-        let line = format!("convert {from} o.qcow2 --backing base.qcow2 {options} --verify --if-exists replace");
+    for (from, options) in [
+        ("s.raw", ""),
+        ("over.qcow2", ""),
+        ("s.raw", "--compat 0.10"),
+        ("over.qcow2", "--compress zlib"),
+    ] {
+        let line = format!(
+            "convert {from} o.qcow2 --backing base.qcow2 {options} --verify --if-exists replace"
+        );
         let report = env.report(&line);
         assert_eq!(report["backing"]["name"], "base.qcow2");
         assert!(report["allocated_bytes"].as_u64().unwrap() < 700 << 10, "{report:#}");
@@ -182,8 +197,15 @@ fn a_disk_is_never_converted_onto_itself() {
     env.qemu_img("create -q -f qcow2 -o data_file=data.raw,data_file_raw=on e.qcow2 4M");
     std::fs::hard_link(env.path("d.qcow2"), env.path("hard.qcow2")).expect("a hard link");
     std::os::unix::fs::symlink("d.qcow2", env.path("soft.qcow2")).expect("a symbolic link");
-    for line in ["d.qcow2 d.qcow2", "d.qcow2 hard.qcow2", "d.qcow2 soft.qcow2", "d.qcow2 base.qcow2", "e.qcow2 data.raw"] {
-        let error = env.refuses(&format!("convert {line} --if-exists replace --trust full"), "bad_request");
+    for line in [
+        "d.qcow2 d.qcow2",
+        "d.qcow2 hard.qcow2",
+        "d.qcow2 soft.qcow2",
+        "d.qcow2 base.qcow2",
+        "e.qcow2 data.raw",
+    ] {
+        let error =
+            env.refuses(&format!("convert {line} --if-exists replace --trust full"), "bad_request");
         assert!(message(&error).contains("is what would be read"), "{error:#}");
     }
     env.write("o.qcow2", "somebody's");
@@ -203,7 +225,11 @@ fn what_does_not_go_together_is_refused() {
         ("s.raw o.raw --cluster-size 64K", "incompatible_options", "cluster-size"),
         ("s.raw o.raw --preallocation metadata", "incompatible_options", "metadata"),
         ("s.raw o.raw --backing d.qcow2", "incompatible_options", "backing"),
-        ("s.raw o.qcow2 --compress zlib --preallocation metadata", "incompatible_options", "preallocated"),
+        (
+            "s.raw o.qcow2 --compress zlib --preallocation metadata",
+            "incompatible_options",
+            "preallocated",
+        ),
         ("s.raw o.qcow2 --compress zstd --compat 0.10", "incompatible_options", "1.1"),
         ("s.raw o.qcow2 --compress zstd --compression-type zlib", "incompatible_options", "zstd"),
         ("s.raw o.qcow2 --compress zlib --preset hyperkit", "incompatible_options", "hyperkit"),
@@ -229,7 +255,9 @@ fn what_does_not_go_together_is_refused() {
 fn pipes_are_disks_too() {
     let env = Env::new();
     let bytes = source(&env);
-    for target in ["o.qcow2", "o.raw", "o.qcow2 --compress zlib", "o.qcow2 --preallocation metadata"] {
+    for target in
+        ["o.qcow2", "o.raw", "o.qcow2 --compress zlib", "o.qcow2 --preallocation metadata"]
+    {
         let mut child = env.start(&format!("convert - {target} --if-exists replace --json"));
         let mut input = child.stdin();
         input.write_all(&bytes).expect("a reader");
@@ -248,7 +276,9 @@ fn pipes_are_disks_too() {
     let mut child = env.start("convert - cut.qcow2");
     let mut input = child.stdin();
     input.write_all(&bytes).expect("a reader");
-    crate::support::until("a staged file", || env.names().iter().any(|name| name.ends_with(".tmp")));
+    crate::support::until("a staged file", || {
+        env.names().iter().any(|name| name.ends_with(".tmp"))
+    });
     child.signal("TERM");
     child.wait().exits(143);
     drop(input);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::check;
+use crate::copy;
 use crate::data;
 use crate::format::{self, Writes};
 use crate::inside;
@@ -123,6 +124,7 @@ pub(crate) fn all(programs: &Programs) -> Vec<Work> {
     works.extend(check::all(programs));
     works.extend(inside::all(programs));
     works.extend(data::all(programs));
+    works.extend(copy::all(programs));
     works
 }
 

@@ -105,7 +105,9 @@ pub(super) fn can_reflink(file: &File, copy: &File) -> bool {
 pub(super) fn copy_range(from: &File, to: &File, offset: i64, len: usize) -> io::Result<u64> {
     let (mut start, mut place) = (offset, offset);
     match retry(|| copy_file_range(from, Some(&mut start), to, Some(&mut place), len)) {
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EXDEV | Errno::EINVAL | Errno::EPERM) => Ok(0),
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EXDEV | Errno::EINVAL | Errno::EPERM) => {
+            Ok(0)
+        }
         copied => Ok(copied? as u64),
     }
 }

@@ -118,7 +118,7 @@ impl<'a> StreamSink<'a> {
     }
 
     fn zeros_to(&mut self, offset: u64) -> Result<()> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         while self.at < offset {
             let len = (offset - self.at).min(ZEROS.len() as u64);
             self.put(&ZEROS[..len as usize])?;

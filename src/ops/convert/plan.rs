@@ -66,7 +66,9 @@ impl Plan {
     /// How the system may copy a raw disk, if nothing more is asked for.
     pub(super) fn in_kernel(&self) -> Option<InKernel> {
         match (&self.target, self.sparse_size) {
-            (Target::Raw { allocation: RawAllocation::Sparse, .. }, None) => Some(InKernel::Reflink),
+            (Target::Raw { allocation: RawAllocation::Sparse, .. }, None) => {
+                Some(InKernel::Reflink)
+            }
             (Target::Raw { allocation: RawAllocation::Sparse, .. }, Some(0)) => {
                 Some(InKernel::Ranges)
             }
