@@ -76,9 +76,9 @@ fn reports_are_the_same() {
         ),
         ("hash c.qcow2", "hash", json!({ "path": "c.qcow2" })),
         (
-            "compare c.qcow2 c.raw --strict",
+            "compare c.qcow2 c.raw --format qcow2",
             "compare",
-            json!({ "path": "c.qcow2", "other": "c.raw", "strict": true }),
+            json!({ "path": "c.qcow2", "other": "c.raw", "format": "qcow2" }),
         ),
         ("capabilities .", "capabilities", json!({ "folder": "." })),
         ("capabilities", "capabilities", json!({})),
