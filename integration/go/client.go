@@ -168,6 +168,23 @@ func (c *Client) SnapshotDelete(ctx context.Context, request SnapshotDeleteReque
 	return call[SnapshotChangeReport](ctx, c, "snapshot_delete", &request, options)
 }
 
+// Convert writes what the guest sees of a disk as a new one. Errors are as with [Client.Create].
+func (c *Client) Convert(ctx context.Context, request ConvertRequest, options ...CallOption) (*ConvertReport, error) {
+	return call[ConvertReport](ctx, c, "convert", &request, options)
+}
+
+// Compare compares what the guests of two disks see. Errors are as with [Client.Create]; that they
+// differ is none.
+func (c *Client) Compare(ctx context.Context, request CompareRequest, options ...CallOption) (*CompareReport, error) {
+	return call[CompareReport](ctx, c, "compare", &request, options)
+}
+
+// Hash hashes what the guest of a disk sees: the same for every format. Errors are as with
+// [Client.Create].
+func (c *Client) Hash(ctx context.Context, request HashRequest, options ...CallOption) (*HashReport, error) {
+	return call[HashReport](ctx, c, "hash", &request, options)
+}
+
 // Capabilities tells what the program and the host can do. Errors are as with [Client.Create].
 func (c *Client) Capabilities(ctx context.Context, request CapabilitiesRequest, options ...CallOption) (*CapabilitiesReport, error) {
 	return call[CapabilitiesReport](ctx, c, "capabilities", &request, options)

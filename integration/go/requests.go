@@ -166,7 +166,8 @@ type LayoutOptions struct {
 	// PresetHyperkit.
 	LazyRefcounts *bool `json:"lazy_refcounts,omitempty"`
 	// Preallocation is what is laid out from the start. Default: PreallocationMetadata;
-	// PreallocationTables above a backing file; PreallocationOff for raw and with PresetHyperkit.
+	// PreallocationTables above a backing file; PreallocationOff for raw, with PresetHyperkit and by
+	// Convert.
 	Preallocation Preallocation `json:"preallocation,omitempty"`
 	// Nocow asks btrfs not to copy the file on every write. Default: false.
 	Nocow bool `json:"nocow,omitempty"`

@@ -14,6 +14,10 @@ pub enum Exit {
     Failed,
     /// 2: the request or the flags were not understood.
     NotUnderstood,
+    /// 1 of `compare`: the disks differ.
+    Different,
+    /// 2 of `compare`: they could not be compared.
+    NotCompared,
     /// 2 of `check`: the image is corrupt.
     Corrupt,
     /// 2 of `salvage`: a part of the disk is lost.
@@ -49,6 +53,15 @@ impl Exit {
         }
     }
 
+    /// The code where 1 says that disks differ.
+    pub(super) fn of_comparison(self) -> Exit {
+        match self {
+            Exit::NotUnderstood => Exit::Usage,
+            Exit::Failed => Exit::NotCompared,
+            exit => exit,
+        }
+    }
+
     /// The code of a failure that is not a signal's doing.
     pub(super) fn of_kind(kind: ErrorKind) -> Exit {
         match kind {
@@ -66,8 +79,10 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
         ExitCode::from(match exit {
             Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::NotUnderstood | Exit::Corrupt | Exit::Lost | Exit::Unsafe => 2,
+            Exit::Failed | Exit::Different => 1,
+            Exit::NotUnderstood | Exit::NotCompared | Exit::Corrupt | Exit::Lost | Exit::Unsafe => {
+                2
+            }
             Exit::Leaks => 3,
             Exit::Unsupported => 63,
             Exit::Usage => 64,

@@ -158,7 +158,7 @@ pub(super) struct DiskFlags {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Backing file")]
-struct BackingFlags {
+pub(super) struct BackingFlags {
     /// Lay the disk over this image, which stays as it is
     #[arg(long, short, value_name = "FILE")]
     backing: Option<PathBuf>,
@@ -191,11 +191,12 @@ struct GuestFlags {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Layout")]
-struct LayoutFlags {
+pub(super) struct LayoutFlags {
     /// Who will use the disk [default: qemu]
     #[arg(long, value_parser = one_of(Preset::ALL, Preset::name))]
     preset: Option<Preset>,
-    /// What is laid out from the start [default: metadata; tables with --backing; off for raw]
+    /// What is laid out from the start [default: metadata; tables with --backing; off for raw, and
+    /// by convert]
     #[arg(long, value_parser = one_of(Preallocation::ALL, Preallocation::name))]
     preallocation: Option<Preallocation>,
     /// Version of qcow2 [default: 1.1]
@@ -221,6 +222,32 @@ struct LayoutFlags {
     nocow: bool,
 }
 
+impl BackingFlags {
+    pub(super) fn options(&self) -> Option<BackingOptions> {
+        self.backing.clone().map(|path| BackingOptions {
+            path,
+            format: self.backing_format,
+            store: self.backing_store,
+        })
+    }
+}
+
+impl LayoutFlags {
+    pub(super) fn options(&self) -> LayoutOptions {
+        LayoutOptions {
+            preset: self.preset,
+            compat: self.compat,
+            cluster_size: self.cluster_size,
+            refcount_bits: self.refcount_bits,
+            extended_l2: self.extended_l2,
+            compression_type: self.compression_type,
+            lazy_refcounts: self.lazy_refcounts,
+            preallocation: self.preallocation,
+            nocow: self.nocow,
+        }
+    }
+}
+
 impl DiskFlags {
     pub(super) fn request(&self) -> EnsureRequest {
         let default_path = || match self.format {
@@ -232,22 +259,8 @@ impl DiskFlags {
             size: self.size,
             docker_machine_mb: self.docker_machine_mb,
             format: self.format,
-            layout: LayoutOptions {
-                preset: self.layout.preset,
-                compat: self.layout.compat,
-                cluster_size: self.layout.cluster_size,
-                refcount_bits: self.layout.refcount_bits,
-                extended_l2: self.layout.extended_l2,
-                compression_type: self.layout.compression_type,
-                lazy_refcounts: self.layout.lazy_refcounts,
-                preallocation: self.layout.preallocation,
-                nocow: self.layout.nocow,
-            },
-            backing: self.backing.backing.clone().map(|path| BackingOptions {
-                path,
-                format: self.backing.backing_format,
-                store: self.backing.backing_store,
-            }),
+            layout: self.layout.options(),
+            backing: self.backing.options(),
             guest: GuestOptions {
                 profile: self.guest.guest,
                 ssh_keys: Vec::new(),

@@ -4,6 +4,8 @@ mod capabilities;
 mod check;
 mod clone;
 mod commit;
+mod compare;
+mod convert;
 mod create;
 mod damage;
 mod docs;
@@ -12,6 +14,7 @@ mod exit;
 mod flags;
 mod flatten;
 mod guest;
+mod hash;
 mod hint;
 mod info;
 mod inspect;
@@ -71,6 +74,9 @@ enum Verb {
     Flatten(flatten::Args),
     Clone(clone::Args),
     Snapshot(snapshot::Args),
+    Convert(convert::Args),
+    Compare(compare::Args),
+    Hash(hash::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
@@ -81,7 +87,7 @@ enum Verb {
 }
 
 /// The verbs whose findings have exit codes.
-const FINDS: &[&str] = &["inspect", "check", "salvage"];
+const FINDS: &[&str] = &["inspect", "check", "salvage", "compare"];
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
@@ -123,6 +129,9 @@ impl Cli {
             Verb::Flatten(args) => args.run(output, cancel),
             Verb::Clone(args) => args.run(output, cancel),
             Verb::Snapshot(args) => args.run(output, cancel),
+            Verb::Convert(args) => args.run(output, cancel),
+            Verb::Compare(args) => return args.run(output, cancel),
+            Verb::Hash(args) => args.run(output, cancel),
             Verb::Damage(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
@@ -142,6 +151,7 @@ impl Verb {
             Verb::Inspect(_) | Verb::Check(_) | Verb::Salvage(_) => {
                 exit.beside_findings(error.kind())
             }
+            Verb::Compare(_) => exit.of_comparison(),
             _ => exit,
         }
     }
@@ -157,11 +167,14 @@ impl Verb {
             Verb::Clone(args) => args.hint(error),
             Verb::Rebase(_) => rebase::hint(error),
             Verb::Snapshot(args) => args.hint(error),
+            Verb::Convert(_) => convert::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)
             | Verb::Check(_)
             | Verb::Salvage(_)
+            | Verb::Compare(_)
+            | Verb::Hash(_)
             | Verb::Damage(_)
             | Verb::Capabilities(_)
             | Verb::Rpc(_)

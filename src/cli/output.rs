@@ -24,6 +24,11 @@ impl Output {
         Output { json }
     }
 
+    /// Whether one JSON object is printed.
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Prints a report, as JSON or as `text` tells it.
     pub(super) fn report<R: Serialize>(
         &self,

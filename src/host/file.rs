@@ -153,6 +153,29 @@ impl FileStorage {
         sys::reflink(&source.file, &self.file).map_err(|error| self.io("cannot clone into", error))
     }
 
+    /// Has the system copy a range to the same place in `to`, as far as it can: how much of it, in
+    /// bytes. Nothing where it cannot.
+    ///
+    /// # Errors
+    /// What copy_file_range(2) says.
+    pub fn copy_range_to(&self, to: &FileStorage, offset: u64, len: u64) -> Result<u64> {
+        to.require_writable(offset)?;
+        let (start, _) = self.range(offset, len)?;
+        // OK to cut: the rest is asked for next.
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let copied = sys::copy_range(&self.file, &to.file, start, len);
+        copied.map_err(|error| to.io("cannot copy into", error).at_offset(offset))
+    }
+
+    /// The same file once more, to be read, without locks of its own.
+    ///
+    /// # Errors
+    /// What dup(2) says.
+    pub fn reader(&self) -> Result<FileStorage> {
+        let file = self.file.try_clone().map_err(|error| self.io("cannot open again", error))?;
+        Self::from_file(file, self.path.clone(), Access::Read)
+    }
+
     pub(super) fn file(&self) -> &File {
         &self.file
     }

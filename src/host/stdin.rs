@@ -41,6 +41,14 @@ impl<F: FnOnce()> Stdin<F> {
         Ok(Stdin { signals, cancel: cancel.clone(), told: Some(told), watches_output: true })
     }
 
+    /// Watches for signals alone: `told` is called once, when one has come that trips `cancel`.
+    ///
+    /// # Errors
+    /// As [`watched`](Self::watched).
+    pub fn until_signalled(cancel: &Cancel, told: F) -> Result<Self> {
+        Ok(Stdin { watches_output: false, ..Self::watched(cancel, told)? })
+    }
+
     /// Goes on watching when there is nothing more to read, until there is something to tell.
     pub fn linger(mut self) {
         if self.told.is_some() && self.wait(false) == Happened::Stop {

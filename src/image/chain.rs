@@ -105,6 +105,22 @@ impl Opening<'_> {
         Link::open(path, format, storage)
     }
 
+    /// Every file that an image and those below it consist of, their data files too.
+    ///
+    /// # Errors
+    /// As [`Trust::admit`], and what stat(2) says.
+    pub fn files(&self, top: &Link, below: &[Link]) -> Result<Vec<FileId>> {
+        let mut files = Vec::new();
+        for link in [top].into_iter().chain(below) {
+            files.push(link.storage.id()?);
+            let external = link.header.as_ref().filter(|header| header.has_external_data());
+            if let Some(name) = external.and_then(Header::data_file) {
+                files.push(FileId::of(&self.trust.admit(&link.path, Named::DataFile, name)?)?);
+            }
+        }
+        Ok(files)
+    }
+
     /// Everything below `top`, nearest first. `above` are files that must not come again.
     ///
     /// # Errors

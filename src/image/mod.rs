@@ -3,8 +3,12 @@
 pub mod chain;
 mod change;
 pub mod commit;
+mod compare;
+pub mod copy;
 mod dependents;
 pub mod gate;
+mod hash;
+mod in_order;
 pub mod journal;
 mod open;
 mod opened;
@@ -14,9 +18,11 @@ mod rebase;
 mod snapshots;
 
 pub use change::{Change, Changed};
+pub use compare::{Comparison, compare, compare_allocation};
 pub use dependents::{
     Dependent, Dependents, find_dependents, refuse_dependents, refuse_dependents_beside,
 };
+pub use hash::{ContentHash, hash};
 pub use open::OpenOptions;
 pub use opened::Image;
 pub use past_damage::PastDamage;

@@ -8,7 +8,9 @@ mod check;
 mod choices;
 mod clone;
 mod commit;
+mod compare;
 mod context;
+mod convert;
 mod create;
 mod damage;
 mod ensure;
@@ -19,6 +21,7 @@ mod flatten;
 pub mod fuzz_tests;
 mod growth;
 mod guest;
+mod hash;
 mod info;
 mod inspect;
 mod options;
@@ -30,6 +33,7 @@ mod rebase;
 mod resize;
 mod salvage;
 mod snapshot;
+mod source;
 mod verb;
 mod wire;
 
@@ -47,7 +51,9 @@ pub use choices::{
 };
 pub use clone::{CloneMethod, CloneReport, CloneRequest, clone};
 pub use commit::{CommitReport, CommitRequest, Overlay, commit};
+pub use compare::{CompareReport, CompareRequest, ComparedDisk, Difference, compare};
 pub use context::Context;
+pub use convert::{ConvertReport, ConvertRequest, CopyMethod, convert, convert_from, convert_to};
 pub use create::{BackingReport, CreateReport, GuestReport, create};
 pub use damage::{Damage, DamageReport, DamageRequest, damage};
 pub use ensure::{EnsureReport, ensure};
@@ -56,6 +62,7 @@ pub use growth::{FilesystemGrowthReport, GrowthReport, PartitionGrowthReport, Re
 pub use guest::{
     FilesystemReport, InsideReport, InsideRequest, PartitionReport, PartitionTableReport, guest,
 };
+pub use hash::{HashReport, HashRequest, hash};
 pub use info::{
     InfoReport, InfoRequest, JournalReport, JournalState, Qcow2Report, SnapshotReport, info,
 };
@@ -74,8 +81,8 @@ pub use snapshot::{
     snapshot_delete, snapshot_list, snapshot_show,
 };
 pub use verb::{
-    Capabilities, Check, Clone, Commit, Create, Ensure, Flatten, Info, Inside, Inspect, Rebase,
-    Resize, Salvage, SnapshotApply, SnapshotCreate, SnapshotDelete, SnapshotList, SnapshotShow,
-    UndoRepair, Verb, Visitor, each_verb,
+    Capabilities, Check, Clone, Commit, Compare, Convert, Create, Ensure, Flatten, Hash, Info,
+    Inside, Inspect, Rebase, Resize, Salvage, SnapshotApply, SnapshotCreate, SnapshotDelete,
+    SnapshotList, SnapshotShow, UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -37,7 +37,7 @@ pub struct LayoutOptions {
     /// `hyperkit`.
     pub lazy_refcounts: Option<bool>,
     /// What is laid out from the start. Default: `metadata`; `tables` above a backing file; `off`
-    /// for raw and with preset `hyperkit`.
+    /// for raw, with preset `hyperkit` and by `convert`.
     pub preallocation: Option<Preallocation>,
     /// Whether btrfs is asked not to copy the file on every write. Default: `false`.
     pub nocow: bool,

@@ -11,11 +11,14 @@ use super::check::{
 };
 use super::clone::{CloneReport, CloneRequest, clone};
 use super::commit::{CommitReport, CommitRequest, commit};
+use super::compare::{CompareReport, CompareRequest, compare};
 use super::context::Context;
+use super::convert::{ConvertReport, ConvertRequest, convert};
 use super::create::{CreateReport, create};
 use super::ensure::{EnsureReport, ensure};
 use super::flatten::{FlattenReport, FlattenRequest, flatten};
 use super::guest::{InsideReport, InsideRequest, guest};
+use super::hash::{HashReport, HashRequest, hash};
 use super::info::{InfoReport, InfoRequest, info};
 use super::inspect::{InspectReport, InspectRequest, inspect};
 use super::options::{CreateRequest, EnsureRequest};
@@ -149,6 +152,15 @@ verbs! {
     /// Deletes a snapshot; the disk stays as it is.
     SnapshotDelete = snapshot_delete(SnapshotRequest) -> SnapshotChangeReport,
     opens: false, locks: true;
+
+    /// Writes what the guest sees of a disk as a new one, raw or qcow2, compressed if asked to.
+    Convert = convert(ConvertRequest) -> ConvertReport, opens: true, locks: true;
+
+    /// Compares what the guests of two disks see.
+    Compare = compare(CompareRequest) -> CompareReport, opens: true, locks: true;
+
+    /// Hashes what the guest of a disk sees: the same for every format.
+    Hash = hash(HashRequest) -> HashReport, opens: true, locks: true;
 
     /// Tells what this program and this host can do.
     Capabilities = capabilities(CapabilitiesRequest) -> CapabilitiesReport,

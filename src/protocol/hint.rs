@@ -2,10 +2,11 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::ops::{
-    Clone, Commit, Create, Ensure, Flatten, Resize, SnapshotApply, SnapshotCreate, Verb,
+    Clone, Commit, Convert, Create, Ensure, Flatten, Resize, SnapshotApply, SnapshotCreate, Verb,
 };
 
 const CREATE: &str = Create::NAME;
+const CONVERT: &str = Convert::NAME;
 const ENSURE: &str = Ensure::NAME;
 const RESIZE: &str = Resize::NAME;
 const COMMIT: &str = Commit::NAME;
@@ -51,6 +52,12 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         }
         (ErrorKind::UnsupportedFeature, SNAPSHOT_APPLY) if error.field() == Some("disk_only") => {
             "disk_only takes the disk as after a power cut at that moment"
+        }
+        (ErrorKind::Exists, CONVERT) => {
+            "choose another path, or give up what is there with if_exists replace"
+        }
+        (ErrorKind::FormatMismatch, CONVERT) => {
+            "if you know what it is, say so with source_format (backing.format for a backing file)"
         }
         (ErrorKind::WouldShrink, RESIZE) => {
             "allow it with shrink: what the guest has behind the new end is lost"

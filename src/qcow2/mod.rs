@@ -6,6 +6,8 @@
 //! - What is on disk: [`geometry`], `header` (with `first_cluster`), `feature`, `extension`,
 //!   `entry`, `table`, `refblock`, `snapshot`.
 //! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebase`, `rebuild`.
+//! - The life of an image: `create` (with `layout`), `compose` (with guest data, as it comes),
+//!   `open`, `resize`, `rebuild`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
 //!   [`hyperkit`].
@@ -27,6 +29,7 @@ mod cache;
 pub mod check;
 mod claims;
 mod clusters;
+mod compose;
 mod compress;
 #[cfg(test)]
 mod crash_barrier_tests;
@@ -123,6 +126,8 @@ mod wounds_tests;
 mod write;
 
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
+pub use compose::Composer;
+pub use compress::Packer;
 pub use create::create;
 pub use empty::Emptied;
 pub use error::FormatError;

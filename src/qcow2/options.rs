@@ -101,6 +101,23 @@ impl CreateOptions {
         Ok(())
     }
 
+    /// Refuses a disk that is larger than the geometry can map.
+    ///
+    /// # Errors
+    /// [`BadSize`](ErrorKind::BadSize).
+    pub(super) fn require_mappable(&self) -> Result<()> {
+        if self.geometry.holds(self.virtual_size) {
+            return Ok(());
+        }
+        let message = format!(
+            "size {} is above what clusters of {} bytes can map: {} bytes",
+            self.virtual_size,
+            self.geometry.cluster_size(),
+            self.geometry.max_virtual_size()
+        );
+        Err(Error::new(ErrorKind::BadSize, message))
+    }
+
     /// The backing file name does not fit.
     pub(super) fn header_too_long(&self) -> Error {
         let name = self.backing.as_ref().map_or(0, |backing| backing.name.len());

@@ -76,6 +76,8 @@ battery! {
     clone, locks: true, writes: true, "clone DISK second.qcow2 --if-exists replace";
     snapshot_list, locks: false, writes: false, "snapshot list DISK";
     snapshot_create, locks: true, writes: true, "snapshot create DISK one";
+    convert, locks: true, writes: true, "convert DISK o.raw --if-exists replace";
+    hash, locks: true, writes: false, "hash DISK";
 }
 
 /// What needs a snapshot to be there.

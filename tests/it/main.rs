@@ -7,6 +7,7 @@ mod chain;
 mod check;
 mod clone;
 mod commit;
+mod convert;
 mod damaged;
 mod datapath;
 mod draw;

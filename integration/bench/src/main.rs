@@ -3,6 +3,7 @@
 //! writes of a raw file. It informs: its exit status is 0 whatever it finds.
 
 mod check;
+mod copy;
 mod data;
 mod format;
 mod inside;

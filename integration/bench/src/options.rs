@@ -16,7 +16,8 @@ usage: vmdisk-bench [--vmdisk PATH] [--qemu-img PATH] [--runs NUMBER] [--filter 
               info, ensure, version, rpc-info, session-info, session-ensure, memory,
               session-memory, check-1t, check-scattered, inspect, grow-inside, ensure-inside,
               data-read, data-write, data-append, data-zlib, data-zstd, data-open-64k, data-open-2m, data-far-64k,
-              data-far-2m
+              data-far-2m, raw-to-qcow2, qcow2-to-raw, raw-to-raw, raw-to-zlib, raw-to-zstd,
+              zlib-to-raw, hash-1t, hash-4g
   --folder    where disks are made, on the file system to be measured [default: where temporary
               files go]
   --json      also write everything measured to this file";

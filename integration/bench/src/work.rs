@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::check;
+use crate::copy;
 use crate::data;
 use crate::format::{self, Writes};
 use crate::inside;
@@ -125,6 +126,7 @@ pub(crate) fn all(programs: &Programs) -> Vec<Work> {
     works.extend(inside::all(programs));
     works.extend(snapshots::all(programs));
     works.extend(data::all(programs));
+    works.extend(copy::all(programs));
     works
 }
 

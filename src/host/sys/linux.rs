@@ -8,8 +8,8 @@ use std::path::{Component, Path};
 
 use nix::errno::Errno;
 use nix::fcntl::{
-    AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, fallocate, fcntl,
-    openat, openat2,
+    AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, OpenHow, ResolveFlag, copy_file_range,
+    fallocate, fcntl, openat, openat2,
 };
 use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
@@ -115,6 +115,18 @@ pub(super) fn reflink(file: &File, copy: &File) -> io::Result<bool> {
             | Errno::ENOSYS,
         ) => Ok(false),
         result => Ok(result.map(|_| true)?),
+    }
+}
+
+/// Copies a range to the same place in another file, and tells how much of it; nothing where the
+/// file systems cannot.
+pub(super) fn copy_range(from: &File, to: &File, offset: i64, len: usize) -> io::Result<u64> {
+    let (mut start, mut place) = (offset, offset);
+    match retry(|| copy_file_range(from, Some(&mut start), to, Some(&mut place), len)) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EXDEV | Errno::EINVAL | Errno::EPERM) => {
+            Ok(0)
+        }
+        copied => Ok(copied? as u64),
     }
 }
 

@@ -87,6 +87,11 @@ pub(super) fn reflink(_: &File, _: &File) -> io::Result<bool> {
     Ok(false)
 }
 
+/// The system does not copy ranges.
+pub(super) fn copy_range(_: &File, _: &File, _: i64, _: usize) -> io::Result<u64> {
+    Ok(0)
+}
+
 #[expect(unsafe_code, reason = "nix does not know F_PUNCHHOLE")]
 fn punch_blocks(file: &File, offset: u64, len: u64) -> nix::Result<()> {
     let hole = libc::fpunchhole_t {

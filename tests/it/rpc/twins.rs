@@ -80,6 +80,23 @@ fn reports_are_the_same() {
             "snapshot_apply",
             json!({ "path": "d.qcow2", "snapshot": "none", "disk_only": true, "force": true }),
         ),
+        (
+            "convert d.qcow2 c.qcow2 --compress zlib --level 9 --verify --cluster-size 4K",
+            "convert",
+            json!({ "path": "d.qcow2", "out": "c.qcow2", "compress": "zlib", "level": 9,
+                "verify": true, "layout": { "cluster_size": "4K" } }),
+        ),
+        (
+            "convert over.qcow2 c.raw --sparse-size 0 --mode 640",
+            "convert",
+            json!({ "path": "over.qcow2", "out": "c.raw", "sparse_size": 0, "mode": "640" }),
+        ),
+        ("hash c.qcow2", "hash", json!({ "path": "c.qcow2" })),
+        (
+            "compare c.qcow2 c.raw --format qcow2",
+            "compare",
+            json!({ "path": "c.qcow2", "other": "c.raw", "format": "qcow2" }),
+        ),
         ("capabilities .", "capabilities", json!({ "folder": "." })),
         ("capabilities", "capabilities", json!({})),
         // And of failures.
