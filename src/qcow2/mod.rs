@@ -5,7 +5,8 @@
 //!
 //! - What is on disk: [`geometry`], `header` (with `first_cluster`), `feature`, `extension`,
 //!   `entry`, `table`, `refblock`, `snapshot`.
-//! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebase`, `rebuild`.
+//! - The life of an image: `create` (with `layout`), `open`, `resize`, `amend`, `rebase`,
+//!   `rebuild`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
 //!   [`hyperkit`].
@@ -21,6 +22,7 @@
 #![deny(clippy::little_endian_bytes, clippy::host_endian_bytes)]
 
 mod alloc;
+mod amend;
 #[cfg(test)]
 mod audit_tests;
 mod cache;
@@ -121,6 +123,7 @@ mod wait_tests;
 mod wounds_tests;
 mod write;
 
+pub use amend::{Amended, Amendment, refuse_amendment};
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
 pub use create::create;
 pub use error::FormatError;
