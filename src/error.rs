@@ -56,7 +56,7 @@ kinds! {
     WouldShrink = 4 "would_shrink",
     /// The target exists already.
     Exists = 5 "exists",
-    /// A file or folder that the request names does not exist.
+    /// A file, folder, snapshot or bitmap that the request names does not exist.
     NotFound = 6 "not_found",
     /// The system refused access.
     Permission = 7 "permission",

@@ -1,5 +1,6 @@
 //! The command line: flags as typed become requests as meant, reports become text or JSON.
 
+mod amend;
 mod capabilities;
 mod check;
 mod create;
@@ -58,6 +59,7 @@ enum Verb {
     Ensure(ensure::Args),
     Resize(resize::Args),
     Rebase(rebase::Args),
+    Amend(amend::Args),
     Info(info::Args),
     Guest(guest::Args),
     Inspect(inspect::Args),
@@ -106,6 +108,7 @@ impl Cli {
             Verb::Ensure(args) => args.run(output, cancel),
             Verb::Resize(args) => args.run(output, cancel),
             Verb::Rebase(args) => args.run(output, cancel),
+            Verb::Amend(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
             Verb::Guest(args) => args.run(output, cancel),
             Verb::Inspect(args) => return args.run(output, cancel),
@@ -141,6 +144,7 @@ impl Verb {
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
             Verb::Rebase(_) => rebase::hint(error),
+            Verb::Amend(_) => amend::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)

@@ -2,6 +2,7 @@
 //! and a guest. Requests and reports are the contract: the library, the command line and the
 //! protocol all speak them.
 
+mod amend;
 mod backing;
 mod capabilities;
 mod check;
@@ -29,6 +30,7 @@ mod salvage;
 mod verb;
 mod wire;
 
+pub use amend::{AmendReport, AmendRequest, AmendmentReport, amend};
 pub use capabilities::{
     CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks, capabilities,
 };
@@ -62,7 +64,7 @@ pub use rebase::{RebaseReport, RebaseRequest, rebase};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Rebase, Resize, Salvage,
+    Amend, Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Rebase, Resize, Salvage,
     UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -5,8 +5,8 @@
 //!
 //! - What is on disk: [`geometry`], `header` (with `first_cluster`), `feature`, `extension`,
 //!   `entry`, `table`, `refblock`, `snapshot`.
-//! - The life of an image: `create` (with `layout`), `open`, `resize`, `amend`, `rebase`,
-//!   `rebuild`.
+//! - The life of an image: `create` (with `layout`), `compose` (with guest data, as it comes),
+//!   `open`, `resize`, `amend`, `rebase`, `rebuild`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
 //!   [`hyperkit`].
@@ -29,6 +29,7 @@ mod cache;
 pub mod check;
 mod claims;
 mod clusters;
+mod compose;
 mod compress;
 #[cfg(test)]
 mod crash_barrier_tests;
@@ -125,6 +126,8 @@ mod write;
 
 pub use amend::{Amended, Amendment, refuse_amendment};
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
+pub use compose::Composer;
+pub use compress::Packer;
 pub use create::create;
 pub use error::FormatError;
 pub use extension::{BitmapDirectory, Extension};
@@ -138,4 +141,4 @@ pub use raw_header::MAGIC;
 pub use rebase::{Rebased, refuse_rebase};
 pub use resize::{ResizeOptions, Resized};
 pub use salvage::{Below, Salvager};
-pub use snapshot::{Snapshot, read_snapshots};
+pub use snapshot::{Snapshot, find_snapshot, read_snapshots};

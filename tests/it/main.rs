@@ -1,6 +1,7 @@
 //! Every promise that is made about the program as a whole, tested on the program as built, with
 //! QEMU's own tools as the oracle. One binary, one link.
 
+mod amend;
 mod atomic;
 mod battery;
 mod chain;
@@ -36,6 +37,7 @@ mod room;
 mod rpc;
 mod salvage;
 mod scan;
+mod snapshots;
 mod support;
 mod tidy;
 mod unresizable;
