@@ -23,6 +23,9 @@ fn disk(options: &str, above: bool) -> Env {
     env
 }
 
+/// What is asked for, and what QEMU then says of which field.
+type Line = (&'static str, &'static str, Value);
+
 fn says(env: &Env) -> Value {
     env.qemu_info("d.qcow2")["format-specific"]["data"].clone()
 }
@@ -30,7 +33,7 @@ fn says(env: &Env) -> Value {
 /// Every line in turn, on the disk that the one before left.
 #[test]
 fn the_disk_reads_the_same() {
-    let chains: &[(&str, bool, &[(&str, &str, Value)])] = &[
+    let chains: &[(&str, bool, &[Line])] = &[
         (
             "compat=1.1",
             false,
