@@ -1,6 +1,6 @@
 PREFIX ?= /usr/local
 BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
-VERBS = create ensure resize rebase info guest inspect check salvage commit flatten clone snapshot convert compare hash capabilities rpc schema completions man
+VERBS = create ensure resize rebase info guest inspect check salvage commit flatten clone snapshot convert compare hash amend capabilities rpc schema completions man
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 .PHONY: demo test go-test check lint matrix grow-test bench fuzz install release

@@ -1,5 +1,6 @@
 //! The command line: flags as typed become requests as meant, reports become text or JSON.
 
+mod amend;
 mod capabilities;
 mod check;
 mod clone;
@@ -65,6 +66,7 @@ enum Verb {
     Ensure(ensure::Args),
     Resize(resize::Args),
     Rebase(rebase::Args),
+    Amend(amend::Args),
     Info(info::Args),
     Guest(guest::Args),
     Inspect(inspect::Args),
@@ -120,6 +122,7 @@ impl Cli {
             Verb::Ensure(args) => args.run(output, cancel),
             Verb::Resize(args) => args.run(output, cancel),
             Verb::Rebase(args) => args.run(output, cancel),
+            Verb::Amend(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
             Verb::Guest(args) => args.run(output, cancel),
             Verb::Inspect(args) => return args.run(output, cancel),
@@ -168,6 +171,7 @@ impl Verb {
             Verb::Rebase(_) => rebase::hint(error),
             Verb::Snapshot(args) => args.hint(error),
             Verb::Convert(_) => convert::hint(error),
+            Verb::Amend(_) => amend::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)

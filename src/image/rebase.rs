@@ -1,8 +1,8 @@
-//! Another backing file below an open image.
+//! Another backing file below an open image, and another kind of image.
 
 use super::opened::{Disk, Image};
 use crate::error::{Error, ErrorKind, Result};
-use crate::qcow2::{Backing, BackingName, Qcow2, Rebased};
+use crate::qcow2::{Amended, Amendment, Backing, BackingName, Qcow2, Rebased};
 use crate::task::Task;
 
 impl Image {
@@ -32,6 +32,26 @@ impl Image {
         self.with_qcow2(|image| image.rename_backing(name))?;
         self.backing_path = None;
         Ok(())
+    }
+
+    /// What [`amend`](Self::amend) would do: see [`Qcow2::plan_amendment`].
+    ///
+    /// # Errors
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for raw disks; otherwise as there.
+    pub fn plan_amendment(&mut self, amendment: &Amendment, task: Task<'_>) -> Result<Amended> {
+        self.with_qcow2(|image| image.plan_amendment(amendment, task))
+    }
+
+    /// Makes the image what `amendment` says: see [`Qcow2::amend`].
+    ///
+    /// # Errors
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for raw disks; otherwise as there.
+    pub fn amend(&mut self, amendment: &Amendment, task: Task<'_>) -> Result<Amended> {
+        let amended = self.with_qcow2(|image| image.amend(amendment, task))?;
+        if amendment.backing.is_some() {
+            self.backing_path = None;
+        }
+        Ok(amended)
     }
 
     pub(super) fn with_qcow2<T>(&mut self, run: impl FnOnce(&mut Qcow2) -> Result<T>) -> Result<T> {

@@ -145,6 +145,21 @@ impl Existing {
         Qcow2::open(Box::new(self.link.storage), header, None)
     }
 
+    /// The same, to be read.
+    pub(super) fn assemble_to_read(self, with_below: bool, context: Context<'_>) -> Result<Image> {
+        let opening = context.opening();
+        let below = if with_below { opening.below(&self.link, &[])? } else { Vec::new() };
+        opening.assemble(self.link, below, &[], &DeviceOptions::default())
+    }
+
+    /// What lies below the image, as a disk of its own; none where nothing does.
+    pub(super) fn below_alone(&self, context: Context<'_>) -> Result<Option<Image>> {
+        let opening = context.opening();
+        let mut below = opening.below(&self.link, &[])?.into_iter();
+        let Some(top) = below.next() else { return Ok(None) };
+        opening.assemble(top, below.collect(), &[], &DeviceOptions::default()).map(Some)
+    }
+
     /// The image with what is below it, as far as a resize needs that: a disk that shrinks shows
     /// no more of it than before. A backing file that the policy refuses is left out.
     pub(super) fn assemble(

@@ -2,6 +2,7 @@
 //! and a guest. Requests and reports are the contract: the library, the command line and the
 //! protocol all speak them.
 
+mod amend;
 mod backing;
 mod capabilities;
 mod check;
@@ -37,6 +38,7 @@ mod source;
 mod verb;
 mod wire;
 
+pub use amend::{AmendReport, AmendRequest, AmendmentReport, amend};
 pub use capabilities::{
     CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks, capabilities,
 };
@@ -81,8 +83,8 @@ pub use snapshot::{
     snapshot_delete, snapshot_list, snapshot_show,
 };
 pub use verb::{
-    Capabilities, Check, Clone, Commit, Compare, Convert, Create, Ensure, Flatten, Hash, Info,
-    Inside, Inspect, Rebase, Resize, Salvage, SnapshotApply, SnapshotCreate, SnapshotDelete,
+    Amend, Capabilities, Check, Clone, Commit, Compare, Convert, Create, Ensure, Flatten, Hash,
+    Info, Inside, Inspect, Rebase, Resize, Salvage, SnapshotApply, SnapshotCreate, SnapshotDelete,
     SnapshotList, SnapshotShow, UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::amend::{AmendReport, AmendRequest, amend};
 use super::capabilities::{CapabilitiesReport, CapabilitiesRequest, capabilities};
 use super::check::{
     CheckReport, CheckRequest, UndoRepairReport, UndoRepairRequest, check, undo_repair,
@@ -105,6 +106,9 @@ verbs! {
 
     /// Puts a disk above another backing file, or above none; it reads the same as before.
     Rebase = rebase(RebaseRequest) -> RebaseReport, opens: true, locks: true;
+
+    /// Makes a disk another kind of qcow2 image, which reads the same.
+    Amend = amend(AmendRequest) -> AmendReport, opens: true, locks: true;
 
     /// Tells what a disk is; takes no lock, so it works while a machine runs.
     Info = info(InfoRequest) -> InfoReport, opens: true, locks: false;

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::ops::{
-    Clone, Commit, Convert, Create, Ensure, Flatten, Resize, SnapshotApply, SnapshotCreate, Verb,
+    Amend, Clone, Commit, Convert, Create, Ensure, Flatten, Rebase, Resize, SnapshotApply,
+    SnapshotCreate, Verb,
 };
 
 const CREATE: &str = Create::NAME;
@@ -14,6 +15,8 @@ const FLATTEN: &str = Flatten::NAME;
 const CLONE: &str = Clone::NAME;
 const SNAPSHOT_APPLY: &str = SnapshotApply::NAME;
 const SNAPSHOT_CREATE: &str = SnapshotCreate::NAME;
+const REBASE: &str = Rebase::NAME;
+const AMEND: &str = Amend::NAME;
 
 /// The remedy, if there is one.
 pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
@@ -65,6 +68,11 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         (ErrorKind::WouldShrink, ENSURE) => {
             "ask for the size that it has, or shrink it with resize"
         }
+        (ErrorKind::HasSnapshots, REBASE) => {
+            "delete the snapshots first; or, where the new backing file reads the same as the old \
+             one, change the name alone with unsafe"
+        }
+        (ErrorKind::HasSnapshots, AMEND) => "delete the snapshots first, or convert what they hold",
         (ErrorKind::GuestRefused, _) => {
             "with guest_fs auto the disk alone grows, and the report has what to type in its guest, \
              where that is known"

@@ -350,7 +350,7 @@ impl Header {
     ///
     /// # Errors
     /// [`Corrupt`](ErrorKind::Corrupt).
-    pub(super) fn require_not_corrupt(&self) -> Result<()> {
+    pub fn require_not_corrupt(&self) -> Result<()> {
         if self.incompatible.contains(Incompatible::CORRUPT) {
             return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
         }

@@ -8,6 +8,8 @@
 //! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebase`, `rebuild`.
 //! - The life of an image: `create` (with `layout`), `compose` (with guest data, as it comes),
 //!   `open`, `resize`, `rebuild`.
+//! - The life of an image: `create` (with `layout`), `compose` (with guest data, as it comes),
+//!   `open`, `resize`, `amend`, `rebase`, `rebuild`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
 //!   [`hyperkit`].
@@ -23,6 +25,7 @@
 #![deny(clippy::little_endian_bytes, clippy::host_endian_bytes)]
 
 mod alloc;
+mod amend;
 #[cfg(test)]
 mod audit_tests;
 mod cache;
@@ -125,6 +128,7 @@ mod wait_tests;
 mod wounds_tests;
 mod write;
 
+pub use amend::{Amended, Amendment, refuse_amendment};
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
 pub use compose::Composer;
 pub use compress::Packer;

@@ -72,7 +72,11 @@ pub struct CreateOptions {
 
 impl CreateOptions {
     /// The rules of the format about what goes together.
-    pub(super) fn validate(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`IncompatibleOptions`](ErrorKind::IncompatibleOptions), and
+    /// [`BadRequest`](ErrorKind::BadRequest) for a backing file name that is too long.
+    pub fn validate(&self) -> Result<()> {
         let refuse = |why: &str| Err(Error::new(ErrorKind::IncompatibleOptions, why));
         if self.version == Version::V2 {
             if self.geometry.refcount_order().get() != 4 {
@@ -105,7 +109,7 @@ impl CreateOptions {
     ///
     /// # Errors
     /// [`BadSize`](ErrorKind::BadSize).
-    pub(super) fn require_mappable(&self) -> Result<()> {
+    pub fn require_mappable(&self) -> Result<()> {
         if self.geometry.holds(self.virtual_size) {
             return Ok(());
         }

@@ -85,7 +85,7 @@ fn disk(len: u64, seed: u64) -> Vec<u8> {
     let mut random = seed;
     (0..len.div_ceil(512))
         .flat_map(|sector| {
-            let own = next(&mut random) % 3 == 0;
+            let own = next(&mut random).is_multiple_of(3);
             let byte = match (sector % 7, own) {
                 (2 | 3, false) => 0,
                 (5, true) => 0,

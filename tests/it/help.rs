@@ -11,6 +11,7 @@ const VERBS: &[&str] = &[
     "ensure",
     "resize",
     "rebase",
+    "amend",
     "info",
     "guest",
     "inspect",

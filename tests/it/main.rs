@@ -1,6 +1,7 @@
 //! Every promise that is made about the program as a whole, tested on the program as built, with
 //! QEMU's own tools as the oracle. One binary, one link.
 
+mod amend;
 mod atomic;
 mod battery;
 mod chain;

@@ -237,7 +237,7 @@ fn locks_are_heeded() {
         let mut holder = env.spawn("qemu-io", ["-f", "qcow2", &path.display().to_string()]);
         let _input = holder.stdin();
         crate::support::until("the lock is held", || {
-            env.report(&format!("info {file}"))["in_use"] == true
+            env.report(&format!("guest {file}"))["in_use"] == true
         });
         env.fails("rebase over.qcow2 --backing new", 75, "locked");
         holder.kill();
