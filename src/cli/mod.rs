@@ -1,5 +1,6 @@
 //! The command line: flags as typed become requests as meant, reports become text or JSON.
 
+mod bitmap;
 mod capabilities;
 mod check;
 mod create;
@@ -61,6 +62,7 @@ enum Verb {
     Inspect(inspect::Args),
     Check(check::Args),
     Salvage(salvage::Args),
+    Bitmap(bitmap::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
@@ -109,6 +111,7 @@ impl Cli {
             Verb::Check(args) => return args.run(output, cancel),
             Verb::Salvage(args) => return args.run(output, cancel),
             Verb::Damage(args) => args.run(output, cancel),
+            Verb::Bitmap(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
             Verb::Schema(args) => args.run(),
@@ -137,6 +140,7 @@ impl Verb {
             Verb::Create(args) => args.hint(error),
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
+            Verb::Bitmap(_) => bitmap::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)

@@ -118,6 +118,11 @@ impl Existing {
         }
     }
 
+    /// The image by itself, for what changes nothing that its guest sees.
+    pub(super) fn alone(self, context: Context<'_>) -> Result<Image> {
+        context.opening().assemble(self.link, Vec::new(), &[], &DeviceOptions::default())
+    }
+
     /// The image with what is below it, as far as a resize needs that: a disk that shrinks shows
     /// no more of it than before. A backing file that the policy refuses is left out.
     pub(super) fn assemble(

@@ -3,6 +3,7 @@
 //! protocol all speak them.
 
 mod backing;
+mod bitmap;
 mod capabilities;
 mod check;
 mod choices;
@@ -28,6 +29,11 @@ mod salvage;
 mod verb;
 mod wire;
 
+pub use bitmap::{
+    BitmapAddRequest, BitmapChangeReport, BitmapListReport, BitmapListRequest, BitmapMergeRequest,
+    BitmapRemoveRequest, BitmapReport, BitmapRequest, bitmap_add, bitmap_clear, bitmap_disable,
+    bitmap_enable, bitmap_list, bitmap_merge, bitmap_remove,
+};
 pub use capabilities::{
     CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks, capabilities,
 };
@@ -60,6 +66,7 @@ pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
+    BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BitmapList, BitmapMerge, BitmapRemove,
     Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Resize, Salvage, UndoRepair, Verb,
     Visitor, each_verb,
 };

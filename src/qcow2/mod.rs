@@ -23,6 +23,7 @@
 mod alloc;
 #[cfg(test)]
 mod audit_tests;
+mod bitmap;
 mod cache;
 pub mod check;
 mod claims;
@@ -118,6 +119,10 @@ mod wait_tests;
 mod wounds_tests;
 mod write;
 
+pub use bitmap::{
+    Bitmap, BitmapChange, BitmapSource, BitmapsChanged, Granularity, MAX_BITMAP_NAME, MAX_BITMAPS, dirty_bytes,
+    read_bitmaps,
+};
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
 pub use create::create;
 pub use error::FormatError;
