@@ -3,6 +3,7 @@
 
 mod atomic;
 mod battery;
+mod bitmap;
 mod chain;
 mod check;
 mod damaged;

@@ -9,7 +9,7 @@ use super::directory::{Bitmap, encode_directory, read_bitmaps};
 use super::place::{self, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Storage, refuse_read_only};
-use crate::qcow2::check::{Severity, scan};
+use crate::qcow2::check::{Finding, ScanOptions, Severity, scan_with};
 use crate::qcow2::entry::RefcountTableEntry;
 use crate::qcow2::extension::BitmapDirectory;
 use crate::qcow2::feature::Incompatible;
@@ -105,12 +105,19 @@ fn change_clean(
 
 /// Refuses a damaged image. Returns where the use of the file ends.
 fn require_sound(storage: &dyn Storage, header: &Header, task: Task<'_>) -> Result<HostCluster> {
-    let found = scan(storage, header, task)?;
-    let mut damage = found.findings.iter().filter(|f| f.severity() == Severity::Corruption);
-    if found.corruptions > 0 {
-        let first = damage.next().map(|finding| format!(": {finding}")).unwrap_or_default();
-        let message = format!("the image is damaged{first}");
-        return Err(Error::new(ErrorKind::Corrupt, message));
+    let options = ScanOptions {
+        limit: 1,
+        which: &|finding| finding.severity() == Severity::Corruption,
+        ..ScanOptions::default()
+    };
+    let found = scan_with(storage, header, options, task)?;
+    if let Some(first) = found.findings.first() {
+        // A medium that fails is no damage that could be mended.
+        let kind = match first {
+            Finding::Unreadable { kind, .. } => *kind,
+            _ => ErrorKind::Corrupt,
+        };
+        return Err(Error::new(kind, format!("the image is damaged: {first}")));
     }
     Ok(header.geometry.host_cluster_after(found.end_of_use.get()))
 }

@@ -27,7 +27,8 @@ pub(super) fn find(
 ) -> Result<Place> {
     let plan =
         |start| RefcountGrowth::plan(geometry, table, start, len, &BTreeSet::new());
-    if let Some(start) = free_run(storage, geometry, table, end, len)? {
+    let inside = end.max(geometry.host_cluster_after(storage.len()?));
+    if let Some(start) = free_run(storage, geometry, table, inside, len)? {
         return Ok(Place { growth: plan(start)?, is_behind: false });
     }
     let growth = plan(free_end(storage, geometry, end)?)?;
