@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::flags::{ChangeFlags, asking};
-use super::names::bytes;
+use super::names::{bytes, one_of};
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{
     self, BitmapAddRequest, BitmapChangeReport, BitmapListReport, BitmapListRequest,
-    BitmapMergeRequest, BitmapRemoveRequest, BitmapReport, BitmapRequest,
+    BitmapMergeRequest, BitmapRemoveRequest, BitmapReport, BitmapRequest, Format,
 };
 use crate::task::Cancel;
 use crate::units::ByteSize;
@@ -24,7 +24,7 @@ use crate::units::ByteSize;
     after_help = "Examples:
   vmdisk bitmap list m.qcow2
   vmdisk bitmap add m.qcow2 backup --granularity 64K
-  vmdisk bitmap remove m.qcow2 backup"
+  vmdisk bitmap remove m.qcow2 --all"
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -60,6 +60,8 @@ enum Action {
 struct ListArgs {
     /// The disk
     path: PathBuf,
+    #[command(flatten)]
+    kind: FormatFlag,
     /// Also read the bitmaps, and tell how much each has as dirty
     #[arg(long)]
     count: bool,
@@ -72,6 +74,8 @@ struct ListArgs {
 struct AddArgs {
     /// The disk
     path: PathBuf,
+    #[command(flatten)]
+    kind: FormatFlag,
     /// The bitmap's name
     name: String,
     /// Bytes of the disk a bit: a power of two from 512 to 2G [default: a cluster, 4K to 64K]
@@ -93,6 +97,8 @@ struct AddArgs {
 struct RemoveArgs {
     /// The disk
     path: PathBuf,
+    #[command(flatten)]
+    kind: FormatFlag,
     /// The bitmap's name
     #[arg(required_unless_present = "all")]
     name: Option<String>,
@@ -107,6 +113,8 @@ struct RemoveArgs {
 struct NamedArgs {
     /// The disk
     path: PathBuf,
+    #[command(flatten)]
+    kind: FormatFlag,
     /// The bitmap's name
     name: String,
     #[command(flatten)]
@@ -121,6 +129,8 @@ struct NamedArgs {
 struct MergeArgs {
     /// The disk
     path: PathBuf,
+    #[command(flatten)]
+    kind: FormatFlag,
     /// The name of the bitmap that changes
     name: String,
     /// Those that are merged into it; they stay as they are
@@ -133,9 +143,17 @@ struct MergeArgs {
     flags: ChangeFlags,
 }
 
+#[derive(Debug, clap::Args)]
+struct FormatFlag {
+    /// Its format, where name and content leave a doubt
+    #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
+    format: Option<Format>,
+}
+
 impl NamedArgs {
     fn request(&self) -> BitmapRequest {
-        BitmapRequest { path: self.path.clone(), name: self.name.clone() }
+        let (path, format) = (self.path.clone(), self.kind.format);
+        BitmapRequest { path, format, name: self.name.clone() }
     }
 }
 
@@ -143,13 +161,15 @@ impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let report = match &self.action {
             Action::List(args) => {
-                let request = BitmapListRequest { path: args.path.clone(), count: args.count };
+                let (path, format) = (args.path.clone(), args.kind.format);
+                let request = BitmapListRequest { path, format, count: args.count };
                 let report = asking(cancel, |context| ops::bitmap_list(&request, context))?;
                 return output.report(&report, list);
             }
             Action::Add(args) => {
                 let request = BitmapAddRequest {
                     path: args.path.clone(),
+                    format: args.kind.format,
                     name: args.name.clone(),
                     granularity: args.granularity,
                     disabled: args.disabled,
@@ -158,7 +178,8 @@ impl Args {
             }
             Action::Remove(args) => {
                 let (path, name) = (args.path.clone(), args.name.clone());
-                let request = BitmapRemoveRequest { path, name, all: args.all };
+                let format = args.kind.format;
+                let request = BitmapRemoveRequest { path, format, name, all: args.all };
                 args.flags.changing(cancel, |context| ops::bitmap_remove(&request, context))
             }
             Action::Clear(args) => {
@@ -173,6 +194,7 @@ impl Args {
             Action::Merge(args) => {
                 let request = BitmapMergeRequest {
                     path: args.path.clone(),
+                    format: args.kind.format,
                     name: args.name.clone(),
                     from: args.from.clone(),
                     source: args.source.clone(),

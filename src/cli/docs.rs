@@ -29,22 +29,23 @@ impl CompletionsArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vmdisk man | man -l -
-  vmdisk man create > vmdisk-create.1")]
+  vmdisk man create > vmdisk-create.1
+  vmdisk man bitmap add | man -l -")]
 pub(super) struct ManArgs {
-    /// The verb it is about [default: the program]
-    verb: Option<String>,
+    /// The verb it is about, and what it does [default: the program]
+    verb: Vec<String>,
 }
 
 impl ManArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let mut program = Cli::command();
         program.build();
-        let command = match &self.verb {
-            None => program,
-            Some(verb) => program.find_subcommand(verb).cloned().ok_or_else(|| {
+        let mut command = program;
+        for verb in &self.verb {
+            command = command.find_subcommand(verb).cloned().ok_or_else(|| {
                 Error::new(ErrorKind::BadRequest, format!("there is no verb '{verb}'"))
-            })?,
-        };
+            })?;
+        }
         let mut page = Vec::new();
         let rendered = clap_mangen::Man::new(command).render(&mut page);
         rendered.map_err(|error| {

@@ -10,9 +10,10 @@ use super::context::Context;
 use super::existing::Existing;
 use super::wire::{self, bytes_hex, lossy, stored_text};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{Access, FileId, FileStorage, resolve};
 use crate::host::storage::Storage;
-use crate::image::probe::Magic;
+use crate::host::{Access, FileId, FileKind, FileStorage, resolve};
+use crate::image::chain::Link;
+use crate::image::probe::{self, Evidence, Magic};
 use crate::qcow2::{
     Bitmap, BitmapChange, BitmapSource, Granularity, Header, dirty_bytes, read_bitmaps,
 };
@@ -24,6 +25,8 @@ use crate::units::ByteSize;
 pub struct BitmapListRequest {
     /// The disk: a qcow2 image.
     pub path: PathBuf,
+    /// Its format, where name and content leave a doubt. Default: what they agree on.
+    pub format: Option<Format>,
     /// Whether to read the bitmaps too, and tell how much each has as dirty. Default: `false`.
     #[serde(default)]
     pub count: bool,
@@ -35,6 +38,8 @@ pub struct BitmapListRequest {
 pub struct BitmapAddRequest {
     /// The disk: a qcow2 image of version 3.
     pub path: PathBuf,
+    /// Its format, where name and content leave a doubt. Default: what they agree on.
+    pub format: Option<Format>,
     /// The name: 1 to 1023 bytes, none of which is 0, that no bitmap of the image has.
     pub name: String,
     /// Bytes of the disk that a bit stands for: a power of two from 512 to 2 GiB. Default: a cluster,
@@ -53,6 +58,8 @@ pub struct BitmapAddRequest {
 pub struct BitmapRemoveRequest {
     /// The disk: a qcow2 image.
     pub path: PathBuf,
+    /// Its format, where name and content leave a doubt. Default: what they agree on.
+    pub format: Option<Format>,
     /// The name of the one; excludes `all`.
     pub name: Option<String>,
     /// Whether to remove every bitmap, those also that the image does not vouch for any more.
@@ -67,6 +74,8 @@ pub struct BitmapRemoveRequest {
 pub struct BitmapRequest {
     /// The disk: a qcow2 image.
     pub path: PathBuf,
+    /// Its format, where name and content leave a doubt. Default: what they agree on.
+    pub format: Option<Format>,
     /// The bitmap's name.
     pub name: String,
 }
@@ -77,6 +86,8 @@ pub struct BitmapRequest {
 pub struct BitmapMergeRequest {
     /// The disk: a qcow2 image.
     pub path: PathBuf,
+    /// Its format, where name and content leave a doubt. Default: what they agree on.
+    pub format: Option<Format>,
     /// The name of the bitmap that changes.
     pub name: String,
     /// The names of those that are merged into it; they stay as they are.
@@ -170,7 +181,7 @@ impl BitmapReport {
 /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for a disk that is not qcow2,
 /// [`Corrupt`](ErrorKind::Corrupt), what opening says.
 pub fn bitmap_list(request: &BitmapListRequest, context: Context<'_>) -> Result<BitmapListReport> {
-    let (storage, header) = look_at(&request.path)?;
+    let (storage, header) = look_at(&request.path, request.format)?;
     list(&storage, &header, request, context).map_err(|error| error.at_path(&request.path))
 }
 
@@ -196,13 +207,16 @@ fn list(
 }
 
 /// Opens an image to be looked at, whoever uses it.
-fn look_at(path: &Path) -> Result<(FileStorage, Header)> {
-    let storage = FileStorage::open(&resolve(path)?, Access::Read)?;
-    if Magic::read(&storage)? != Some(Magic::Qcow2) {
-        return Err(no_bitmaps().at_path(path));
-    }
-    let header = Header::read(&storage).map_err(|error| error.at_path(path))?;
-    Ok((storage, header))
+fn look_at(path: &Path, told: Option<Format>) -> Result<(FileStorage, Header)> {
+    let resolved = resolve(path)?;
+    let storage = FileStorage::open(&resolved, Access::Read)?;
+    let magic = Magic::read(&storage)?;
+    let block_device = storage.info()?.kind == FileKind::BlockDevice;
+    let evidence = Evidence { path: &resolved, block_device, magic };
+    let format = evidence.believe(told.map(probe::Format::from))?;
+    let link = Link::open(&resolved, format, storage)?;
+    let header = link.header.ok_or_else(|| no_bitmaps().at_path(path))?;
+    Ok((link.storage, header))
 }
 
 fn no_bitmaps() -> Error {
@@ -216,7 +230,7 @@ fn no_bitmaps() -> Error {
 pub fn bitmap_add(request: &BitmapAddRequest, context: Context<'_>) -> Result<BitmapChangeReport> {
     let granularity = request.granularity.map(granularity).transpose()?;
     let (name, enabled) = (request.name.as_bytes(), !request.disabled);
-    change(&request.path, &BitmapChange::Add { name, granularity, enabled }, context)
+    change((&request.path, request.format), &BitmapChange::Add { name, granularity, enabled }, context)
 }
 
 fn granularity(asked: ByteSize) -> Result<Granularity> {
@@ -249,7 +263,7 @@ pub fn bitmap_remove(
             return Err(Error::new(ErrorKind::BadRequest, message).in_field("name"));
         }
     };
-    change(&request.path, &asked, context)
+    change((&request.path, request.format), &asked, context)
 }
 
 /// Has a bitmap forget what is dirty.
@@ -257,7 +271,7 @@ pub fn bitmap_remove(
 /// # Errors
 /// As [`Qcow2::change_bitmaps`](crate::qcow2::Qcow2::change_bitmaps).
 pub fn bitmap_clear(request: &BitmapRequest, context: Context<'_>) -> Result<BitmapChangeReport> {
-    change(&request.path, &BitmapChange::Clear(request.name.as_bytes()), context)
+    change((&request.path, request.format), &BitmapChange::Clear(request.name.as_bytes()), context)
 }
 
 /// Has a bitmap kept up to date by programs that know bitmaps.
@@ -265,7 +279,7 @@ pub fn bitmap_clear(request: &BitmapRequest, context: Context<'_>) -> Result<Bit
 /// # Errors
 /// As [`Qcow2::change_bitmaps`](crate::qcow2::Qcow2::change_bitmaps).
 pub fn bitmap_enable(request: &BitmapRequest, context: Context<'_>) -> Result<BitmapChangeReport> {
-    change(&request.path, &BitmapChange::Enable(request.name.as_bytes(), true), context)
+    change((&request.path, request.format), &BitmapChange::Enable(request.name.as_bytes(), true), context)
 }
 
 /// Has a bitmap left as it is by programs that would keep it up to date.
@@ -273,7 +287,7 @@ pub fn bitmap_enable(request: &BitmapRequest, context: Context<'_>) -> Result<Bi
 /// # Errors
 /// As [`Qcow2::change_bitmaps`](crate::qcow2::Qcow2::change_bitmaps).
 pub fn bitmap_disable(request: &BitmapRequest, context: Context<'_>) -> Result<BitmapChangeReport> {
-    change(&request.path, &BitmapChange::Enable(request.name.as_bytes(), false), context)
+    change((&request.path, request.format), &BitmapChange::Enable(request.name.as_bytes(), false), context)
 }
 
 /// Has a bitmap take over what others have as dirty.
@@ -291,24 +305,28 @@ pub fn bitmap_merge(
     }
     let other = match &request.source {
         Some(source) if FileId::of(&resolve(source)?)? != FileId::of(&resolve(&request.path)?)? => {
-            Some((Existing::open_to_read(source, Some(Format::Qcow2), context)?, source))
+            let other = Existing::open_to_read(source, None, context)?;
+            if other.header().is_none() {
+                return Err(no_bitmaps().at_path(source));
+            }
+            Some(other)
         }
         // The same image under another name, which its own lock would keep us from.
         _ => None,
     };
-    let image = other.as_ref().and_then(|(other, _)| Some((other.storage(), other.header()?)));
+    let image = other.as_ref().and_then(|other| Some((other.storage(), other.header()?)));
     let image = image.map(|(storage, header)| (storage as &dyn Storage, header));
     let names = request.from.iter().map(String::as_bytes);
     let sources = names.map(|name| BitmapSource { image, name }).collect();
-    change(&request.path, &BitmapChange::Merge { into: request.name.as_bytes(), sources }, context)
+    change((&request.path, request.format), &BitmapChange::Merge { into: request.name.as_bytes(), sources }, context)
 }
 
 fn change(
-    path: &Path,
+    (path, told): (&Path, Option<Format>),
     change: &BitmapChange<'_>,
     context: Context<'_>,
 ) -> Result<BitmapChangeReport> {
-    let existing = Existing::open_to_change(path, Some(Format::Qcow2), context)?;
+    let existing = Existing::open_to_change(path, told, context)?;
     let at_path = |error: Error| error.at_path(path);
     let lost = existing.header().map_or(0, Header::lost_bitmaps);
     let mut image = existing.alone(context)?;

@@ -55,7 +55,8 @@ pub use guest::{
     FilesystemReport, InsideReport, InsideRequest, PartitionReport, PartitionTableReport, guest,
 };
 pub use info::{
-    InfoReport, InfoRequest, JournalReport, JournalState, Qcow2Report, SnapshotReport, info,
+    InfoReport, InfoRequest, JournalReport, JournalState, Qcow2Report, QemuBitmap, QemuChild,
+    QemuData, QemuEncryption, QemuInfo, QemuSnapshot, QemuSpecific, SnapshotReport, info,
 };
 pub use inspect::{
     ExtensionReport, FeatureReport, FeatureSet, HeaderReport, InspectReport, InspectRequest,

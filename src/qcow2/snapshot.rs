@@ -28,6 +28,12 @@ pub struct Snapshot {
     pub name: Vec<u8>,
     /// When it was taken, in seconds since 1970.
     pub date_seconds: u32,
+    /// Nanoseconds since that second.
+    pub date_nanoseconds: u32,
+    /// How long the machine had run when it was taken, in nanoseconds.
+    pub vm_clock_nanoseconds: u64,
+    /// How many instructions the machine had executed, where that was counted.
+    pub instructions: Option<u64>,
     /// The size of the machine state saved with it, in bytes.
     pub vm_state_bytes: u64,
     /// The size of the disk when it was taken; not recorded by old programs.
@@ -107,12 +113,16 @@ fn read_one(storage: &dyn Storage, at: u64) -> Result<(Snapshot, u64)> {
     let (id, name) = names.split_at_checked(id_len).unwrap_or_default();
     let large_state = extra.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
     let disk_size = extra.get(8..).and_then(|extra| extra.first_chunk());
-    let l1_offset = fixed.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    let instructions = extra.get(16..).filter(|rest| rest.len() >= 8).map(|rest| be64(rest, 0));
+    let l1_offset = be64(&fixed, 0);
     let snapshot = Snapshot {
         l1: TableRef { offset: HostOffset::new(l1_offset), count: be32(&fixed, 8) },
         id: id.to_vec(),
         name: name.to_vec(),
         date_seconds: be32(&fixed, 16),
+        date_nanoseconds: be32(&fixed, 20),
+        vm_clock_nanoseconds: be64(&fixed, 24),
+        instructions: instructions.filter(|count| *count != u64::MAX),
         vm_state_bytes: large_state.unwrap_or_else(|| u64::from(be32(&fixed, 32))),
         disk_size_bytes: disk_size.map(|bytes| u64::from_be_bytes(*bytes)),
     };
@@ -122,6 +132,11 @@ fn read_one(storage: &dyn Storage, at: u64) -> Result<(Snapshot, u64)> {
 fn be16(bytes: &[u8], at: usize) -> u16 {
     let found = bytes.get(at..).and_then(|rest| rest.first_chunk());
     found.map_or(0, |bytes| u16::from_be_bytes(*bytes))
+}
+
+fn be64(bytes: &[u8], at: usize) -> u64 {
+    let found = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    found.map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {

@@ -71,6 +71,7 @@ battery! {
     resize, locks: true, writes: true, "resize DISK --size 2M";
     info, locks: false, writes: false, "info DISK";
     guest, locks: false, writes: false, "guest DISK";
+    bitmap, locks: true, writes: true, "bitmap add DISK new";
 }
 
 impl Verb {

@@ -220,20 +220,25 @@ fn refusals() {
     says("bitmap add d.qcow2 b --granularity 256", "bad_size", &["256", "512", "2 GiB"]);
     says("bitmap add d.qcow2 b --granularity 4G", "bad_size", &["4294967296"]);
     says("bitmap add d.qcow2 b --granularity 3000", "bad_size", &["powers of two"]);
-    says("bitmap add d.qcow2 b --granularity x", "bad_request", &[]);
+    says("bitmap add d.qcow2 b --granularity x", "bad_size", &["x"]);
     let long = "n".repeat(1024);
     says(&format!("bitmap add d.qcow2 {long}"), "bad_request", &["1 to 1023", "1024"]);
     env.refuses_args(&["bitmap", "add", "d.qcow2", ""], "bad_request");
     for action in ["remove", "clear", "enable", "disable"] {
         says(&format!("bitmap {action} d.qcow2 b"), "not_found", &["'b'"]);
         says(&format!("bitmap {action} d.qcow2"), "bad_request", &[]);
-        says(&format!("bitmap {action} raw.raw b"), "format_mismatch", &["raw"]);
+        says(&format!("bitmap {action} raw.raw b"), "unsupported_feature", &["raw"]);
     }
     says("bitmap list raw.raw", "unsupported_feature", &["qcow2"]);
     says("bitmap list none.qcow2", "not_found", &[]);
     says("bitmap merge d.qcow2 a b", "not_found", &["'b'"]);
     says("bitmap merge d.qcow2 b a", "not_found", &["'b'"]);
-    says("bitmap merge d.qcow2 a a --source other.qcow2", "bad_size", &["11811160064", "10737418240"]);
+    let sizes = ["11811160064", "10737418240"];
+    says("bitmap merge d.qcow2 a a --source other.qcow2", "bad_size", &sizes);
+    says("bitmap merge d.qcow2 a a --source raw.raw", "unsupported_feature", &["qcow2"]);
+    // What a guest wrote into its raw disk is not taken for an image.
+    std::fs::copy(env.path("d.qcow2"), env.path("guest.raw")).expect("a copy");
+    says("bitmap add guest.raw b", "format_mismatch", &[]);
     says("bitmap merge d.qcow2 a a --source none.qcow2", "not_found", &[]);
     says("bitmap remove d.qcow2 a --all", "incompatible_options", &[]);
     says("bitmap", "bad_request", &[]);
@@ -385,7 +390,7 @@ fn while_a_machine_runs() {
     let machine = env.spawn("qemu-nbd", ["-t", "-f", "qcow2", "-k", &socket, "d.qcow2"]);
     until("qemu-nbd's socket", || env.path("s").exists());
     assert_eq!(env.report("bitmap list d.qcow2")["bitmaps"][0]["name"], "a");
-    env.refuses("bitmap add d.qcow2 b", "locked");
+    env.fails("bitmap add d.qcow2 b", 75, "locked");
     machine.signal("TERM");
     machine.wait();
     assert_eq!(env.report("bitmap list d.qcow2")["bitmaps"][0]["in_use"], false);

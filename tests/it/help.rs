@@ -15,11 +15,23 @@ const VERBS: &[&str] = &[
     "inspect",
     "check",
     "salvage",
+    "bitmap",
     "capabilities",
     "rpc",
     "schema",
     "completions",
     "man",
+];
+
+/// What verbs do that do several things.
+const ACTIONS: &[&str] = &[
+    "bitmap list",
+    "bitmap add",
+    "bitmap remove",
+    "bitmap clear",
+    "bitmap enable",
+    "bitmap disable",
+    "bitmap merge",
 ];
 
 /// The help of every verb is what was agreed on. After a deliberate change, run the test with
@@ -29,8 +41,8 @@ fn help_is_as_agreed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/help");
     let bless = std::env::var_os("VMDISK_BLESS").is_some();
     let mut known = Vec::new();
-    for verb in [""].iter().chain(VERBS) {
-        let name = if verb.is_empty() { "vmdisk.txt".to_owned() } else { format!("{verb}.txt") };
+    for verb in [""].iter().chain(VERBS).chain(ACTIONS) {
+        let name = if verb.is_empty() { "vmdisk.txt".to_owned() } else { format!("{}.txt", verb.replace(' ', "-")) };
         let mut command = Command::new(VMDISK);
         command.args(verb.split_whitespace()).arg("--help").env("COLUMNS", "100");
         let output = command.stdin(Stdio::null()).output().expect("the program");
@@ -66,11 +78,11 @@ fn every_verb_is_listed() {
 fn manual_pages_render() {
     let env = Env::new();
     let has_man = Command::new("man").arg("--version").output().is_ok();
-    for verb in [""].iter().chain(VERBS) {
+    for verb in [""].iter().chain(VERBS).chain(ACTIONS) {
         let page = env.vmdisk(&format!("man {verb}")).exits(0).stdout;
         let title = page.lines().find(|line| line.starts_with(".TH ")).unwrap_or_default();
-        let named = if verb.is_empty() { "vmdisk" } else { verb };
-        assert!(title.to_lowercase().contains(named), "{verb}: {title}");
+        let named = if verb.is_empty() { "vmdisk".to_owned() } else { verb.replace(' ', "-") };
+        assert!(title.to_lowercase().contains(&named), "{verb}: {title}");
         let help = env.vmdisk(&format!("{verb} --help")).stdout;
         let flags = help.split_whitespace().filter(|word| word.starts_with("--"));
         for flag in flags.map(|flag| flag.trim_end_matches(|c: char| !c.is_alphanumeric())) {

@@ -28,6 +28,7 @@ mod over;
 mod pack;
 mod partitions;
 mod payload;
+mod qemu_info;
 mod rebuild;
 mod reference;
 mod refusals;
