@@ -230,7 +230,11 @@ fn no_bitmaps() -> Error {
 pub fn bitmap_add(request: &BitmapAddRequest, context: Context<'_>) -> Result<BitmapChangeReport> {
     let granularity = request.granularity.map(granularity).transpose()?;
     let (name, enabled) = (request.name.as_bytes(), !request.disabled);
-    change((&request.path, request.format), &BitmapChange::Add { name, granularity, enabled }, context)
+    change(
+        (&request.path, request.format),
+        &BitmapChange::Add { name, granularity, enabled },
+        context,
+    )
 }
 
 fn granularity(asked: ByteSize) -> Result<Granularity> {
@@ -279,7 +283,11 @@ pub fn bitmap_clear(request: &BitmapRequest, context: Context<'_>) -> Result<Bit
 /// # Errors
 /// As [`Qcow2::change_bitmaps`](crate::qcow2::Qcow2::change_bitmaps).
 pub fn bitmap_enable(request: &BitmapRequest, context: Context<'_>) -> Result<BitmapChangeReport> {
-    change((&request.path, request.format), &BitmapChange::Enable(request.name.as_bytes(), true), context)
+    change(
+        (&request.path, request.format),
+        &BitmapChange::Enable(request.name.as_bytes(), true),
+        context,
+    )
 }
 
 /// Has a bitmap left as it is by programs that would keep it up to date.
@@ -287,7 +295,11 @@ pub fn bitmap_enable(request: &BitmapRequest, context: Context<'_>) -> Result<Bi
 /// # Errors
 /// As [`Qcow2::change_bitmaps`](crate::qcow2::Qcow2::change_bitmaps).
 pub fn bitmap_disable(request: &BitmapRequest, context: Context<'_>) -> Result<BitmapChangeReport> {
-    change((&request.path, request.format), &BitmapChange::Enable(request.name.as_bytes(), false), context)
+    change(
+        (&request.path, request.format),
+        &BitmapChange::Enable(request.name.as_bytes(), false),
+        context,
+    )
 }
 
 /// Has a bitmap take over what others have as dirty.
@@ -318,7 +330,11 @@ pub fn bitmap_merge(
     let image = image.map(|(storage, header)| (storage as &dyn Storage, header));
     let names = request.from.iter().map(String::as_bytes);
     let sources = names.map(|name| BitmapSource { image, name }).collect();
-    change((&request.path, request.format), &BitmapChange::Merge { into: request.name.as_bytes(), sources }, context)
+    change(
+        (&request.path, request.format),
+        &BitmapChange::Merge { into: request.name.as_bytes(), sources },
+        context,
+    )
 }
 
 fn change(

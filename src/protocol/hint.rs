@@ -1,11 +1,12 @@
 //! What to do about an error, in the words of the protocol.
 
 use crate::error::{Error, ErrorKind};
-use crate::ops::{Create, Ensure, Resize, Verb};
+use crate::ops::{BitmapAdd, Create, Ensure, Resize, Verb};
 
 const CREATE: &str = Create::NAME;
 const ENSURE: &str = Ensure::NAME;
 const RESIZE: &str = Resize::NAME;
+const BITMAP_ADD: &str = BitmapAdd::NAME;
 
 /// The remedy, if there is one.
 pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
@@ -16,6 +17,16 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         }
         (ErrorKind::Exists, ENSURE) => {
             "ask for what is there, or remove the disk to have a new one"
+        }
+        (ErrorKind::Exists, BITMAP_ADD) => {
+            "choose another name, or have the one that is there forget what is dirty with bitmap_clear"
+        }
+        (ErrorKind::NotFound, method) if is_of_bitmap(method, error) => {
+            "bitmap_list tells which bitmaps there are"
+        }
+        (ErrorKind::Dirty, method) if is_of_bitmap(method, error) => {
+            "remove it with bitmap_remove, add a new one and begin with a full backup; if a machine is \
+             using it, stop that first"
         }
         (ErrorKind::WouldShrink, RESIZE) => {
             "allow it with shrink: what the guest has behind the new end is lost"
@@ -61,4 +72,9 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         (ErrorKind::NoSpace, _) => "free some room on the file system, or choose another folder",
         _ => return None,
     })
+}
+
+/// Whether it is about a bitmap that the request names.
+fn is_of_bitmap(method: &str, error: &Error) -> bool {
+    method.starts_with("bitmap_") && error.field() == Some("name")
 }

@@ -6,6 +6,7 @@
 //! - What is on disk: [`geometry`], `header` (with `first_cluster`), `feature`, `extension`,
 //!   `entry`, `table`, `refblock`, `snapshot`.
 //! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
+//! - What was written since some moment: `bitmap`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
 //!   [`hyperkit`].
@@ -120,8 +121,8 @@ mod wounds_tests;
 mod write;
 
 pub use bitmap::{
-    Bitmap, BitmapChange, BitmapSource, BitmapsChanged, Granularity, MAX_BITMAP_NAME, MAX_BITMAPS, dirty_bytes,
-    read_bitmaps,
+    Bitmap, BitmapChange, BitmapSource, BitmapsChanged, Granularity, MAX_BITMAP_NAME, MAX_BITMAPS,
+    dirty_bytes, read_bitmaps,
 };
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
 pub use create::create;

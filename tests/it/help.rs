@@ -42,7 +42,11 @@ fn help_is_as_agreed() {
     let bless = std::env::var_os("VMDISK_BLESS").is_some();
     let mut known = Vec::new();
     for verb in [""].iter().chain(VERBS).chain(ACTIONS) {
-        let name = if verb.is_empty() { "vmdisk.txt".to_owned() } else { format!("{}.txt", verb.replace(' ', "-")) };
+        let name = if verb.is_empty() {
+            "vmdisk.txt".to_owned()
+        } else {
+            format!("{}.txt", verb.replace(' ', "-"))
+        };
         let mut command = Command::new(VMDISK);
         command.args(verb.split_whitespace()).arg("--help").env("COLUMNS", "100");
         let output = command.stdin(Stdio::null()).output().expect("the program");

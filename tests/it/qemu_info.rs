@@ -76,7 +76,8 @@ fn raw_disks_and_other_folders() {
     env.report("bitmap add base.qcow2 c");
     let told = qemu(&env, &["-f", "qcow2", "base.qcow2"]);
     same(&ours(&env, "base.qcow2"), &told, "bitmaps");
-    let request = r#"{"jsonrpc":"2.0","id":1,"method":"info","params":{"path":"base.qcow2","qemu":true}}"#;
+    let request =
+        r#"{"jsonrpc":"2.0","id":1,"method":"info","params":{"path":"base.qcow2","qemu":true}}"#;
     env.write("request", format!("{request}\n"));
     let script = "\"$0\" rpc < request";
     let reply = env.run("sh", ["-c", script, crate::support::VMDISK]).exits(0).json();

@@ -145,9 +145,8 @@ impl<'a> Plan<'a> {
         let refcount_table = read_refcount_table(storage, header)?;
         let dir_clusters = geometry.clusters_for(len_of(&encode_directory(&decision.bitmaps)));
         let fresh = decision.fresh.as_ref();
-        let table_clusters = fresh.map_or(ClusterCount::ZERO, |fresh| {
-            geometry.table_clusters(len_of(&fresh.entries))
-        });
+        let table_clusters = fresh
+            .map_or(ClusterCount::ZERO, |fresh| geometry.table_clusters(len_of(&fresh.entries)));
         let data_clusters = fresh.map_or(ClusterCount::ZERO, |fresh| fresh.data_clusters());
         let len = dir_clusters + table_clusters + data_clusters;
         let place = place::find(storage, geometry, &refcount_table, end, len)?;
@@ -176,15 +175,7 @@ impl<'a> Plan<'a> {
         }
         let switch = HeaderChange::plan(storage, &new_header)?;
         let data_at = table_at + table_clusters;
-        Ok(Plan {
-            decision,
-            place,
-            refcount_table,
-            directory,
-            data_at,
-            switch,
-            released,
-        })
+        Ok(Plan { decision, place, refcount_table, directory, data_at, switch, released })
     }
 
     /// Everything that nothing refers to yet. If it cannot all be written, a file that became longer

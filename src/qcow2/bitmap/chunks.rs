@@ -67,9 +67,9 @@ pub(super) fn read_table(
     }
     let words = read_words(storage, table.offset, table.count.into())?;
     let entries = words.into_iter().map(|word| ChunkEntry::decode(word, geometry));
-    entries.collect::<Result<_, _>>().map_err(|error| {
-        FormatError::into_error(error).at_offset(table.offset.get())
-    })
+    entries
+        .collect::<Result<_, _>>()
+        .map_err(|error| FormatError::into_error(error).at_offset(table.offset.get()))
 }
 
 /// The bits of one chunk.

@@ -41,7 +41,13 @@ const CASES: &[Case] = &[
     Case { name: "add the first", shape: SMALL, bitmaps: 0, snapshot: false, change: add },
     Case { name: "add one more", shape: SMALL, bitmaps: 2, snapshot: true, change: add },
     Case { name: "add, counts grow", shape: FULL_BLOCKS, bitmaps: 0, snapshot: false, change: add },
-    Case { name: "add, counts grow again", shape: FULL_BLOCKS, bitmaps: 9, snapshot: false, change: add },
+    Case {
+        name: "add, counts grow again",
+        shape: FULL_BLOCKS,
+        bitmaps: 9,
+        snapshot: false,
+        change: add,
+    },
     Case { name: "add, four KiB", shape: FOUR_K, bitmaps: 1, snapshot: false, change: add },
     Case {
         name: "add above a backing file",
@@ -112,8 +118,10 @@ const CASES: &[Case] = &[
 fn cases() -> impl Iterator<Item = Case> {
     let one_bit = CASES.iter().filter(|case| !case.snapshot);
     let one_bit = one_bit.map(|case| Case { shape: Shape { order: 0, ..case.shape }, ..*case });
-    let large = CASES.iter().map(|case| {
-        Case { shape: Shape { cluster_bits: 12, ..case.shape }, snapshot: true, ..*case }
+    let large = CASES.iter().map(|case| Case {
+        shape: Shape { cluster_bits: 12, ..case.shape },
+        snapshot: true,
+        ..*case
     });
     CASES.iter().copied().chain(one_bit).chain(large)
 }

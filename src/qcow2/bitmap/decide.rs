@@ -229,7 +229,9 @@ impl<'a> Image<'a> {
             let entry = match (merge.chunk(chunk)?, old) {
                 (Chunk::Zeros, _) => FreshEntry::Known(ChunkEntry::Zeros),
                 (Chunk::Ones, _) => FreshEntry::Known(ChunkEntry::Ones),
-                (Chunk::Bits(bits), ChunkEntry::Data(host)) if bits == merge.target.bits(chunk, host)? => {
+                (Chunk::Bits(bits), ChunkEntry::Data(host))
+                    if bits == merge.target.bits(chunk, host)? =>
+                {
                     FreshEntry::Known(old)
                 }
                 (Chunk::Bits(_), _) => FreshEntry::New,

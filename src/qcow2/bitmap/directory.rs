@@ -133,7 +133,8 @@ impl RawEntry {
 
     /// Bytes of the whole entry.
     pub(in crate::qcow2) fn len(&self) -> u64 {
-        let lens = u64::from(self.extra_data_size.get()).saturating_add(self.name_size.get().into());
+        let lens =
+            u64::from(self.extra_data_size.get()).saturating_add(self.name_size.get().into());
         lens.saturating_add(24).next_multiple_of(8)
     }
 
@@ -158,10 +159,7 @@ impl RawEntry {
             || Granularity::new(self.granularity_bits.into()).is_some_and(|granularity| {
                 u64::from(self.table_size.get()) == Coverage::of(header, granularity).chunks()
             });
-        self.is_known()
-            && covers
-            && self.extra_data_size.get() == 0
-            && flags & RESERVED_FLAGS == 0
+        self.is_known() && covers && self.extra_data_size.get() == 0 && flags & RESERVED_FLAGS == 0
     }
 }
 

@@ -25,8 +25,7 @@ pub(super) fn find(
     end: HostCluster,
     len: ClusterCount,
 ) -> Result<Place> {
-    let plan =
-        |start| RefcountGrowth::plan(geometry, table, start, len, &BTreeSet::new());
+    let plan = |start| RefcountGrowth::plan(geometry, table, start, len, &BTreeSet::new());
     let inside = end.max(geometry.host_cluster_after(storage.len()?));
     if let Some(start) = free_run(storage, geometry, table, inside, len)? {
         return Ok(Place { growth: plan(start)?, is_behind: false });

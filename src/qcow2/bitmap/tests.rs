@@ -273,11 +273,8 @@ fn limits_of_the_directory() {
         let crowded = MemoryStorage::new(storage.contents());
         let at = crowded.len().unwrap().next_multiple_of(512);
         crowded.write_at(at, &directory).unwrap();
-        let place = crate::qcow2::BitmapDirectory {
-            count,
-            size_bytes: directory.len() as u64,
-            offset: at,
-        };
+        let place =
+            crate::qcow2::BitmapDirectory { count, size_bytes: directory.len() as u64, offset: at };
         let bytes = header.with_bitmaps(Some(place)).encode().unwrap();
         crowded.write_at(0, &bytes).unwrap();
         Arc::new(crowded)

@@ -81,11 +81,7 @@ fn reports_are_the_same() {
         ),
         ("bitmap clear over.qcow2 b", "bitmap_clear", json!({ "path": "over.qcow2", "name": "b" })),
         ("bitmap disable d.qcow2 a", "bitmap_disable", json!({ "path": "d.qcow2", "name": "a" })),
-        (
-            "bitmap list d.qcow2 --count",
-            "bitmap_list",
-            json!({ "path": "d.qcow2", "count": true }),
-        ),
+        ("bitmap list d.qcow2 --count", "bitmap_list", json!({ "path": "d.qcow2", "count": true })),
         ("bitmap remove d.qcow2 a", "bitmap_remove", json!({ "path": "d.qcow2", "name": "a" })),
         (
             "bitmap remove over.qcow2 --all",
