@@ -210,10 +210,10 @@ impl Args {
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
         ErrorKind::Exists => "choose another name, or clear the one that is there",
-        ErrorKind::NotFound if error.field() == Some("name") => {
+        ErrorKind::NotFound if error.errno().is_none() => {
             "vmdisk bitmap list tells which there are"
         }
-        ErrorKind::Dirty if error.field() == Some("name") => {
+        ErrorKind::Dirty if error.offset().is_none() => {
             "remove it with vmdisk bitmap remove, add a new one and begin with a full backup; if a \
              machine is using it, stop that first"
         }

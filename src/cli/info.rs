@@ -30,8 +30,8 @@ pub(super) struct Args {
     /// Also tell what is below it
     #[arg(long)]
     chain: bool,
-    /// How it is told: as text, or in the very fields of qemu-img info --output=json; with --chain in
-    /// a list
+    /// How it is told: as text, or in the very fields of `qemu-img info`, as JSON (with a chain: in a
+    /// list)
     #[arg(long, value_name = "HOW", conflicts_with = "json", default_value = "text",
           value_parser = ["text", QEMU_JSON])]
     output: String,

@@ -74,7 +74,8 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
     })
 }
 
-/// Whether it is about a bitmap that the request names.
+/// Whether it is about a bitmap, and not about the file, which has an error number, or the image's
+/// counts, which have a place.
 fn is_of_bitmap(method: &str, error: &Error) -> bool {
-    method.starts_with("bitmap_") && error.field() == Some("name")
+    method.starts_with("bitmap_") && error.errno().is_none() && error.offset().is_none()
 }

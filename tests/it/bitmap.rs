@@ -241,15 +241,15 @@ fn refusals() {
     says("bitmap add guest.raw b", "format_mismatch", &[]);
     says("bitmap merge d.qcow2 a a --source none.qcow2", "not_found", &[]);
     says("bitmap remove d.qcow2 a --all", "incompatible_options", &[]);
-    says("bitmap", "bad_request", &[]);
+    env.fails("bitmap", 2, "bad_request");
     says("bitmap twist d.qcow2 a", "bad_request", &["twist"]);
-    // QEMU has no more than 2^29 bits.
-    env.qemu_img("create -q -f qcow2 large.qcow2 256G");
+    // QEMU has no more than 2^32 bits.
+    env.qemu_img("create -q -f qcow2 large.qcow2 2T");
     env.report("bitmap add large.qcow2 fits --granularity 512");
     env.is_clean("large.qcow2");
     std::fs::remove_file(env.path("large.qcow2")).expect("the image");
-    env.qemu_img("create -q -f qcow2 larger.qcow2 274877907456");
-    says("bitmap add larger.qcow2 b --granularity 512", "bad_size", &["512", "274877907456"]);
+    env.qemu_img("create -q -f qcow2 larger.qcow2 2199023256064");
+    says("bitmap add larger.qcow2 b --granularity 512", "bad_size", &["512", "2199023256064"]);
     let qemu = env.run("qemu-img", ["bitmap", "--add", "-g", "512", "larger.qcow2", "b"]);
     assert_ne!(qemu.code, Some(0));
     // A damaged image is not written to: what seems free may be the only copy of something.

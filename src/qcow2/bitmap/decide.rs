@@ -147,7 +147,7 @@ impl<'a> Image<'a> {
         require_home(self.header)?;
         if self.bitmaps.iter().any(|bitmap| bitmap.name == name) {
             let message = format!("there is a bitmap {} already", quoted(name));
-            return Err(Error::new(ErrorKind::Exists, message).in_field("name"));
+            return Err(Error::new(ErrorKind::Exists, message));
         }
         if len_of(&self.bitmaps) >= MAX_BITMAPS.into() {
             let message = format!("the image has {MAX_BITMAPS} bitmaps, and no more are allowed");
@@ -257,7 +257,7 @@ impl<'a> Image<'a> {
                 "the bitmap stands for a disk of {size} bytes, and cannot be merged into one for \
                  {needed} bytes"
             );
-            return Err(Error::new(ErrorKind::BadSize, message).in_field("source"));
+            return Err(Error::new(ErrorKind::BadSize, message));
         }
         let image = Image { storage, header, bitmaps: read_bitmaps(storage, header)? };
         let (_, bitmap) = image.usable(source.name)?;
@@ -274,7 +274,7 @@ impl<'a> Image<'a> {
                  and it can only be removed",
                 quoted(name)
             );
-            return Err(Error::new(ErrorKind::Dirty, message).in_field("name"));
+            return Err(Error::new(ErrorKind::Dirty, message));
         }
         if bitmap.extra_data_bytes() > 0 && !bitmap.is_extra_data_compatible() {
             let message = format!(
@@ -282,7 +282,7 @@ impl<'a> Image<'a> {
                  be removed",
                 quoted(name)
             );
-            return Err(Error::new(ErrorKind::UnsupportedFeature, message).in_field("name"));
+            return Err(Error::new(ErrorKind::UnsupportedFeature, message));
         }
         Ok((index, bitmap))
     }
@@ -370,7 +370,7 @@ fn not_found(name: &[u8], header: &Header) -> Error {
         false => "",
     };
     let message = format!("there is no bitmap {}{why}", quoted(name));
-    Error::new(ErrorKind::NotFound, message).in_field("name")
+    Error::new(ErrorKind::NotFound, message)
 }
 
 fn quoted(name: &[u8]) -> String {

@@ -23,7 +23,7 @@ pub(in crate::qcow2) const MAX_DIRECTORY: u64 = 1024 * 65_535;
 /// The longest table that QEMU accepts, in entries.
 pub(in crate::qcow2) const MAX_TABLE_ENTRIES: u32 = 0x800_0000;
 /// The most bits that QEMU lets a bitmap have.
-const MAX_BITS: u64 = 0x2000_0000;
+const MAX_BITS: u64 = 1 << 32;
 /// The type of every bitmap that is known.
 const DIRTY_TRACKING: u8 = 1;
 /// Whoever had it in use did not save it.

@@ -147,7 +147,11 @@ fn verbs_are_known_everywhere() {
     let verbs: BTreeSet<_> = verbs.iter().filter_map(|verb| verb.as_str()).collect();
     for verb in &verbs {
         // On the command line that is `check --undo`.
-        let command = if *verb == "undo_repair" { "check" } else { verb };
+        let command = match *verb {
+            "undo_repair" => "check".to_owned(),
+            // An action of a command.
+            verb => verb.replacen('_', " ", 1),
+        };
         assert_eq!(env.vmdisk(&format!("{command} --help")).exits(0).stderr, "");
         session.send(request(1, verb, json!({ "no-such-field": 1 })));
         let answer = session.response();
