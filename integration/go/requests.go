@@ -129,8 +129,6 @@ type InfoRequest struct {
 	Chain bool `json:"chain,omitempty"`
 	// Qemu has it told once more in the very fields that `qemu-img info` has. Default: false.
 	Qemu bool `json:"qemu,omitempty"`
-	// Qemu has it told once more in the very fields that `qemu-img info` has. Default: false.
-	Qemu bool `json:"qemu,omitempty"`
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.
 	Trust TrustLevel `json:"trust,omitempty"`

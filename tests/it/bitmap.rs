@@ -194,7 +194,8 @@ fn what_is_dirty_is_agreed_upon() {
             env.report(&format!("bitmap disable {image} b"));
             assert_eq!(dirty(&env, image, "a"), [], "{seed}: cleared");
             env.qemu_io_all(image, &["write 1M 3k".to_owned()]);
-            let now = granules(&[1 << 20..(1 << 20) + 3072], granularity[0], size);
+            let written = std::iter::once(1 << 20..(1 << 20) + 3072).collect::<Vec<_>>();
+            let now = granules(&written, granularity[0], size);
             assert_eq!(dirty(&env, image, "a"), now, "{seed}: written since");
             assert_eq!(dirty(&env, image, "b"), expected, "{seed}: disabled");
             env.is_clean(image);

@@ -219,7 +219,7 @@ fn without_its_barriers_a_change_would_be_caught() {
         let went = Went::well(case);
         let records = with_idle_syncs(&went.recorder.records(), |_| true);
         let mut caught = false;
-        each_state(&[went.before.clone()], &records, &mut 1, |state| {
+        each_state(std::slice::from_ref(&went.before), &records, &mut 1, |state| {
             let judged = std::panic::catch_unwind(|| {
                 case.judge(&state.files[0], &went.old, &went.new, &went.disk);
             });
