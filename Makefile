@@ -1,6 +1,6 @@
 PREFIX ?= /usr/local
 BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
-VERBS = create ensure resize info guest inspect check salvage bitmap capabilities rpc schema completions man
+VERBS = create ensure resize rebase amend info guest inspect check salvage bitmap capabilities rpc schema completions man
 ACTIONS = $(addprefix bitmap-,list add remove clear enable disable merge)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 

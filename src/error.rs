@@ -56,7 +56,7 @@ kinds! {
     WouldShrink = 4 "would_shrink",
     /// The target exists already, or something of that name in the image.
     Exists = 5 "exists",
-    /// A file, a folder or a part of an image that the request names does not exist.
+    /// A file, folder, snapshot or bitmap that the request names does not exist.
     NotFound = 6 "not_found",
     /// The system refused access.
     Permission = 7 "permission",

@@ -85,6 +85,18 @@ func (c *Client) Resize(ctx context.Context, request ResizeRequest, options ...C
 	return call[ResizeReport](ctx, c, "resize", &request, options)
 }
 
+// Rebase puts a disk above another backing file, or above none; it reads the same as before. Errors
+// are as with [Client.Create].
+func (c *Client) Rebase(ctx context.Context, request RebaseRequest, options ...CallOption) (*RebaseReport, error) {
+	return call[RebaseReport](ctx, c, "rebase", &request, options)
+}
+
+// Amend makes a disk another kind of qcow2 image, which reads the same. Errors are as with
+// [Client.Create].
+func (c *Client) Amend(ctx context.Context, request AmendRequest, options ...CallOption) (*AmendReport, error) {
+	return call[AmendReport](ctx, c, "amend", &request, options)
+}
+
 // Info tells what a disk is; it takes no lock, so it works while a machine runs. Errors are as with
 // [Client.Create].
 func (c *Client) Info(ctx context.Context, request InfoRequest, options ...CallOption) (*InfoReport, error) {

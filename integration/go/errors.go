@@ -21,7 +21,7 @@ const (
 	ErrWouldShrink Kind = "would_shrink"
 	// ErrExists: the target exists already, or something of that name in the image.
 	ErrExists Kind = "exists"
-	// ErrNotFound: a file, a folder or a part of an image that the request names does not exist.
+	// ErrNotFound: a file, folder, snapshot or bitmap that the request names does not exist.
 	ErrNotFound Kind = "not_found"
 	// ErrPermission: the system refused access.
 	ErrPermission Kind = "permission"

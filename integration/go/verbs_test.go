@@ -75,6 +75,37 @@ func TestEveryVerb(t *testing.T) {
 	}
 }
 
+func TestRebaseAndAmend(t *testing.T) {
+	client, folder := genuine(t), t.TempDir()
+	base, path := filepath.Join(folder, "base.qcow2"), filepath.Join(folder, "m.qcow2")
+	must(client.Create(background, CreateRequest{Path: base, Size: MiB(64), Guest: &GuestOptions{SSHKeys: []string{key}}}))(t)
+	must(client.Create(background, CreateRequest{Path: path, Backing: &BackingOptions{Path: base}}))(t)
+
+	alone := must(client.Rebase(background, RebaseRequest{Path: path, NoBacking: true}))(t)
+	if !alone.Changed || alone.OldBackingFile != "base.qcow2" || alone.Backing != nil || alone.CopiedBytes == 0 {
+		t.Errorf("%+v", alone)
+	}
+	above := must(client.Rebase(background, RebaseRequest{Path: path, Backing: &BackingOptions{Path: base}}))(t)
+	if above.Backing == nil || above.Backing.Name != "base.qcow2" || above.Backing.VirtualSizeBytes != 64<<20 {
+		t.Errorf("%+v", above)
+	}
+	if _, err := client.Rebase(background, RebaseRequest{Path: path, Backing: &BackingOptions{Path: path}, Unsafe: true}); !errors.Is(err, ErrBackingCycle) {
+		t.Error(err)
+	}
+
+	off := false
+	request := AmendRequest{Path: path, ClusterSize: "128KiB", ExtendedL2: &off, RefcountBits: 32, DryRun: true}
+	planned := must(client.Amend(background, request))(t)
+	if planned.Changed || !planned.DryRun || !planned.Rewritten || len(planned.Amendments) != 2 {
+		t.Errorf("%+v", planned)
+	}
+	request.DryRun = false
+	amended := must(client.Amend(background, request))(t)
+	if !amended.Changed || amended.Amendments[0] != (AmendmentReport{Option: "refcount_bits", From: "16", To: "32"}) {
+		t.Errorf("%+v", amended)
+	}
+}
+
 func TestDamagedDisks(t *testing.T) {
 	client, folder := genuine(t), t.TempDir()
 	path := filepath.Join(folder, "m.qcow2")

@@ -112,6 +112,18 @@ pub trait BlockDevice: Send + Sync {
     /// See the trait.
     fn extent(&self, offset: u64, end: u64) -> Result<Extent>;
 
+    /// Whether the bytes from `offset` on are zeros, with everything that lies below, as far as that
+    /// can be told without reading them, and where that ends: at most at `end`, as for
+    /// [`extent`](Self::extent).
+    ///
+    /// # Errors
+    /// See the trait.
+    fn content(&self, offset: u64, end: u64) -> Result<Content> {
+        let Extent { len, kind, .. } = self.extent(offset, end)?;
+        let is_zero = matches!(kind, ExtentKind::Zero | ExtentKind::Unallocated);
+        Ok(Content { is_zero, end: offset.saturating_add(len) })
+    }
+
     /// The runs of a range of the disk, one after the other; neighbours of a kind are one.
     fn extents(&self, range: Range<u64>) -> Extents<'_> {
         Extents::of(self, range)
@@ -143,6 +155,15 @@ pub struct Extent {
     pub len: u64,
     /// What it is.
     pub kind: ExtentKind,
+}
+
+/// What a run of a disk reads as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    /// Whether it reads as zeros; else nobody can tell without reading it.
+    pub is_zero: bool,
+    /// Where it ends, in bytes from the beginning of the disk.
+    pub end: u64,
 }
 
 impl Extent {

@@ -1,6 +1,6 @@
 //! A part of a disk, such as a partition, as a disk of its own.
 
-use super::{BlockDevice, Extent, require_inside, require_run};
+use super::{BlockDevice, Content, Extent, require_inside, require_run};
 use crate::error::Result;
 
 /// The bytes of a disk from one offset to another, used through the disk.
@@ -60,6 +60,12 @@ impl BlockDevice for Slice<'_> {
         require_run(self.len, offset, end)?;
         let extent = self.disk.extent(self.start + offset, self.start + end)?;
         Ok(Extent { offset, ..extent })
+    }
+
+    fn content(&self, offset: u64, end: u64) -> Result<Content> {
+        require_run(self.len, offset, end)?;
+        let content = self.disk.content(self.start + offset, self.start + end)?;
+        Ok(Content { end: content.end - self.start, ..content })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line: flags as typed become requests as meant, reports become text or JSON.
 
+mod amend;
 mod bitmap;
 mod capabilities;
 mod check;
@@ -16,6 +17,7 @@ mod inspect;
 mod names;
 mod output;
 mod progress;
+mod rebase;
 mod resize;
 mod rpc;
 mod salvage;
@@ -57,6 +59,8 @@ enum Verb {
     Create(create::Args),
     Ensure(ensure::Args),
     Resize(resize::Args),
+    Rebase(rebase::Args),
+    Amend(amend::Args),
     Info(info::Args),
     Guest(guest::Args),
     Inspect(inspect::Args),
@@ -105,6 +109,8 @@ impl Cli {
             Verb::Create(args) => args.run(output, cancel),
             Verb::Ensure(args) => args.run(output, cancel),
             Verb::Resize(args) => args.run(output, cancel),
+            Verb::Rebase(args) => args.run(output, cancel),
+            Verb::Amend(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
             Verb::Guest(args) => args.run(output, cancel),
             Verb::Inspect(args) => return args.run(output, cancel),
@@ -140,6 +146,8 @@ impl Verb {
             Verb::Create(args) => args.hint(error),
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
+            Verb::Rebase(_) => rebase::hint(error),
+            Verb::Amend(_) => amend::hint(error),
             Verb::Bitmap(_) => bitmap::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)

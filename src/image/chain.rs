@@ -15,7 +15,7 @@ use crate::host::{
     Access, FileId, FileKind, FileStorage, LockMode, LockPolicy, open_locked, open_resolved_locked,
     resolve,
 };
-use crate::qcow2::{Backing, Header, Parts, Qcow2};
+use crate::qcow2::{Backing, Header, Parts, Qcow2, find_snapshot, read_snapshots};
 use crate::raw::Raw;
 use crate::task::{Cancel, Silent, Task};
 
@@ -41,6 +41,8 @@ pub struct Link {
     pub header: Option<Header>,
     /// The file.
     pub storage: FileStorage,
+    /// Whether the header is that of a [snapshot's](Link::at_snapshot) disk, to be read alone.
+    pub is_snapshot: bool,
 }
 
 impl Opening<'_> {
@@ -198,7 +200,11 @@ impl Opening<'_> {
         seen: &mut Seen,
         options: &DeviceOptions,
     ) -> Result<Image> {
-        let Link { path, header, storage, .. } = link;
+        let Link { path, header, storage, is_snapshot, .. } = link;
+        if is_snapshot && options.writable {
+            let message = "the disk of a snapshot can be read and not be written";
+            return Err(Error::new(ErrorKind::BadRequest, message).at_path(&path));
+        }
         let (mut data_path, mut backing_path) = (None, None);
         let journal = if header.is_none() { Beside::of(&storage)? } else { None };
         let disk = match header {
@@ -298,6 +304,27 @@ impl Link {
             Format::Qcow2 => Some(Header::read(&storage).map_err(|error| error.at_path(path))?),
             Format::Raw => None,
         };
-        Ok(Link { path: path.to_owned(), format, header, storage })
+        Ok(Link { path: path.to_owned(), format, header, storage, is_snapshot: false })
+    }
+
+    /// The same image with the disk of the snapshot that has this id or this name, to be read: what
+    /// is below it shows through as it does now.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), [`BadRequest`](ErrorKind::BadRequest) where several are
+    /// meant, [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for a raw disk, and as
+    /// [`Header::at_snapshot`].
+    pub fn at_snapshot(self, id_or_name: &str) -> Result<Link> {
+        let at_path = |error: Error| error.at_path(&self.path);
+        let Some(header) = &self.header else {
+            let message = "a raw disk has no internal snapshots";
+            return Err(at_path(Error::new(ErrorKind::UnsupportedFeature, message)));
+        };
+        let snapshots = read_snapshots(&self.storage, header).map_err(at_path)?;
+        let place = find_snapshot(&snapshots, id_or_name).map_err(at_path)?;
+        let snapshot = snapshots.get(place);
+        let header = snapshot.map(|snapshot| header.at_snapshot(&self.storage, snapshot));
+        let header = header.transpose().map_err(at_path)?;
+        Ok(Link { header, is_snapshot: true, ..self })
     }
 }

@@ -28,6 +28,9 @@ pub struct OpenOptions {
     /// Its format; believed from name and content when not given. Give it for a raw disk: its
     /// guest can write anything where a header would be.
     pub format: Option<Format>,
+    /// The id or the name of an internal snapshot whose disk is opened instead of the image's own,
+    /// to be read. It has the size that the image had when the snapshot was taken.
+    pub snapshot: Option<String>,
     /// Whether it is written, and how.
     pub device: DeviceOptions,
     /// Which files it may make us open: a backing file, an external data file. An image with an
@@ -60,8 +63,10 @@ impl Image {
     /// made true first; and on a raw disk whose change was interrupted: that is completed.
     ///
     /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound), [`Locked`](crate::ErrorKind::Locked),
+    /// [`NotFound`](crate::ErrorKind::NotFound), for a snapshot too, [`Locked`](crate::ErrorKind::Locked),
     /// [`FormatMismatch`](crate::ErrorKind::FormatMismatch),
+    /// [`BadRequest`](crate::ErrorKind::BadRequest) for a snapshot that is to be written, or that
+    /// could be one of several,
     /// [`UnsupportedFeature`](crate::ErrorKind::UnsupportedFeature) for encrypted images and
     /// unknown incompatible features, [`Corrupt`](crate::ErrorKind::Corrupt),
     /// [`JournalStale`](crate::ErrorKind::JournalStale) where an interrupted change cannot be
@@ -78,7 +83,10 @@ impl Image {
     fn open_chain(path: &Path, options: &OpenOptions) -> Result<Image> {
         let opening =
             Opening { trust: &options.trust, locks: Some(&options.locks), cancel: &options.cancel };
-        let top = opening.named_by_caller(path, options.format, options.device.writable)?;
+        let mut top = opening.named_by_caller(path, options.format, options.device.writable)?;
+        if let Some(snapshot) = &options.snapshot {
+            top = top.at_snapshot(snapshot)?;
+        }
         let below = opening.below(&top, &[])?;
         opening.assemble(top, below, &[], &options.device)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::change::Change;
 use super::journal::Beside;
 use super::probe::Format;
-use crate::block::{BlockDevice, Extent};
+use crate::block::{BlockDevice, Content, Extent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::{Bitmap, BitmapChange, BitmapsChanged, Header, Qcow2};
 use crate::raw::Raw;
@@ -202,5 +202,9 @@ impl BlockDevice for Image {
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
         self.of_file(self.device().extent(offset, end))
+    }
+
+    fn content(&self, offset: u64, end: u64) -> Result<Content> {
+        self.of_file(self.device().content(offset, end))
     }
 }

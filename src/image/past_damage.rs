@@ -76,7 +76,7 @@ impl Opening<'_> {
             Format::Raw => None,
         };
         // Names in it start from where the file really is, as from a disk below.
-        Ok(Link { path: resolve(path)?, format, header, storage })
+        Ok(Link { path: resolve(path)?, format, header, storage, is_snapshot: false })
     }
 
     fn put_above_damaged(

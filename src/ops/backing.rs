@@ -11,6 +11,7 @@ use crate::block::{BlockDevice, DeviceOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{FileId, folder_of, resolve};
 use crate::image::Image;
+use crate::image::chain::Link;
 use crate::image::gate::MAX_CHAIN_DEPTH;
 use crate::image::journal::refuse_pending;
 use crate::image::probe::Format;
@@ -44,6 +45,41 @@ fn as_given(options: &BackingOptions, folder: &Path) -> PathBuf {
 }
 
 impl Base {
+    /// Looks at the backing file of an image that lies at `overlay` already, and gets its name and
+    /// nothing else: what is below that file need not be there, and is told in `notes` where it is
+    /// not. `recorded` is the format that the image has for the file so far, believed where none is
+    /// told.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn look(
+        options: &BackingOptions,
+        recorded: Option<&[u8]>,
+        overlay: &Path,
+        notes: &mut Vec<String>,
+        context: Context<'_>,
+    ) -> Result<(BackingName, u64)> {
+        let recorded = match recorded {
+            Some(b"raw") => Some(super::Format::Raw),
+            Some(b"qcow2") => Some(super::Format::Qcow2),
+            _ => None,
+        };
+        let format = options.format.or(recorded);
+        let options = BackingOptions { format, ..options.clone() };
+        let found = Found::open(&options, overlay, context)?;
+        match context.opening().below(&found.link, &found.above) {
+            Err(error) if error.kind() == ErrorKind::BackingCycle => return Err(error),
+            Err(error) => notes.push(format!("below the new backing file: {error}")),
+            Ok(below) => require_depth(&found.path, below.len())?,
+        }
+        let size = match &found.link.header {
+            Some(header) => header.virtual_size,
+            None => found.link.storage.info()?.len,
+        };
+        let format = found.link.format.name().as_bytes().to_vec();
+        Ok((BackingName { name: found.name, format: Some(format) }, size))
+    }
+
     /// Opens the backing file of an overlay that will lie at `overlay`.
     ///
     /// # Errors
@@ -56,33 +92,12 @@ impl Base {
         overlay: &Path,
         context: Context<'_>,
     ) -> Result<Base> {
-        let folder = folder_of(overlay)?;
-        let given = as_given(options, &folder);
-        let path = resolve(&given).map_err(|error| missing(error, &given))?;
-        let replaced: Vec<FileId> = FileId::of(overlay).into_iter().collect();
-        // Before it is opened: our own lock on what is replaced would be in the way.
-        if replaced.contains(&FileId::of(&path)?) {
-            let message = "the backing file is the new image's own path";
-            return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
-        }
-        let told = options.format.map(Format::from);
+        let Found { path, name, link, above } = Found::open(options, overlay, context)?;
         let opening = context.opening();
-        let link = opening.named_by_caller(&path, told, false)?;
-        if link.format == Format::Raw && told.is_none() {
-            let message = "a backing file is never guessed to be raw: its guest may change what it looks like";
-            return Err(Error::new(ErrorKind::FormatMismatch, message).at_path(&path));
-        }
-        if link.format == Format::Raw {
-            refuse_pending(&path)?;
-        }
-        let below = opening.below(&link, &replaced)?;
-        if below.len().saturating_add(2) > MAX_CHAIN_DEPTH {
-            let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
-            return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
-        }
+        let below = opening.below(&link, &above)?;
+        require_depth(&path, below.len())?;
         let format = link.format;
-        let image = opening.assemble(link, below, &replaced, &DeviceOptions::default())?;
-        let name = stored_name(options, &folder, &given)?;
+        let image = opening.assemble(link, below, &above, &DeviceOptions::default())?;
         Ok(Base { path, format, name, image })
     }
 
@@ -96,6 +111,50 @@ impl Base {
     pub(super) fn size(&self) -> u64 {
         self.image.size()
     }
+}
+
+/// A backing file, open, and not yet put together with what is below it.
+struct Found {
+    path: PathBuf,
+    /// Its name as the overlay stores it.
+    name: Vec<u8>,
+    link: Link,
+    /// What must not come again below it.
+    above: Vec<FileId>,
+}
+
+impl Found {
+    fn open(options: &BackingOptions, overlay: &Path, context: Context<'_>) -> Result<Found> {
+        let folder = folder_of(overlay)?;
+        let given = as_given(options, &folder);
+        let path = resolve(&given).map_err(|error| missing(error, &given))?;
+        let above: Vec<FileId> = FileId::of(overlay).into_iter().collect();
+        // Before it is opened: our own lock on what is replaced would be in the way.
+        if above.contains(&FileId::of(&path)?) {
+            let message = "the backing file is the image's own path";
+            return Err(Error::new(ErrorKind::BackingCycle, message).at_path(&path));
+        }
+        let told = options.format.map(Format::from);
+        let link = context.opening().named_by_caller(&path, told, false)?;
+        if link.format == Format::Raw && told.is_none() {
+            let message = "a backing file is never guessed to be raw: its guest may change what it looks like";
+            return Err(Error::new(ErrorKind::FormatMismatch, message).at_path(&path));
+        }
+        if link.format == Format::Raw {
+            refuse_pending(&path)?;
+        }
+        let name = stored_name(options, &folder, &given)?;
+        Ok(Found { path, name, link, above })
+    }
+}
+
+/// Refuses a file with so many images below it as the backing file of another one.
+fn require_depth(path: &Path, below: usize) -> Result<()> {
+    if below.saturating_add(2) > MAX_CHAIN_DEPTH {
+        let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
+        return Err(Error::new(ErrorKind::BackingCycle, message).at_path(path));
+    }
+    Ok(())
 }
 
 fn missing(error: Error, path: &Path) -> Error {

@@ -345,7 +345,7 @@ fn change(
     let existing = Existing::open_to_change(path, told, context)?;
     let at_path = |error: Error| error.at_path(path);
     let lost = existing.header().map_or(0, Header::lost_bitmaps);
-    let mut image = existing.alone(context)?;
+    let mut image = existing.assemble_to_read(false, context)?;
     let done = image.change_bitmaps(change, context.task()).map_err(at_path)?;
     let bitmaps = image.bitmaps().map_err(|error| match done.changed {
         true => error.after_changes(),

@@ -206,6 +206,24 @@ impl From<qcow2::CompressionType> for Compression {
     }
 }
 
+impl From<Compat> for qcow2::Version {
+    fn from(compat: Compat) -> Self {
+        match compat {
+            Compat::V2 => qcow2::Version::V2,
+            Compat::V3 => qcow2::Version::V3,
+        }
+    }
+}
+
+impl From<Compression> for qcow2::CompressionType {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::Zlib => qcow2::CompressionType::Zlib,
+            Compression::Zstd => qcow2::CompressionType::Zstd,
+        }
+    }
+}
+
 impl Preallocation {
     /// What it means for a raw disk, which has no metadata to lay out.
     pub(super) fn for_raw(self) -> Option<raw::RawAllocation> {

@@ -118,9 +118,28 @@ impl Existing {
         }
     }
 
-    /// The image by itself, for what changes nothing that its guest sees.
-    pub(super) fn alone(self, context: Context<'_>) -> Result<Image> {
-        context.opening().assemble(self.link, Vec::new(), &[], &DeviceOptions::default())
+    /// The image, to be written, with everything below it, or with nothing of that where its contents
+    /// do not matter.
+    pub(super) fn assemble_to_write(self, with_below: bool, context: Context<'_>) -> Result<Image> {
+        let opening = context.opening();
+        let below = if with_below { opening.below(&self.link, &[])? } else { Vec::new() };
+        let options = DeviceOptions { writable: true, ..DeviceOptions::default() };
+        opening.assemble(self.link, below, &[], &options)
+    }
+
+    /// The same, to be read.
+    pub(super) fn assemble_to_read(self, with_below: bool, context: Context<'_>) -> Result<Image> {
+        let opening = context.opening();
+        let below = if with_below { opening.below(&self.link, &[])? } else { Vec::new() };
+        opening.assemble(self.link, below, &[], &DeviceOptions::default())
+    }
+
+    /// What lies below the image, as a disk of its own; none where nothing does.
+    pub(super) fn below_alone(&self, context: Context<'_>) -> Result<Option<Image>> {
+        let opening = context.opening();
+        let mut below = opening.below(&self.link, &[])?.into_iter();
+        let Some(top) = below.next() else { return Ok(None) };
+        opening.assemble(top, below.collect(), &[], &DeviceOptions::default()).map(Some)
     }
 
     /// The image with what is below it, as far as a resize needs that: a disk that shrinks shows

@@ -2,6 +2,7 @@
 //! and a guest. Requests and reports are the contract: the library, the command line and the
 //! protocol all speak them.
 
+mod amend;
 mod backing;
 mod bitmap;
 mod capabilities;
@@ -24,11 +25,13 @@ mod payload;
 mod place;
 mod policy;
 mod preset;
+mod rebase;
 mod resize;
 mod salvage;
 mod verb;
 mod wire;
 
+pub use amend::{AmendReport, AmendRequest, AmendmentReport, amend};
 pub use bitmap::{
     BitmapAddRequest, BitmapChangeReport, BitmapListReport, BitmapListRequest, BitmapMergeRequest,
     BitmapRemoveRequest, BitmapReport, BitmapRequest, bitmap_add, bitmap_clear, bitmap_disable,
@@ -64,11 +67,12 @@ pub use inspect::{
 };
 pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, LayoutOptions};
 pub use policy::{LockOptions, TrustOptions};
+pub use rebase::{RebaseReport, RebaseRequest, rebase};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BitmapList, BitmapMerge, BitmapRemove,
-    Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Resize, Salvage, UndoRepair, Verb,
-    Visitor, each_verb,
+    Amend, BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BitmapList, BitmapMerge,
+    BitmapRemove, Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Rebase, Resize,
+    Salvage, UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::amend::{AmendReport, AmendRequest, amend};
 use super::bitmap::{
     BitmapAddRequest, BitmapChangeReport, BitmapListReport, BitmapListRequest, BitmapMergeRequest,
     BitmapRemoveRequest, BitmapRequest, bitmap_add, bitmap_clear, bitmap_disable, bitmap_enable,
@@ -21,6 +22,7 @@ use super::guest::{InsideReport, InsideRequest, guest};
 use super::info::{InfoReport, InfoRequest, info};
 use super::inspect::{InspectReport, InspectRequest, inspect};
 use super::options::{CreateRequest, EnsureRequest};
+use super::rebase::{RebaseReport, RebaseRequest, rebase};
 use super::resize::{ResizeReport, ResizeRequest, resize};
 use super::salvage::{SalvageReport, SalvageRequest, salvage};
 use crate::error::Result;
@@ -95,6 +97,12 @@ verbs! {
 
     /// Grows a disk with its last partition and the filesystem in it, or shrinks it.
     Resize = resize(ResizeRequest) -> ResizeReport, opens: true, locks: true;
+
+    /// Puts a disk above another backing file, or above none; it reads the same as before.
+    Rebase = rebase(RebaseRequest) -> RebaseReport, opens: true, locks: true;
+
+    /// Makes a disk another kind of qcow2 image, which reads the same.
+    Amend = amend(AmendRequest) -> AmendReport, opens: true, locks: true;
 
     /// Tells what a disk is; takes no lock, so it works while a machine runs.
     Info = info(InfoRequest) -> InfoReport, opens: true, locks: false;

@@ -1,12 +1,14 @@
 //! What to do about an error, in the words of the protocol.
 
 use crate::error::{Error, ErrorKind};
-use crate::ops::{BitmapAdd, Create, Ensure, Resize, Verb};
+use crate::ops::{Amend, BitmapAdd, Create, Ensure, Rebase, Resize, Verb};
 
 const CREATE: &str = Create::NAME;
 const ENSURE: &str = Ensure::NAME;
 const RESIZE: &str = Resize::NAME;
 const BITMAP_ADD: &str = BitmapAdd::NAME;
+const REBASE: &str = Rebase::NAME;
+const AMEND: &str = Amend::NAME;
 
 /// The remedy, if there is one.
 pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
@@ -34,6 +36,11 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         (ErrorKind::WouldShrink, ENSURE) => {
             "ask for the size that it has, or shrink it with resize"
         }
+        (ErrorKind::HasSnapshots, REBASE) => {
+            "delete the snapshots first; or, where the new backing file reads the same as the old \
+             one, change the name alone with unsafe"
+        }
+        (ErrorKind::HasSnapshots, AMEND) => "delete the snapshots first, or convert what they hold",
         (ErrorKind::GuestRefused, _) => {
             "with guest_fs auto the disk alone grows, and the report has what to type in its guest, \
              where that is known"

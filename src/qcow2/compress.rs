@@ -1,6 +1,7 @@
 //! The bytes of compressed clusters: packing and unpacking them, never to more than a cluster.
 
 use std::cell::RefCell;
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
@@ -13,8 +14,8 @@ use super::header::CompressionType;
 /// QEMU inflates with a window of 4 KiB.
 const WINDOW_BITS: u8 = 12;
 /// The levels that QEMU packs with.
-const DEFLATE_LEVEL: u32 = 6;
-const ZSTD_LEVEL: i32 = 3;
+const DEFLATE_LEVEL: u8 = 6;
+const ZSTD_LEVEL: u8 = 3;
 
 /// An image's way to pack clusters. What that needs in memory is kept for the next cluster: as
 /// much as there were threads at it at once.
@@ -33,7 +34,7 @@ impl Codec {
 
     /// What packs clusters, to be [kept](Self::keep_packer) afterwards.
     pub(super) fn packer(&self) -> Packer {
-        take(&self.packers).unwrap_or_else(|| Packer::new(self.kind, self.cluster_len))
+        take(&self.packers).unwrap_or_else(|| Packer::new(self.kind, None, self.cluster_len))
     }
 
     pub(super) fn keep_packer(&self, packer: Packer) {
@@ -59,56 +60,98 @@ fn keep<T>(pool: &Mutex<Vec<T>>, item: T) {
     pool.lock().unwrap_or_else(PoisonError::into_inner).push(item);
 }
 
-/// Packs one cluster after the other.
-pub(super) struct Packer {
+/// Packs one cluster after the other, each by itself.
+pub struct Packer {
     stream: PackStream,
     packed: Vec<u8>,
     cluster_len: usize,
 }
 
 enum PackStream {
-    Zlib(Compress),
-    Zstd,
+    Zlib(Compress, Compression),
+    Zstd(u8),
+}
+
+/// It cannot go from thread to thread, and is expensive to make.
+struct ZstdStream {
+    level: u8,
+    stream: FrameCompressor,
+}
+
+impl ZstdStream {
+    fn new(level: u8) -> Self {
+        let of_level = CompressionLevel::from_level(i32::from(level));
+        ZstdStream { level, stream: FrameCompressor::new(of_level) }
+    }
 }
 
 thread_local! {
-    /// It cannot go from thread to thread, and is expensive to make.
-    static ZSTD: RefCell<FrameCompressor> =
-        RefCell::new(FrameCompressor::new(CompressionLevel::from_level(ZSTD_LEVEL)));
+    static ZSTD: RefCell<ZstdStream> = RefCell::new(ZstdStream::new(ZSTD_LEVEL));
+}
+
+impl std::fmt::Debug for Packer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packer").field("cluster_len", &self.cluster_len).finish_non_exhaustive()
+    }
 }
 
 impl Packer {
-    fn new(kind: CompressionType, cluster_len: usize) -> Self {
+    /// What packs clusters of `cluster_len` bytes at `level`, else at the one that QEMU has. A level
+    /// that there is not is the nearest one.
+    pub fn new(kind: CompressionType, level: Option<u8>, cluster_len: usize) -> Self {
+        let levels = Self::levels(kind);
+        let at = |default| level.unwrap_or(default).clamp(*levels.start(), *levels.end());
         let stream = match kind {
             CompressionType::Zlib => {
-                let level = Compression::new(DEFLATE_LEVEL);
-                PackStream::Zlib(Compress::new_with_window_bits(level, false, WINDOW_BITS))
+                let level = Compression::new(u32::from(at(DEFLATE_LEVEL)));
+                PackStream::Zlib(deflate(level), level)
             }
-            CompressionType::Zstd => PackStream::Zstd,
+            CompressionType::Zstd => PackStream::Zstd(at(ZSTD_LEVEL)),
         };
         Packer { stream, packed: Vec::new(), cluster_len }
     }
 
+    /// The levels that there are, from fast to small.
+    pub fn levels(kind: CompressionType) -> RangeInclusive<u8> {
+        match kind {
+            CompressionType::Zlib => 1..=9,
+            CompressionType::Zstd => 1..=22,
+        }
+    }
+
     /// Packs a cluster; `None` if that does not make it smaller.
-    pub(super) fn pack(&mut self, cluster: &[u8]) -> Option<&[u8]> {
+    pub fn pack(&mut self, cluster: &[u8]) -> Option<&[u8]> {
         let room = self.cluster_len.saturating_sub(1);
         match &mut self.stream {
-            PackStream::Zlib(stream) => {
-                self.packed.resize(room, 0);
+            PackStream::Zlib(stream, level) => {
+                // A stream that is not let to its end keeps what it did not get rid of, also when
+                // it is reset: it gets room for what does not become smaller, too.
+                self.packed.resize(self.cluster_len.saturating_add(room / 8).saturating_add(64), 0);
                 stream.reset();
-                let end = stream.compress(cluster, &mut self.packed, FlushCompress::Finish).ok()?;
-                let len = usize::try_from(stream.total_out()).ok()?;
-                (end == Status::StreamEnd).then_some(self.packed.get(..len)?)
+                let end = stream.compress(cluster, &mut self.packed, FlushCompress::Finish);
+                if end.ok() != Some(Status::StreamEnd) {
+                    *stream = deflate(*level);
+                    return None;
+                }
+                let len = usize::try_from(stream.total_out()).ok().filter(|&len| len <= room)?;
+                self.packed.get(..len)
             }
-            PackStream::Zstd => {
+            PackStream::Zstd(level) => {
                 self.packed.clear();
-                ZSTD.with_borrow_mut(|stream| {
-                    stream.compress_independent_frame_into(cluster, &mut self.packed);
+                ZSTD.with_borrow_mut(|zstd| {
+                    if zstd.level != *level {
+                        *zstd = ZstdStream::new(*level);
+                    }
+                    zstd.stream.compress_independent_frame_into(cluster, &mut self.packed);
                 });
                 (self.packed.len() <= room).then_some(&*self.packed)
             }
         }
     }
+}
+
+fn deflate(level: Compression) -> Compress {
+    Compress::new_with_window_bits(level, false, WINDOW_BITS)
 }
 
 /// Unpacks one cluster after the other.
@@ -232,6 +275,23 @@ mod tests {
         }
     }
 
+    /// Any number of clusters that do not become smaller leaves nothing behind for the next.
+    #[test]
+    fn a_packer_outlives_what_does_not_pack() {
+        let mut noise = 1u64;
+        let mut packer = Packer::new(CompressionType::Zlib, None, 1 << 18);
+        for _ in 0..100 {
+            let cluster: Vec<u8> = (0..1 << 18)
+                .map(|_| {
+                    noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (noise >> 56) as u8
+                })
+                .collect();
+            assert!(packer.pack(&cluster).is_none());
+        }
+        assert!(packer.pack(&vec![1; 1 << 18]).unwrap().len() < 1 << 10);
+    }
+
     proptest! {
         /// What is packed comes back, and packing again what was unpacked too.
         #[test]
@@ -265,7 +325,7 @@ mod tests {
             let kind = if zstd { CompressionType::Zstd } else { CompressionType::Zlib };
             let mut packed = FRAMES[frame].to_vec();
             if !zstd {
-                packed = Packer::new(kind, LEN).pack(&text()).unwrap().to_vec();
+                packed = Packer::new(kind, None, LEN).pack(&text()).unwrap().to_vec();
             }
             for (at, value) in damage {
                 let at = at.index(packed.len());

@@ -1,6 +1,8 @@
 //! Creating an image. The file is not published yet, so nothing needs an order: the whole layout
 //! is computed first, then written in large sequential writes.
 
+use std::ops::Range;
+
 use super::entry::{ClusterRef, L1Entry, L2Entry, RefcountTableEntry, Subclusters};
 use super::extension::Extension;
 use super::feature::{Autoclear, Compatible, Incompatible, name_table};
@@ -39,7 +41,7 @@ pub fn create(
     }
     let initial_clusters = options.geometry.clusters_for(initial_len);
     let layout = Layout::plan(options, initial_clusters)?;
-    let header = header(options, &layout)?;
+    let header = header(options, &Tables::of(&layout))?;
     let first_cluster = header.encode().ok_or_else(|| options.header_too_long())?;
 
     storage.set_len(layout.file_len())?;
@@ -57,8 +59,26 @@ pub fn create(
     Ok(())
 }
 
-fn header(options: &CreateOptions, layout: &Layout) -> Result<Header> {
-    let geometry = layout.geometry;
+/// Where the tables of a new image are that its header names.
+pub(super) struct Tables {
+    pub(super) l1: HostCluster,
+    pub(super) l1_entries: u64,
+    pub(super) refcount_table: Range<HostCluster>,
+}
+
+impl Tables {
+    fn of(layout: &Layout) -> Tables {
+        let (l1, l1_entries) = (layout.l1.start, layout.l1_entries);
+        Tables { l1, l1_entries, refcount_table: layout.refcount_table.clone() }
+    }
+}
+
+/// The header of a new image.
+///
+/// # Errors
+/// [`BadSize`](ErrorKind::BadSize) for tables that it cannot name.
+pub(super) fn header(options: &CreateOptions, tables: &Tables) -> Result<Header> {
+    let geometry = options.geometry;
     let v3 = options.version == Version::V3;
     let mut extensions = Vec::new();
     if let Some(format) = options.backing.as_ref().and_then(|backing| backing.format.clone()) {
@@ -74,14 +94,14 @@ fn header(options: &CreateOptions, layout: &Layout) -> Result<Header> {
         let count = u32::try_from(count).map_err(|_| too_large())?;
         Ok(TableRef { offset: geometry.host_offset(start), count })
     };
-    let refcount_table = &layout.refcount_table;
+    let refcount_table = &tables.refcount_table;
     Ok(Header {
         version: options.version,
         geometry,
         virtual_size: options.virtual_size.bytes(),
         backing: options.backing.clone(),
         encryption: Encryption::None,
-        l1: table(layout.l1.start, layout.l1_entries)?,
+        l1: table(tables.l1, tables.l1_entries)?,
         refcount_table: table(
             refcount_table.start,
             (refcount_table.end - refcount_table.start).get(),

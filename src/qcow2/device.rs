@@ -6,7 +6,9 @@ use super::entry::{ClusterRef, Mapping};
 use super::geometry::GuestOffset;
 use super::lengths::len_of;
 use super::open::Qcow2;
-use crate::block::{BlockDevice, Extent, ExtentKind, is_zero, require_inside, require_run};
+use crate::block::{
+    BlockDevice, Content, Extent, ExtentKind, is_zero, require_inside, require_run,
+};
 use crate::error::{Error, ErrorKind, Result};
 
 impl BlockDevice for Qcow2 {
@@ -71,6 +73,27 @@ impl BlockDevice for Qcow2 {
             }
         };
         Ok(Extent { offset, len: room.min(wanted), kind })
+    }
+
+    fn content(&self, offset: u64, end: u64) -> Result<Content> {
+        let Extent { len, kind, .. } = self.extent(offset, end)?;
+        let end = offset.saturating_add(len);
+        match (kind, &self.backing) {
+            (ExtentKind::Data { host_offset }, _) => {
+                // Room that was laid out and never written is a hole of the file.
+                let run = self.data().run(host_offset, host_offset.saturating_add(len))?;
+                let len = run.end.saturating_sub(host_offset);
+                Ok(Content { is_zero: run.is_hole, end: offset.saturating_add(len) })
+            }
+            (ExtentKind::Unallocated, Some(below)) if offset < below.size() => {
+                below.content(offset, end.min(below.size()))
+            }
+            (ExtentKind::Unallocated, None) => {
+                Ok(Content { is_zero: self.header.backing.is_none(), end })
+            }
+            (ExtentKind::Zero | ExtentKind::Unallocated, _) => Ok(Content { is_zero: true, end }),
+            (ExtentKind::Compressed, _) => Ok(Content { is_zero: false, end }),
+        }
     }
 }
 

@@ -224,7 +224,7 @@ impl Qcow2 {
     }
 
     /// Puts `entry` in the place of what a guest cluster was mapped to.
-    fn forget_cluster(
+    pub(super) fn forget_cluster(
         &self,
         live: &mut Live,
         cluster: GuestCluster,

@@ -349,7 +349,7 @@ impl Header {
     ///
     /// # Errors
     /// [`Corrupt`](ErrorKind::Corrupt).
-    pub(super) fn require_not_corrupt(&self) -> Result<()> {
+    pub fn require_not_corrupt(&self) -> Result<()> {
         if self.incompatible.contains(Incompatible::CORRUPT) {
             return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
         }
@@ -412,13 +412,18 @@ impl Body {
 }
 
 /// Bounds that a table claimed by the header must keep.
-struct Bounds {
-    geometry: Geometry,
-    file_len: u64,
+pub(super) struct Bounds {
+    pub(super) geometry: Geometry,
+    pub(super) file_len: u64,
 }
 
 impl Bounds {
-    fn check(&self, what: &'static str, offset: HostOffset, len: u64) -> Result<(), FormatError> {
+    pub(super) fn check(
+        &self,
+        what: &'static str,
+        offset: HostOffset,
+        len: u64,
+    ) -> Result<(), FormatError> {
         if !self.geometry.is_aligned(offset) || offset == HostOffset::ZERO {
             return Err(Problem::Unaligned { what, offset: offset.get() }.into());
         }

@@ -171,7 +171,7 @@ impl InUse {
         let raw = RawHeader::read(&bytes)?;
         let start = index(header_length);
         let area = extension_area(&bytes, &raw, header_length)?;
-        let mut ranges = vec![0..start];
+        let mut ranges = Vec::from_iter([Range { start: 0, end: start }]);
         let mut end = start;
         for found in Extension::walk(area) {
             let found = found?;

@@ -29,17 +29,7 @@ impl Layout {
     /// preallocating it needs a larger refcount table than QEMU opens.
     pub(super) fn plan(options: &CreateOptions, initial: ClusterCount) -> Result<Layout> {
         let geometry = options.geometry;
-        if !geometry.holds(options.virtual_size) {
-            return Err(Error::new(
-                ErrorKind::BadSize,
-                format!(
-                    "size {} is above what clusters of {} bytes can map: {} bytes",
-                    options.virtual_size,
-                    geometry.cluster_size(),
-                    geometry.max_virtual_size()
-                ),
-            ));
-        }
+        options.require_mappable()?;
         let tables = geometry.l1_entries_for(options.virtual_size.bytes());
         let all = geometry.clusters_for(options.virtual_size.bytes());
         let initial_tables = initial.get().div_ceil(geometry.l2_entries());

@@ -5,7 +5,8 @@
 //!
 //! - What is on disk: [`geometry`], `header` (with `first_cluster`), `feature`, `extension`,
 //!   `entry`, `table`, `refblock`, `snapshot`.
-//! - The life of an image: `create` (with `layout`), `open`, `resize`, `rebuild`.
+//! - The life of an image: `create` (with `layout`), `compose` (with guest data, as it comes),
+//!   `open`, `resize`, `amend`, `rebase`, `rebuild`.
 //! - What was written since some moment: `bitmap`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
@@ -22,6 +23,7 @@
 #![deny(clippy::little_endian_bytes, clippy::host_endian_bytes)]
 
 mod alloc;
+mod amend;
 #[cfg(test)]
 mod audit_tests;
 mod bitmap;
@@ -29,6 +31,7 @@ mod cache;
 pub mod check;
 mod claims;
 mod clusters;
+mod compose;
 mod compress;
 #[cfg(test)]
 mod crash_barrier_tests;
@@ -95,6 +98,9 @@ mod pack;
 mod pack_tests;
 mod raw_header;
 mod read;
+mod rebase;
+#[cfg(test)]
+mod rebase_tests;
 mod rebuild;
 mod refblock;
 mod refcounts;
@@ -120,11 +126,14 @@ mod wait_tests;
 mod wounds_tests;
 mod write;
 
+pub use amend::{Amended, Amendment, refuse_amendment};
 pub use bitmap::{
     Bitmap, BitmapChange, BitmapSource, BitmapsChanged, Granularity, MAX_BITMAP_NAME, MAX_BITMAPS,
     dirty_bytes, read_bitmaps,
 };
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
+pub use compose::Composer;
+pub use compress::Packer;
 pub use create::create;
 pub use error::FormatError;
 pub use extension::{BitmapDirectory, Extension};
@@ -135,6 +144,7 @@ pub use header::{
 pub use open::{Backing, Parts, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
+pub use rebase::{Rebased, refuse_rebase};
 pub use resize::{ResizeOptions, Resized};
 pub use salvage::{Below, Salvager};
-pub use snapshot::{Snapshot, read_snapshots};
+pub use snapshot::{Snapshot, find_snapshot, read_snapshots};

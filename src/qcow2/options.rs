@@ -72,7 +72,11 @@ pub struct CreateOptions {
 
 impl CreateOptions {
     /// The rules of the format about what goes together.
-    pub(super) fn validate(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`IncompatibleOptions`](ErrorKind::IncompatibleOptions), and
+    /// [`BadRequest`](ErrorKind::BadRequest) for a backing file name that is too long.
+    pub fn validate(&self) -> Result<()> {
         let refuse = |why: &str| Err(Error::new(ErrorKind::IncompatibleOptions, why));
         if self.version == Version::V2 {
             if self.geometry.refcount_order().get() != 4 {
@@ -99,6 +103,23 @@ impl CreateOptions {
             return refuse("preallocation with a backing file needs extended L2 entries");
         }
         Ok(())
+    }
+
+    /// Refuses a disk that is larger than the geometry can map.
+    ///
+    /// # Errors
+    /// [`BadSize`](ErrorKind::BadSize).
+    pub fn require_mappable(&self) -> Result<()> {
+        if self.geometry.holds(self.virtual_size) {
+            return Ok(());
+        }
+        let message = format!(
+            "size {} is above what clusters of {} bytes can map: {} bytes",
+            self.virtual_size,
+            self.geometry.cluster_size(),
+            self.geometry.max_virtual_size()
+        );
+        Err(Error::new(ErrorKind::BadSize, message))
     }
 
     /// The backing file name does not fit.

@@ -2,10 +2,10 @@
 //!
 //! Entry layout: `docs/interop/qcow2`, section "Snapshots".
 
-use super::error::Problem;
-use super::geometry::HostOffset;
-use super::header::{Header, TableRef};
-use crate::error::Result;
+use super::error::{FormatError, Problem};
+use super::geometry::{ENTRY_SIZE, HostOffset, MAX_L1_BYTES};
+use super::header::{Bounds, Header, TableRef};
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Storage, read_exact_at};
 
 /// Bytes of an entry before its extra data.
@@ -38,6 +38,82 @@ pub struct Snapshot {
     pub vm_state_bytes: u64,
     /// The size of the disk when it was taken; not recorded by old programs.
     pub disk_size_bytes: Option<u64>,
+}
+
+impl Snapshot {
+    /// The size of its disk, in bytes: where it does not say, that of the image's own.
+    pub(super) fn disk_size(&self, header: &Header) -> u64 {
+        self.disk_size_bytes.unwrap_or(header.virtual_size)
+    }
+
+    /// Whether it is meant by an id or a name.
+    fn is_called(&self, id_or_name: &str) -> bool {
+        let text = id_or_name.as_bytes();
+        self.id == text || self.name == text
+    }
+}
+
+/// The place of the snapshot that has this id or this name among those of an image.
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound); [`BadRequest`](ErrorKind::BadRequest) where it could be one of
+/// several: QEMU lets several have one name, and one have the name that is another's id.
+pub fn find_snapshot(snapshots: &[Snapshot], id_or_name: &str) -> Result<usize> {
+    let mut found = (0..).zip(snapshots).filter(|(_, snapshot)| snapshot.is_called(id_or_name));
+    let Some((place, first)) = found.next() else {
+        let message = match snapshots.is_empty() {
+            true => format!("no snapshot '{id_or_name}': the image has none"),
+            false => format!("no snapshot has the id or the name '{id_or_name}'"),
+        };
+        return Err(Error::new(ErrorKind::NotFound, message).in_field("snapshot"));
+    };
+    let Some((_, second)) = found.next() else { return Ok(place) };
+    let (first, second) = (first.id.escape_ascii(), second.id.escape_ascii());
+    let message = format!(
+        "'{id_or_name}' could be the snapshot with the id '{first}' or that with the id '{second}'"
+    );
+    Err(Error::new(ErrorKind::BadRequest, message).in_field("snapshot"))
+}
+
+impl Header {
+    /// The header of an image that has the disk of a snapshot for its own: to read what that was
+    /// like. Nothing may be written to such an image.
+    ///
+    /// # Errors
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) where guest data is in an external data
+    /// file, which no snapshot keeps; [`Corrupt`](ErrorKind::Corrupt) where the snapshot's L1 table or
+    /// its size cannot be.
+    pub fn at_snapshot(&self, storage: &dyn Storage, snapshot: &Snapshot) -> Result<Header> {
+        self.require_own_data()?;
+        let (geometry, file_len) = (self.geometry, storage.len()?);
+        snapshot
+            .l1
+            .verify_snapshot(Bounds { geometry, file_len })
+            .map_err(FormatError::into_error)?;
+        let (size, max) = (snapshot.disk_size(self), geometry.max_virtual_size());
+        if size > max {
+            return Err(Problem::VirtualSize { size, max }.into_error());
+        }
+        Ok(Header { virtual_size: size, l1: snapshot.l1, ..self.clone() })
+    }
+}
+
+impl TableRef {
+    /// Checks the bounds of a snapshot's L1 table. It may be shorter than the disk's size asks for:
+    /// what it does not map was never written.
+    fn verify_snapshot(self, inside: Bounds) -> Result<(), FormatError> {
+        let (entries, max) = (self.count, MAX_L1_BYTES / ENTRY_SIZE);
+        if u64::from(entries) > max {
+            return Err(Problem::L1Size { entries, needed: 0, max }.into());
+        }
+        match entries {
+            0 => Ok(()),
+            _ => {
+                let len = u64::from(entries).saturating_mul(ENTRY_SIZE);
+                inside.check("snapshot's L1 table", self.offset, len)
+            }
+        }
+    }
 }
 
 /// Reads the whole table, entry by entry: no claim decides how much is allocated.
@@ -113,8 +189,9 @@ fn read_one(storage: &dyn Storage, at: u64) -> Result<(Snapshot, u64)> {
     let (id, name) = names.split_at_checked(id_len).unwrap_or_default();
     let large_state = extra.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
     let disk_size = extra.get(8..).and_then(|extra| extra.first_chunk());
-    let instructions = extra.get(16..).filter(|rest| rest.len() >= 8).map(|rest| be64(rest, 0));
-    let l1_offset = be64(&fixed, 0);
+    let instructions = extra.get(16..).and_then(|extra| extra.first_chunk());
+    let instructions = instructions.map(|bytes| u64::from_be_bytes(*bytes));
+    let l1_offset = fixed.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
     let snapshot = Snapshot {
         l1: TableRef { offset: HostOffset::new(l1_offset), count: be32(&fixed, 8) },
         id: id.to_vec(),
@@ -122,7 +199,8 @@ fn read_one(storage: &dyn Storage, at: u64) -> Result<(Snapshot, u64)> {
         date_seconds: be32(&fixed, 16),
         date_nanoseconds: be32(&fixed, 20),
         vm_clock_nanoseconds: be64(&fixed, 24),
-        instructions: instructions.filter(|count| *count != u64::MAX),
+        // QEMU's word for a machine that does not count them.
+        instructions: instructions.filter(|&count| count != u64::MAX),
         vm_state_bytes: large_state.unwrap_or_else(|| u64::from(be32(&fixed, 32))),
         disk_size_bytes: disk_size.map(|bytes| u64::from_be_bytes(*bytes)),
     };

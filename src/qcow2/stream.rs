@@ -7,6 +7,8 @@ use crate::host::storage::Storage;
 
 /// Bytes gathered before a write.
 const CAPACITY: usize = 1 << 20;
+/// What is as large as this is not worth a copy.
+const LARGE: usize = CAPACITY / 4;
 
 /// L2 entries that follow one another, each word larger than the one before by the same step.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +39,13 @@ impl<'a> StreamWriter<'a> {
 
     /// Appends `data`.
     pub(super) fn put(&mut self, data: &[u8]) -> Result<()> {
+        if data.len() >= LARGE {
+            self.flush()?;
+            self.storage.write_at(self.offset, data)?;
+            let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            self.offset = self.offset.saturating_add(len);
+            return Ok(());
+        }
         self.buffer.extend_from_slice(data);
         if self.buffer.len() >= CAPACITY { self.flush() } else { Ok(()) }
     }
@@ -70,10 +79,23 @@ impl<'a> StreamWriter<'a> {
         Ok(())
     }
 
+    /// Puts `data` at `offset`. Nothing is written in between.
+    pub(super) fn put_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        if offset != self.end() {
+            self.flush()?;
+            self.offset = offset;
+        }
+        self.put(data)
+    }
+
+    /// Where the next piece goes.
+    fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::try_from(self.buffer.len()).unwrap_or(u64::MAX))
+    }
+
     /// Goes on at `offset`. A short gap is filled with zeros, a long one is left as it is.
     pub(super) fn seek(&mut self, offset: u64) -> Result<()> {
-        let end = self.offset.saturating_add(u64::try_from(self.buffer.len()).unwrap_or(u64::MAX));
-        let gap = offset.checked_sub(end).and_then(|gap| usize::try_from(gap).ok());
+        let gap = offset.checked_sub(self.end()).and_then(|gap| usize::try_from(gap).ok());
         match gap.filter(|&gap| gap < 4096) {
             Some(gap) => self.buffer.resize(self.buffer.len().saturating_add(gap), 0),
             None => {

@@ -69,6 +69,8 @@ battery! {
     create, locks: true, writes: false, "create DISK --size 1M --if-exists keep";
     ensure, locks: true, writes: true, "ensure DISK --size 1M";
     resize, locks: true, writes: true, "resize DISK --size 2M";
+    rebase, locks: true, writes: true, "rebase DISK --no-backing";
+    amend, locks: true, writes: true, "amend DISK --lazy-refcounts on";
     info, locks: false, writes: false, "info DISK";
     guest, locks: false, writes: false, "guest DISK";
     bitmap, locks: true, writes: true, "bitmap add DISK new";

@@ -10,6 +10,8 @@ const VERBS: &[&str] = &[
     "create",
     "ensure",
     "resize",
+    "rebase",
+    "amend",
     "info",
     "guest",
     "inspect",

@@ -1,6 +1,7 @@
 //! Every promise that is made about the program as a whole, tested on the program as built, with
 //! QEMU's own tools as the oracle. One binary, one link.
 
+mod amend;
 mod atomic;
 mod battery;
 mod bitmap;
@@ -29,6 +30,7 @@ mod pack;
 mod partitions;
 mod payload;
 mod qemu_info;
+mod rebase;
 mod rebuild;
 mod reference;
 mod refusals;
@@ -37,6 +39,7 @@ mod room;
 mod rpc;
 mod salvage;
 mod scan;
+mod snapshots;
 mod support;
 mod tidy;
 mod unresizable;

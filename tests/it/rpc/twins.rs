@@ -48,6 +48,38 @@ fn reports_are_the_same() {
             "resize",
             json!({ "path": "e.qcow2", "size": "1M", "shrink": true }),
         ),
+        (
+            "rebase over.qcow2 --backing e.qcow2 --backing-store as-given",
+            "rebase",
+            json!({ "path": "over.qcow2",
+                "backing": { "path": "e.qcow2", "store": "as-given" } }),
+        ),
+        (
+            "rebase over.qcow2 --unsafe --backing d.qcow2",
+            "rebase",
+            json!({ "path": "over.qcow2", "unsafe": true, "backing": { "path": "d.qcow2" } }),
+        ),
+        (
+            "amend e.qcow2 --refcount-bits 32 --cluster-size 128K --dry-run",
+            "amend",
+            json!({ "path": "e.qcow2", "refcount_bits": 32, "cluster_size": "128K",
+                "dry_run": true }),
+        ),
+        (
+            "amend e.qcow2 --compat 1.1 --lazy-refcounts on",
+            "amend",
+            json!({ "path": "e.qcow2", "compat": "1.1", "lazy_refcounts": true }),
+        ),
+        (
+            "amend e.qcow2 --compat 0.10 --lazy-refcounts on",
+            "amend",
+            json!({ "path": "e.qcow2", "compat": "0.10", "lazy_refcounts": true }),
+        ),
+        (
+            "rebase over.qcow2 --backing over.qcow2",
+            "rebase",
+            json!({ "path": "over.qcow2", "backing": { "path": "over.qcow2" } }),
+        ),
         ("info d.qcow2", "info", json!({ "path": "d.qcow2" })),
         ("info over.qcow2 --chain", "info", json!({ "path": "over.qcow2", "chain": true })),
         ("info d.raw --format raw", "info", json!({ "path": "d.raw", "format": "raw" })),

@@ -1,0 +1,3 @@
+//! Internal snapshots: read, listed, made, applied and deleted, each in turn with QEMU's tools.
+
+mod view;
