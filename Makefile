@@ -1,6 +1,8 @@
 PREFIX ?= /usr/local
 BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
 VERBS = create ensure resize rebase info guest inspect check salvage commit flatten clone snapshot convert compare hash amend capabilities rpc schema completions man
+VERBS = create ensure resize rebase amend info guest inspect check salvage bitmap capabilities rpc schema completions man
+ACTIONS = $(addprefix bitmap-,list add remove clear enable disable merge)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 .PHONY: demo test go-test check lint matrix grow-test bench fuzz install release
@@ -73,6 +75,8 @@ install: release
 	$(BIN) man > $(DESTDIR)$(PREFIX)/share/man/man1/vmdisk.1
 	for verb in $(VERBS); do \
 	  $(BIN) man $$verb > $(DESTDIR)$(PREFIX)/share/man/man1/vmdisk-$$verb.1 || exit 1; done
+	for action in $(ACTIONS); do $(BIN) man $$(echo $$action | tr - ' ') \
+	  > $(DESTDIR)$(PREFIX)/share/man/man1/vmdisk-$$action.1 || exit 1; done
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 	  $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	$(BIN) completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmdisk

@@ -54,7 +54,7 @@ kinds! {
     BadSize = 3 "bad_size",
     /// The disk is larger than the size asked for, and shrinking was not allowed.
     WouldShrink = 4 "would_shrink",
-    /// The target exists already.
+    /// The target exists already, or something of that name in the image.
     Exists = 5 "exists",
     /// A file, folder, snapshot or bitmap that the request names does not exist.
     NotFound = 6 "not_found",
@@ -74,7 +74,7 @@ kinds! {
     IncompatibleOptions = 13 "incompatible_options",
     /// The image contradicts its format.
     Corrupt = 14 "corrupt",
-    /// The image was not closed cleanly and cannot be mended for this operation.
+    /// The image, or a bitmap in it, was not closed cleanly and cannot be mended for this operation.
     Dirty = 15 "dirty",
     /// Name and content of a disk disagree about its format.
     FormatMismatch = 16 "format_mismatch",

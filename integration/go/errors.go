@@ -19,7 +19,7 @@ const (
 	ErrBadSize Kind = "bad_size"
 	// ErrWouldShrink: the disk is larger than the size asked for, and shrinking was not allowed.
 	ErrWouldShrink Kind = "would_shrink"
-	// ErrExists: the target exists already.
+	// ErrExists: the target exists already, or something of that name in the image.
 	ErrExists Kind = "exists"
 	// ErrNotFound: a file, folder, snapshot or bitmap that the request names does not exist.
 	ErrNotFound Kind = "not_found"
@@ -39,7 +39,8 @@ const (
 	ErrIncompatibleOptions Kind = "incompatible_options"
 	// ErrCorrupt: the image contradicts its format.
 	ErrCorrupt Kind = "corrupt"
-	// ErrDirty: the image was not closed cleanly and cannot be mended for this operation.
+	// ErrDirty: the image, or a bitmap in it, was not closed cleanly and cannot be mended for this
+	// operation.
 	ErrDirty Kind = "dirty"
 	// ErrFormatMismatch: name and content of a disk disagree about its format.
 	ErrFormatMismatch Kind = "format_mismatch"

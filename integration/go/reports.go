@@ -134,6 +134,8 @@ type Image struct {
 	Journal *JournalReport `json:"journal"`
 	// Chain is what is below it, nearest first, if that was asked for.
 	Chain []Image `json:"chain"`
+	// Qemu is the same as `qemu-img info --output=json` tells it; nil unless that was asked for.
+	Qemu *QemuInfo `json:"qemu"`
 }
 
 // JournalReport is a journal beside a raw disk.

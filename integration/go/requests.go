@@ -127,6 +127,8 @@ type InfoRequest struct {
 	Format Format `json:"format,omitempty"`
 	// Chain opens what is below it, as far as Trust allows. Default: false.
 	Chain bool `json:"chain,omitempty"`
+	// Qemu has it told once more in the very fields that `qemu-img info` has. Default: false.
+	Qemu bool `json:"qemu,omitempty"`
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.
 	Trust TrustLevel `json:"trust,omitempty"`

@@ -419,3 +419,45 @@ func TestSnapshotsComeAndGo(t *testing.T) {
 		t.Error(err)
 	}
 }
+func TestBitmaps(t *testing.T) {
+	client, folder := genuine(t), t.TempDir()
+	path := filepath.Join(folder, "d.qcow2")
+	must(client.Create(background, CreateRequest{Path: path, Size: "64MiB"}))(t)
+	added := must(client.BitmapAdd(background, BitmapAddRequest{Path: path, Name: "a", Granularity: "4KiB", Disabled: true}))(t)
+	if !added.Changed || len(added.Bitmaps) != 1 || added.Bitmaps[0].GranularityBytes != 4096 || added.Bitmaps[0].Enabled {
+		t.Errorf("%+v", added)
+	}
+	if _, err := client.BitmapAdd(background, BitmapAddRequest{Path: path, Name: "a"}); !errors.Is(err, ErrExists) {
+		t.Error(err)
+	}
+	must(client.BitmapAdd(background, BitmapAddRequest{Path: path, Name: "b"}))(t)
+	named := BitmapRequest{Path: path, Name: "a"}
+	if enabled := must(client.BitmapEnable(background, named))(t); !enabled.Changed || !enabled.Bitmaps[0].Enabled {
+		t.Errorf("%+v", enabled)
+	}
+	if disabled := must(client.BitmapDisable(background, named))(t); !disabled.Changed {
+		t.Errorf("%+v", disabled)
+	}
+	if cleared := must(client.BitmapClear(background, named))(t); cleared.Changed {
+		t.Errorf("%+v", cleared)
+	}
+	merged := must(client.BitmapMerge(background, BitmapMergeRequest{Path: path, Name: "a", From: []string{"b"}}))(t)
+	if merged.Changed || len(merged.Bitmaps) != 2 {
+		t.Errorf("%+v", merged)
+	}
+	listed := must(client.BitmapList(background, BitmapListRequest{Path: path, Count: true}))(t)
+	if len(listed.Bitmaps) != 2 || listed.Bitmaps[1].DirtyBytes == nil || *listed.Bitmaps[1].DirtyBytes != 0 || listed.Lost != 0 {
+		t.Errorf("%+v", listed)
+	}
+	info := must(client.Info(background, InfoRequest{Path: path, Qemu: true}))(t)
+	if info.Qemu == nil || info.Qemu.FormatSpecific == nil || len(info.Qemu.FormatSpecific.Data.Bitmaps) != 2 || info.Qemu.VirtualSize != 64<<20 {
+		t.Errorf("%+v", info.Qemu)
+	}
+	must(client.BitmapRemove(background, BitmapRemoveRequest{Path: path, Name: "a"}))(t)
+	if _, err := client.BitmapClear(background, named); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	if gone := must(client.BitmapRemove(background, BitmapRemoveRequest{Path: path, All: true}))(t); len(gone.Bitmaps) != 0 {
+		t.Errorf("%+v", gone)
+	}
+}

@@ -29,7 +29,8 @@ impl CompletionsArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vmdisk man | man -l -
-  vmdisk man create > vmdisk-create.1")]
+  vmdisk man create > vmdisk-create.1
+  vmdisk man bitmap add | man -l -")]
 pub(super) struct ManArgs {
     /// The verb it is about, and the action of a verb that has several [default: the program]
     #[arg(num_args = 0..=2)]

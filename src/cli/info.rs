@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::flags::TrustFlags;
 use super::names::one_of;
-use super::output::Output;
+use super::output::{Output, print_json};
 use crate::error::Result;
 use crate::ops::{self, Format, InfoReport, InfoRequest, Qcow2Report};
 use crate::task::Cancel;
@@ -17,6 +17,8 @@ use crate::units::ByteSize;
 #[command(after_help = "Examples:
   vmdisk info m.qcow2
   vmdisk info m.qcow2 --json
+  vmdisk info m.qcow2 --output qemu-json
+      for programs that read what qemu-img info --output=json prints
   vmdisk info m.qcow2 --chain --allow /var/lib/images
       also what is below it, as far as it may be opened")]
 pub(super) struct Args {
@@ -28,16 +30,32 @@ pub(super) struct Args {
     /// Also tell what is below it
     #[arg(long)]
     chain: bool,
+    /// How it is told: as text, or in the very fields of `qemu-img info`, as JSON (with a chain: in a
+    /// list)
+    #[arg(long, value_name = "HOW", conflicts_with = "json", default_value = "text",
+          value_parser = ["text", QEMU_JSON])]
+    output: String,
     #[command(flatten)]
     trust: TrustFlags,
 }
 
+/// What programs know that parse what `qemu-img` prints.
+const QEMU_JSON: &str = "qemu-json";
+
 impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
+        let qemu = self.output == QEMU_JSON;
         let request =
-            InfoRequest { path: self.path.clone(), format: self.format, chain: self.chain };
+            InfoRequest { path: self.path.clone(), format: self.format, chain: self.chain, qemu };
         let report = self.trust.looking(cancel, |context| ops::info(&request, context))?;
-        output.report(&report, text)
+        match (qemu, &report.chain) {
+            (false, _) => output.report(&report, text),
+            (true, None) => print_json(&report.qemu),
+            (true, Some(below)) => {
+                let all = [&report].into_iter().chain(below).filter_map(|link| link.qemu.as_ref());
+                print_json(&all.collect::<Vec<_>>())
+            }
+        }
     }
 }
 

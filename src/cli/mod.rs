@@ -1,6 +1,7 @@
 //! The command line: flags as typed become requests as meant, reports become text or JSON.
 
 mod amend;
+mod bitmap;
 mod capabilities;
 mod check;
 mod clone;
@@ -79,6 +80,7 @@ enum Verb {
     Convert(convert::Args),
     Compare(compare::Args),
     Hash(hash::Args),
+    Bitmap(bitmap::Args),
     Capabilities(capabilities::Args),
     Rpc(rpc::RpcArgs),
     Schema(rpc::SchemaArgs),
@@ -136,6 +138,7 @@ impl Cli {
             Verb::Compare(args) => return args.run(output, cancel),
             Verb::Hash(args) => args.run(output, cancel),
             Verb::Damage(args) => args.run(output, cancel),
+            Verb::Bitmap(args) => args.run(output, cancel),
             Verb::Capabilities(args) => args.run(output, cancel),
             Verb::Rpc(args) => return args.run(cancel),
             Verb::Schema(args) => args.run(),
@@ -172,6 +175,7 @@ impl Verb {
             Verb::Snapshot(args) => args.hint(error),
             Verb::Convert(_) => convert::hint(error),
             Verb::Amend(_) => amend::hint(error),
+            Verb::Bitmap(_) => bitmap::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Inspect(_)

@@ -61,6 +61,11 @@ fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
+/// Prints what is JSON in any case, and nothing beside it.
+pub(super) fn print_json<T: Serialize>(value: &T) -> Result<()> {
+    print(&json(value))
+}
+
 /// Writes to standard output. Whoever closed it does not want to know: that is no failure; a full
 /// disk behind it is one.
 pub(super) fn print(text: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use super::journal::Beside;
 use super::probe::Format;
 use crate::block::{BlockDevice, Content, Extent};
 use crate::error::{Error, ErrorKind, Result};
-use crate::qcow2::{Header, Qcow2};
+use crate::qcow2::{Bitmap, BitmapChange, BitmapsChanged, Header, Qcow2};
 use crate::raw::Raw;
 use crate::task::Task;
 use crate::units::VirtualSize;
@@ -101,6 +101,36 @@ impl Image {
                 Err(Error::new(ErrorKind::UnsupportedFeature, message))
             }
         })
+    }
+
+    /// Changes the image's bitmaps: see [`Qcow2::change_bitmaps`].
+    ///
+    /// # Errors
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for raw disks; otherwise as there.
+    pub fn change_bitmaps(
+        &mut self,
+        change: &BitmapChange<'_>,
+        task: Task<'_>,
+    ) -> Result<BitmapsChanged> {
+        let changed = match &mut self.disk {
+            Disk::Qcow2(image) => image.change_bitmaps(change, task),
+            Disk::Raw(_) => {
+                let message = "a raw disk has no bitmaps";
+                Err(Error::new(ErrorKind::UnsupportedFeature, message))
+            }
+        };
+        self.of_file(changed)
+    }
+
+    /// The image's bitmaps: see [`Qcow2::bitmaps`]. A raw disk has none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn bitmaps(&self) -> Result<Vec<Bitmap>> {
+        match &self.disk {
+            Disk::Qcow2(image) => self.of_file(image.bitmaps()),
+            Disk::Raw(_) => Ok(Vec::new()),
+        }
     }
 
     /// Makes the disk larger or smaller, rounded up to 512 bytes by [`VirtualSize`], as

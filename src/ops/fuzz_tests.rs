@@ -61,7 +61,7 @@ fn look(path: &Path) {
 }
 
 fn request(path: &Path) -> InfoRequest {
-    InfoRequest { path: PathBuf::from(path), format: None, chain: true }
+    InfoRequest { path: PathBuf::from(path), format: None, chain: true, qemu: true }
 }
 
 /// It is an error that a file can bring about.

@@ -1,11 +1,16 @@
 //! `info`: what a disk is. It takes no lock, so it works while a machine runs, and opens nothing
 //! that the image names unless the chain is asked for.
 
+mod qemu;
+
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::qemu::{
+    QemuBitmap, QemuChild, QemuData, QemuEncryption, QemuInfo, QemuSnapshot, QemuSpecific,
+};
 use super::choices::{Compat, Compression, Format};
 use super::context::Context;
 use super::wire::{bytes_hex, choice, lossy, stored_text};
@@ -27,6 +32,9 @@ pub struct InfoRequest {
     /// Whether to open what is below it, as far as `trust` allows. Default: `false`.
     #[serde(default)]
     pub chain: bool,
+    /// Whether to tell it once more in the very fields that `qemu-img info` has. Default: `false`.
+    #[serde(default)]
+    pub qemu: bool,
 }
 
 /// What a disk is.
@@ -57,6 +65,9 @@ pub struct InfoReport {
     /// What is below it, nearest first, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain: Option<Vec<InfoReport>>,
+    /// The same as `qemu-img info --output=json` tells it, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<QemuInfo>,
 }
 
 choice! {
@@ -181,11 +192,21 @@ pub fn info(request: &InfoRequest, context: Context<'_>) -> Result<InfoReport> {
     let link = Link::open(&path, format, storage)?;
     let mut report = describe(&link, &request.path)?;
     report.format_doubt = doubt;
+    if request.qemu {
+        report.qemu = Some(qemu::describe(&link, &lossy(&request.path))?);
+    }
     if request.chain {
         let opening = Opening { trust: context.trust, locks: None, cancel: context.cancel };
         let below = opening.below(&link, &[])?;
-        report.chain =
-            Some(below.iter().map(|link| describe(link, &link.path)).collect::<Result<_>>()?);
+        let mut chain: Vec<InfoReport> = Vec::new();
+        for link in &below {
+            let mut found = describe(link, &link.path)?;
+            let above = chain.last().unwrap_or(&report).qemu.as_ref();
+            let name = above.and_then(|above| above.full_backing_filename.clone());
+            found.qemu = name.map(|name| qemu::describe(link, &name)).transpose()?;
+            chain.push(found);
+        }
+        report.chain = Some(chain);
     }
     Ok(report)
 }
@@ -204,6 +225,7 @@ fn describe(link: &Link, path: &Path) -> Result<InfoReport> {
         qcow2: header.map(|header| describe_qcow2(&link.storage, header, path)).transpose()?,
         journal: JournalReport::beside(link)?,
         chain: None,
+        qemu: None,
     })
 }
 

@@ -4,6 +4,7 @@
 
 mod amend;
 mod backing;
+mod bitmap;
 mod capabilities;
 mod check;
 mod choices;
@@ -39,6 +40,11 @@ mod verb;
 mod wire;
 
 pub use amend::{AmendReport, AmendRequest, AmendmentReport, amend};
+pub use bitmap::{
+    BitmapAddRequest, BitmapChangeReport, BitmapListReport, BitmapListRequest, BitmapMergeRequest,
+    BitmapRemoveRequest, BitmapReport, BitmapRequest, bitmap_add, bitmap_clear, bitmap_disable,
+    bitmap_enable, bitmap_list, bitmap_merge, bitmap_remove,
+};
 pub use capabilities::{
     CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks, capabilities,
 };
@@ -66,7 +72,8 @@ pub use guest::{
 };
 pub use hash::{HashReport, HashRequest, hash};
 pub use info::{
-    InfoReport, InfoRequest, JournalReport, JournalState, Qcow2Report, SnapshotReport, info,
+    InfoReport, InfoRequest, JournalReport, JournalState, Qcow2Report, QemuBitmap, QemuChild,
+    QemuData, QemuEncryption, QemuInfo, QemuSnapshot, QemuSpecific, SnapshotReport, info,
 };
 pub use inspect::{
     ExtensionReport, FeatureReport, FeatureSet, HeaderReport, InspectReport, InspectRequest,
@@ -83,8 +90,9 @@ pub use snapshot::{
     snapshot_delete, snapshot_list, snapshot_show,
 };
 pub use verb::{
-    Amend, Capabilities, Check, Clone, Commit, Compare, Convert, Create, Ensure, Flatten, Hash,
-    Info, Inside, Inspect, Rebase, Resize, Salvage, SnapshotApply, SnapshotCreate, SnapshotDelete,
-    SnapshotList, SnapshotShow, UndoRepair, Verb, Visitor, each_verb,
+    Amend, BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BitmapList, BitmapMerge,
+    BitmapRemove, Capabilities, Check, Clone, Commit, Compare, Convert, Create, Ensure, Flatten,
+    Hash, Info, Inside, Inspect, Rebase, Resize, Salvage, SnapshotApply, SnapshotCreate,
+    SnapshotDelete, SnapshotList, SnapshotShow, UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -6,6 +6,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::amend::{AmendReport, AmendRequest, amend};
+use super::bitmap::{
+    BitmapAddRequest, BitmapChangeReport, BitmapListReport, BitmapListRequest, BitmapMergeRequest,
+    BitmapRemoveRequest, BitmapRequest, bitmap_add, bitmap_clear, bitmap_disable, bitmap_enable,
+    bitmap_list, bitmap_merge, bitmap_remove,
+};
 use super::capabilities::{CapabilitiesReport, CapabilitiesRequest, capabilities};
 use super::check::{
     CheckReport, CheckRequest, UndoRepairReport, UndoRepairRequest, check, undo_repair,
@@ -165,6 +170,28 @@ verbs! {
 
     /// Hashes what the guest of a disk sees: the same for every format.
     Hash = hash(HashRequest) -> HashReport, opens: true, locks: true;
+
+    /// Lists the persistent dirty bitmaps of an image.
+    BitmapList = bitmap_list(BitmapListRequest) -> BitmapListReport, opens: false, locks: false;
+
+    /// Adds a bitmap to an image, which has nothing as dirty yet.
+    BitmapAdd = bitmap_add(BitmapAddRequest) -> BitmapChangeReport, opens: true, locks: true;
+
+    /// Removes a bitmap from an image, or all of them.
+    BitmapRemove = bitmap_remove(BitmapRemoveRequest) -> BitmapChangeReport,
+    opens: true, locks: true;
+
+    /// Has a bitmap forget what is dirty.
+    BitmapClear = bitmap_clear(BitmapRequest) -> BitmapChangeReport, opens: true, locks: true;
+
+    /// Has a bitmap kept up to date by programs that know bitmaps.
+    BitmapEnable = bitmap_enable(BitmapRequest) -> BitmapChangeReport, opens: true, locks: true;
+
+    /// Has a bitmap left as it is by programs that would keep it up to date.
+    BitmapDisable = bitmap_disable(BitmapRequest) -> BitmapChangeReport, opens: true, locks: true;
+
+    /// Has a bitmap take over what others have as dirty.
+    BitmapMerge = bitmap_merge(BitmapMergeRequest) -> BitmapChangeReport, opens: true, locks: true;
 
     /// Tells what this program and this host can do.
     Capabilities = capabilities(CapabilitiesRequest) -> CapabilitiesReport,

@@ -2,8 +2,8 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::ops::{
-    Amend, Clone, Commit, Convert, Create, Ensure, Flatten, Rebase, Resize, SnapshotApply,
-    SnapshotCreate, Verb,
+    Amend, BitmapAdd, Clone, Commit, Convert, Create, Ensure, Flatten, Rebase, Resize,
+    SnapshotApply, SnapshotCreate, Verb,
 };
 
 const CREATE: &str = Create::NAME;
@@ -15,6 +15,7 @@ const FLATTEN: &str = Flatten::NAME;
 const CLONE: &str = Clone::NAME;
 const SNAPSHOT_APPLY: &str = SnapshotApply::NAME;
 const SNAPSHOT_CREATE: &str = SnapshotCreate::NAME;
+const BITMAP_ADD: &str = BitmapAdd::NAME;
 const REBASE: &str = Rebase::NAME;
 const AMEND: &str = Amend::NAME;
 
@@ -61,6 +62,16 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         }
         (ErrorKind::FormatMismatch, CONVERT) => {
             "if you know what it is, say so with source_format (backing.format for a backing file)"
+        }
+        (ErrorKind::Exists, BITMAP_ADD) => {
+            "choose another name, or have the one that is there forget what is dirty with bitmap_clear"
+        }
+        (ErrorKind::NotFound, method) if is_of_bitmap(method, error) => {
+            "bitmap_list tells which bitmaps there are"
+        }
+        (ErrorKind::Dirty, method) if is_of_bitmap(method, error) => {
+            "remove it with bitmap_remove, add a new one and begin with a full backup; if a machine is \
+             using it, stop that first"
         }
         (ErrorKind::WouldShrink, RESIZE) => {
             "allow it with shrink: what the guest has behind the new end is lost"
@@ -111,4 +122,10 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         (ErrorKind::NoSpace, _) => "free some room on the file system, or choose another folder",
         _ => return None,
     })
+}
+
+/// Whether it is about a bitmap, and not about the file, which has an error number, or the image's
+/// counts, which have a place.
+fn is_of_bitmap(method: &str, error: &Error) -> bool {
+    method.starts_with("bitmap_") && error.errno().is_none() && error.offset().is_none()
 }

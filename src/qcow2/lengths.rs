@@ -7,8 +7,8 @@ pub(super) fn index(len: impl TryInto<usize>) -> usize {
     len.try_into().unwrap_or(usize::MAX)
 }
 
-/// How many bytes there are.
-pub(super) fn len_of(bytes: &[u8]) -> u64 {
+/// How many bytes there are, or other things.
+pub(super) fn len_of<T>(items: &[T]) -> u64 {
     // OK to default: a slice's length fits in 64 bits.
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+    u64::try_from(items.len()).unwrap_or(u64::MAX)
 }

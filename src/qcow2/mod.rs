@@ -10,6 +10,7 @@
 //!   `open`, `resize`, `rebuild`.
 //! - The life of an image: `create` (with `layout`), `compose` (with guest data, as it comes),
 //!   `open`, `resize`, `amend`, `rebase`, `rebuild`.
+//! - What was written since some moment: `bitmap`.
 //! - Whether an image is sound: [`check`]; what it claims before anything is believed: `claims`.
 //! - What can be read of one that is not: `salvage`. What another program makes of one:
 //!   [`hyperkit`].
@@ -28,6 +29,7 @@ mod alloc;
 mod amend;
 #[cfg(test)]
 mod audit_tests;
+mod bitmap;
 mod cache;
 pub mod check;
 mod claims;
@@ -129,6 +131,10 @@ mod wounds_tests;
 mod write;
 
 pub use amend::{Amended, Amendment, refuse_amendment};
+pub use bitmap::{
+    Bitmap, BitmapChange, BitmapSource, BitmapsChanged, Granularity, MAX_BITMAP_NAME, MAX_BITMAPS,
+    dirty_bytes, read_bitmaps,
+};
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
 pub use compose::Composer;
 pub use compress::Packer;

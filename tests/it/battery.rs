@@ -79,6 +79,7 @@ battery! {
     snapshot_create, locks: true, writes: true, "snapshot create DISK one";
     convert, locks: true, writes: true, "convert DISK o.raw --if-exists replace";
     hash, locks: true, writes: false, "hash DISK";
+    bitmap, locks: true, writes: true, "bitmap add DISK new";
 }
 
 /// What needs a snapshot to be there.

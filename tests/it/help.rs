@@ -24,6 +24,7 @@ const VERBS: &[&str] = &[
     "convert",
     "compare",
     "hash",
+    "bitmap",
     "capabilities",
     "rpc",
     "schema",
@@ -32,8 +33,20 @@ const VERBS: &[&str] = &[
 ];
 
 /// What verbs that have several actions can do.
-const ACTIONS: &[&str] =
-    &["snapshot list", "snapshot show", "snapshot create", "snapshot apply", "snapshot delete"];
+const ACTIONS: &[&str] = &[
+    "snapshot list",
+    "snapshot show",
+    "snapshot create",
+    "snapshot apply",
+    "snapshot delete",
+    "bitmap list",
+    "bitmap add",
+    "bitmap remove",
+    "bitmap clear",
+    "bitmap enable",
+    "bitmap disable",
+    "bitmap merge",
+];
 
 /// The help of every verb is what was agreed on. After a deliberate change, run the test with
 /// `VMDISK_BLESS=1` and read the difference that this makes in `tests/data/help`.

@@ -4,6 +4,7 @@
 mod amend;
 mod atomic;
 mod battery;
+mod bitmap;
 mod chain;
 mod check;
 mod clone;
@@ -32,6 +33,7 @@ mod over;
 mod pack;
 mod partitions;
 mod payload;
+mod qemu_info;
 mod rebase;
 mod rebuild;
 mod reference;

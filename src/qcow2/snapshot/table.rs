@@ -255,12 +255,12 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
     found.map_or(0, |bytes| u16::from_be_bytes(*bytes))
 }
 
-fn be32(bytes: &[u8], at: usize) -> u32 {
-    let found = bytes.get(at..).and_then(|rest| rest.first_chunk());
-    found.map_or(0, |bytes| u32::from_be_bytes(*bytes))
-}
-
 fn be64(bytes: &[u8], at: usize) -> u64 {
     let found = bytes.get(at..).and_then(|rest| rest.first_chunk());
     found.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    let found = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    found.map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }

@@ -146,10 +146,11 @@ fn verbs_are_known_everywhere() {
     let verbs: Vec<_> = asked.result()["verbs"].as_array().expect("verbs").iter().collect();
     let verbs: BTreeSet<_> = verbs.iter().filter_map(|verb| verb.as_str()).collect();
     for verb in &verbs {
-        // On the command line that is `check --undo`; what a verb does is an argument of it.
+        // On the command line that is `check --undo`.
         let command = match *verb {
             "undo_repair" => "check".to_owned(),
-            verb => verb.replace('_', " "),
+            // An action of a command.
+            verb => verb.replacen('_', " ", 1),
         };
         assert_eq!(env.vmdisk(&format!("{command} --help")).exits(0).stderr, "");
         session.send(request(1, verb, json!({ "no-such-field": 1 })));

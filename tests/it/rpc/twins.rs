@@ -129,6 +129,32 @@ fn reports_are_the_same() {
             "compare",
             json!({ "path": "c.qcow2", "other": "c.raw", "format": "qcow2" }),
         ),
+        (
+            "bitmap add d.qcow2 a --granularity 4K --disabled",
+            "bitmap_add",
+            json!({ "path": "d.qcow2", "name": "a", "granularity": "4K", "disabled": true }),
+        ),
+        ("bitmap enable d.qcow2 a", "bitmap_enable", json!({ "path": "d.qcow2", "name": "a" })),
+        (
+            "bitmap add over.qcow2 b --format qcow2",
+            "bitmap_add",
+            json!({ "path": "over.qcow2", "name": "b", "format": "qcow2" }),
+        ),
+        (
+            "bitmap merge over.qcow2 b a --source d.qcow2",
+            "bitmap_merge",
+            json!({ "path": "over.qcow2", "name": "b", "from": ["a"], "source": "d.qcow2" }),
+        ),
+        ("bitmap clear over.qcow2 b", "bitmap_clear", json!({ "path": "over.qcow2", "name": "b" })),
+        ("bitmap disable d.qcow2 a", "bitmap_disable", json!({ "path": "d.qcow2", "name": "a" })),
+        ("bitmap list d.qcow2 --count", "bitmap_list", json!({ "path": "d.qcow2", "count": true })),
+        ("bitmap remove d.qcow2 a", "bitmap_remove", json!({ "path": "d.qcow2", "name": "a" })),
+        (
+            "bitmap remove over.qcow2 --all",
+            "bitmap_remove",
+            json!({ "path": "over.qcow2", "all": true }),
+        ),
+        ("bitmap clear d.qcow2 a", "bitmap_clear", json!({ "path": "d.qcow2", "name": "a" })),
         ("capabilities .", "capabilities", json!({ "folder": "." })),
         ("capabilities", "capabilities", json!({})),
         // And of failures.

@@ -1,0 +1,108 @@
+package vmdisk
+
+// QemuInfo is what `qemu-img info --output=json` tells of a disk, or of the file that it is in.
+type QemuInfo struct {
+	// Children is what it consists of: the file that the disk is in.
+	Children []QemuChild `json:"children"`
+	// BackingFilenameFormat is the backing file's format, as recorded.
+	BackingFilenameFormat string `json:"backing-filename-format"`
+	// Snapshots is internal snapshots, if there are any.
+	Snapshots []QemuSnapshot `json:"snapshots"`
+	// VirtualSize is the size of the guest's disk in bytes; of the file, rounded up to 512 bytes.
+	VirtualSize uint64 `json:"virtual-size"`
+	// Filename is where it is, as it was asked for.
+	Filename string `json:"filename"`
+	// ClusterSize is bytes a cluster; 0 where there are none.
+	ClusterSize uint64 `json:"cluster-size"`
+	// Format is its format; of the file, file or host_device.
+	Format string `json:"format"`
+	// ActualSize is what of the file is allocated on the host, in bytes.
+	ActualSize uint64 `json:"actual-size"`
+	// Encrypted tells whether the guest's data is encrypted.
+	Encrypted bool `json:"encrypted"`
+	// FormatSpecific is what only this format has; nil where it has nothing.
+	FormatSpecific *QemuSpecific `json:"format-specific"`
+	// FullBackingFilename is the backing file's name, with the folder of the image before it if it is
+	// relative.
+	FullBackingFilename string `json:"full-backing-filename"`
+	// BackingFilename is the backing file's name as stored.
+	BackingFilename string `json:"backing-filename"`
+	// DirtyFlag tells whether reference counts may be stale.
+	DirtyFlag bool `json:"dirty-flag"`
+}
+
+// QemuChild is one of the things that a disk consists of.
+type QemuChild struct {
+	// Name is what it is for: file.
+	Name string `json:"name"`
+	// Info is what it is.
+	Info QemuInfo `json:"info"`
+}
+
+// QemuSpecific is what only one format has.
+type QemuSpecific struct {
+	// Type is the format.
+	Type string `json:"type"`
+	// Data is what that has; nothing, of a file.
+	Data QemuData `json:"data"`
+}
+
+// QemuData is what only qcow2 has.
+type QemuData struct {
+	// Compat is the version.
+	Compat string `json:"compat"`
+	// CompressionType is how compressed clusters are packed.
+	CompressionType string `json:"compression-type"`
+	// LazyRefcounts tells whether reference counts may be updated late; nil of version 2.
+	LazyRefcounts *bool `json:"lazy-refcounts"`
+	// Bitmaps is persistent bitmaps, if there are any.
+	Bitmaps []QemuBitmap `json:"bitmaps"`
+	// RefcountBits is bits a reference count.
+	RefcountBits uint64 `json:"refcount-bits"`
+	// DataFile is the external data file's name as stored.
+	DataFile string `json:"data-file"`
+	// DataFileRaw tells whether that is the disk, byte for byte; nil where there is none.
+	DataFileRaw *bool `json:"data-file-raw"`
+	// Corrupt tells whether the image is marked damaged; nil of version 2.
+	Corrupt *bool `json:"corrupt"`
+	// ExtendedL2 tells whether L2 entries have subclusters; nil of version 2.
+	ExtendedL2 *bool `json:"extended-l2"`
+	// Encrypt is how guest data is encrypted; nil where it is not.
+	Encrypt *QemuEncryption `json:"encrypt"`
+}
+
+// QemuEncryption is how guest data is encrypted.
+type QemuEncryption struct {
+	// Format is the method: aes or luks.
+	Format string `json:"format"`
+}
+
+// QemuSnapshot is one internal snapshot.
+type QemuSnapshot struct {
+	// Icount is how many instructions the machine had executed; nil where that was not counted.
+	Icount *uint64 `json:"icount"`
+	// VMClockNsec is how long the machine had run: nanoseconds since the last second.
+	VMClockNsec uint64 `json:"vm-clock-nsec"`
+	// Name is its name.
+	Name string `json:"name"`
+	// DateSec is when it was taken, in seconds since 1970.
+	DateSec uint64 `json:"date-sec"`
+	// DateNsec is nanoseconds since that second.
+	DateNsec uint64 `json:"date-nsec"`
+	// VMClockSec is how long the machine had run, in whole seconds.
+	VMClockSec uint64 `json:"vm-clock-sec"`
+	// ID is its id.
+	ID string `json:"id"`
+	// VMStateSize is the size of the machine state saved with it, in bytes.
+	VMStateSize uint64 `json:"vm-state-size"`
+}
+
+// QemuBitmap is one persistent bitmap.
+type QemuBitmap struct {
+	// Flags is those of in-use and auto that it has.
+	Flags []string `json:"flags"`
+	// Name is its name.
+	Name string `json:"name"`
+	// Granularity is bytes of the disk that a bit stands for.
+	Granularity uint64 `json:"granularity"`
+}
