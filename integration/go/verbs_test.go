@@ -177,6 +177,24 @@ func TestDamagedDisks(t *testing.T) {
 	request.IfExists = IfTakenReplace
 	must(client.Salvage(background, request))(t)
 
+	packed := ConvertRequest{Path: request.Out, Out: filepath.Join(folder, "packed.qcow2"), Compress: CompressionZlib, Level: 9, Verify: true}
+	converted := must(client.Convert(background, packed))(t)
+	if converted.Method != CopyMethodWritten || !converted.Verified || converted.Format != FormatQcow2 || converted.VirtualSizeBytes != 64<<20 {
+		t.Errorf("%+v", converted)
+	}
+	if _, err := client.Convert(background, packed); !errors.Is(err, ErrExists) {
+		t.Error(err)
+	}
+	compared := must(client.Compare(background, CompareRequest{Path: request.Out, Other: packed.Out}))(t)
+	if !compared.Identical || compared.GuestOffsetBytes != nil || compared.Other.Format != FormatQcow2 {
+		t.Errorf("%+v", compared)
+	}
+	ours := must(client.Hash(background, HashRequest{Path: request.Out}))(t)
+	theirs := must(client.Hash(background, HashRequest{Path: packed.Out}))(t)
+	if ours.Hash != theirs.Hash || ours.Algorithm != "vmdisk-hash-1" {
+		t.Errorf("%+v is not %+v", ours, theirs)
+	}
+
 	mended := must(client.Check(background, CheckRequest{Path: path, Repair: RepairAll}))(t)
 	if mended.Verdict != CheckClean || mended.Repair == nil || !mended.Repair.Changed || mended.Repair.UndoFile == "" {
 		t.Fatalf("%+v", mended)

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use crate::draw::{Draw, each};
+use crate::draw::{Draw, each, whole_matrix};
 use crate::fixtures::{CHAINS, every_image};
 use crate::support::{Env, message, same_bytes};
 
@@ -45,8 +45,9 @@ fn qemu_reads_what_every_image_became() {
         make(&env);
         env.qemu_img("convert -f qcow2 -O raw d.qcow2 theirs.raw");
         let hash = env.report("hash theirs.raw")["hash"].clone();
-        // Two of the targets for each image; all of them come.
-        for target in [targets[number % targets.len()], targets[(number * 5 + 3) % targets.len()]] {
+        // All targets come, and each with every image in the whole matrix.
+        let some = [targets[number % targets.len()]];
+        for target in if whole_matrix() { &targets[..] } else { &some } {
             let report =
                 env.report(&format!("convert d.qcow2 {target} --if-exists replace --trust full"));
             let out = report["out"].as_str().expect("a path");
@@ -112,7 +113,9 @@ fn packed_images_are_the_same_every_time_and_small() {
             "convert -c -f raw -O qcow2 -o compression_type={kind} s.raw theirs-{kind}.qcow2"
         ));
         let theirs = std::fs::metadata(env.path(format!("theirs-{kind}.qcow2"))).unwrap().len();
-        assert!(ours <= theirs + theirs / 50, "{kind}: {ours} against {theirs}");
+        // QEMU's file ends with its last byte, ours with a cluster.
+        let most = theirs + theirs / 100 + (2 << 16);
+        assert!(ours <= most, "{kind}: {ours} against {theirs}");
         let harder = line.replace("-1", "-3") + " --level 9";
         assert!(env.report(&harder)["file_size_bytes"].as_u64().unwrap() <= ours + 65536);
     }

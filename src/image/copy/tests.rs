@@ -1,13 +1,14 @@
 //! Copies of drawn disks into images of every kind: sound, the same, and the same every time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::block::{Content, Extent, ExtentKind, MemoryDevice, is_zero, require_run};
-use crate::host::storage::MemoryStorage;
+use crate::host::storage::{Allocation, MemoryStorage};
 use crate::image::{Comparison, compare, hash};
 use crate::qcow2::check::scan;
 use crate::qcow2::geometry::{ClusterBits, Geometry, RefcountOrder};
@@ -90,6 +91,22 @@ fn contents() -> impl Strategy<Value = Vec<u8>> {
         all.splice(middle..middle, vec![0; large]);
         all
     })
+}
+
+/// The plainest image.
+fn plain(size: VirtualSize) -> CreateOptions {
+    CreateOptions {
+        version: Version::V3,
+        geometry: Geometry::new(ClusterBits::DEFAULT, RefcountOrder::DEFAULT, false).unwrap(),
+        virtual_size: size,
+        backing: None,
+        compression: CompressionType::Zlib,
+        lazy_refcounts: false,
+        dirty: false,
+        header_form: HeaderForm::Qemu,
+        l1_capacity: L1Capacity::AsNeeded,
+        preallocation: Preallocation::Off,
+    }
 }
 
 fn options() -> impl Strategy<Value = CreateOptions> {
@@ -233,18 +250,7 @@ fn streams_are_disks() {
     let size = VirtualSize::round_up(ByteSize::from_bytes(contents.len() as u64)).unwrap();
     let disk = Sparse { contents: contents.clone(), step: 512 };
     let raw = Target::Raw { size: disk.size(), allocation: RawAllocation::Sparse };
-    let image = CreateOptions {
-        version: Version::V3,
-        geometry: Geometry::new(ClusterBits::DEFAULT, RefcountOrder::DEFAULT, false).unwrap(),
-        virtual_size: size,
-        backing: None,
-        compression: CompressionType::Zlib,
-        lazy_refcounts: false,
-        dirty: false,
-        header_form: HeaderForm::Qemu,
-        l1_capacity: L1Capacity::AsNeeded,
-        preallocation: Preallocation::Off,
-    };
+    let image = plain(size);
     for target in [raw, Target::Qcow2(image)] {
         let expected = written(&disk, &target, &CopyOptions::default());
         let storage = MemoryStorage::default();
@@ -295,18 +301,8 @@ fn what_is_left_to_the_same_base_is_not_read() {
         }
     }
     let size = VirtualSize::round_up(ByteSize::from_bytes(1 << 40)).unwrap();
-    let create = CreateOptions {
-        version: Version::V3,
-        geometry: Geometry::new(ClusterBits::DEFAULT, RefcountOrder::DEFAULT, false).unwrap(),
-        virtual_size: size,
-        backing: Some(BackingName { name: b"b".to_vec(), format: None }),
-        compression: CompressionType::Zlib,
-        lazy_refcounts: false,
-        dirty: false,
-        header_form: HeaderForm::Qemu,
-        l1_capacity: L1Capacity::AsNeeded,
-        preallocation: Preallocation::Off,
-    };
+    let backing = Some(BackingName { name: b"b".to_vec(), format: None });
+    let create = CreateOptions { backing, ..plain(size) };
     let below = MemoryDevice::new(vec![1; 1 << 20]);
     let base = Some(Base { disk: &below, is_below_source: true });
     let how = CopyOptions { base, ..CopyOptions::default() };
@@ -315,4 +311,97 @@ fn what_is_left_to_the_same_base_is_not_read() {
         task(|task| scan(&image, &Header::read(&image).unwrap(), task)).unwrap().allocated_clusters,
         16
     );
+}
+
+/// A file in memory of which one change fails.
+#[derive(Default)]
+struct Failing {
+    file: MemoryStorage,
+    changes: AtomicU64,
+    fails_at: u64,
+}
+
+impl Failing {
+    fn change(&self) -> Result<()> {
+        match self.changes.fetch_add(1, Ordering::Relaxed) == self.fails_at {
+            true => Err(Error::new(ErrorKind::NoSpace, "on purpose")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Storage for Failing {
+    fn len(&self) -> Result<u64> {
+        self.file.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.file.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.change()?;
+        self.file.write_at(offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.change()?;
+        self.file.set_len(len)
+    }
+
+    fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Result<()> {
+        self.change()?;
+        self.file.allocate(offset, len, how)
+    }
+
+    fn punch_hole(&self, _: u64, _: u64) -> Result<()> {
+        unreachable!("a new file has no need of it")
+    }
+
+    fn zero_range(&self, _: u64, _: u64) -> Result<()> {
+        unreachable!("a new file has no need of it")
+    }
+
+    fn sync(&self) -> Result<()> {
+        unreachable!("whoever publishes it does")
+    }
+}
+
+/// Whichever change of the file fails, the copy fails with it, and nothing hangs.
+#[test]
+fn a_failed_write_is_heard_of() {
+    let mut contents = vec![0u8; 3 << 20];
+    contents
+        .chunks_mut(40_000)
+        .step_by(2)
+        .enumerate()
+        .for_each(|(at, part)| part.fill(at as u8 | 1));
+    let disk = Sparse { contents, step: 4096 };
+    let size = VirtualSize::round_up(ByteSize::from_bytes(disk.size())).unwrap();
+    let raw = |allocation| Target::Raw { size: disk.size(), allocation };
+    let mut image = plain(size);
+    let mut targets = vec![raw(RawAllocation::Sparse), raw(RawAllocation::Zeros)];
+    for preallocation in [Preallocation::Off, Preallocation::Falloc, Preallocation::Full] {
+        image.preallocation = preallocation;
+        targets.push(Target::Qcow2(image.clone()));
+    }
+    for target in targets {
+        let mut changes = 0;
+        loop {
+            let storage = Failing { fails_at: changes, ..Failing::default() };
+            let how = CopyOptions::default();
+            let done = task(|task| copy(&disk, &storage, &target, &how, task));
+            if storage.changes.into_inner() <= changes {
+                done.unwrap();
+                break;
+            }
+            assert_eq!(
+                done.unwrap_err().kind(),
+                ErrorKind::NoSpace,
+                "{target:?}: change {changes}"
+            );
+            changes += 1;
+        }
+        assert!(changes > 3, "{target:?}");
+    }
 }
