@@ -112,7 +112,8 @@ pub trait BlockDevice: Send + Sync {
     /// See the trait.
     fn extent(&self, offset: u64, end: u64) -> Result<Extent>;
 
-    /// The runs of a range of the disk, one after the other; neighbours of a kind are one.
+    /// The runs of a range of the disk, one after the other; neighbours of a kind are one. For many
+    /// runs, this is the fast way: a disk may read its tables in large pieces for it.
     fn extents(&self, range: Range<u64>) -> Extents<'_> {
         Extents::of(self, range)
     }
@@ -160,8 +161,8 @@ impl Extent {
 
 /// The extents of a range, one after the other; neighbours of a kind are one.
 pub struct Extents<'a> {
-    /// [`BlockDevice::extent`] of the disk, of whatever kind that is.
-    extent: Box<dyn Fn(u64, u64) -> Result<Extent> + Send + Sync + 'a>,
+    /// As [`BlockDevice::extent`] of the disk, of whatever kind that is.
+    extent: Box<dyn FnMut(u64, u64) -> Result<Extent> + Send + Sync + 'a>,
     at: u64,
     end: u64,
     held: Option<Extent>,
@@ -172,8 +173,25 @@ pub struct Extents<'a> {
 impl<'a> Extents<'a> {
     /// Those of the bytes of `device` from `range.start` to `range.end`.
     pub fn of(device: &'a (impl BlockDevice + ?Sized), range: Range<u64>) -> Self {
-        let extent = Box::new(move |offset, end| device.extent(offset, end));
-        Extents { extent, at: range.start, end: range.end, held: None, failed: None }
+        Self::with(range, move |offset, end| device.extent(offset, end))
+    }
+
+    /// Those that `extent` gives, which is asked as [`BlockDevice::extent`] is, from the beginning of
+    /// the range to its end.
+    pub fn with(
+        range: Range<u64>,
+        extent: impl FnMut(u64, u64) -> Result<Extent> + Send + Sync + 'a,
+    ) -> Self {
+        let (at, end) = (range.start, range.end);
+        Extents { extent: Box::new(extent), at, end, held: None, failed: None }
+    }
+
+    /// The same, where `tell` gets every error before anybody sees it.
+    #[must_use]
+    pub fn map_err(mut self, tell: impl Fn(Error) -> Error + Send + Sync + 'a) -> Self {
+        let mut extent = self.extent;
+        self.extent = Box::new(move |offset, end| extent(offset, end).map_err(&tell));
+        self
     }
 }
 

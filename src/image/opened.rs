@@ -1,11 +1,12 @@
 //! An open image: its disk, and which files it consists of.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::change::Change;
 use super::journal::Beside;
 use super::probe::Format;
-use crate::block::{BlockDevice, Extent};
+use crate::block::{BlockDevice, Extent, Extents};
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::{Header, Qcow2};
 use crate::raw::Raw;
@@ -172,5 +173,12 @@ impl BlockDevice for Image {
 
     fn extent(&self, offset: u64, end: u64) -> Result<Extent> {
         self.of_file(self.device().extent(offset, end))
+    }
+
+    fn extents(&self, range: Range<u64>) -> Extents<'_> {
+        match &self.disk {
+            Disk::Qcow2(image) => image.extents(range).map_err(|error| error.at_path(&self.path)),
+            Disk::Raw(_) => Extents::of(self, range),
+        }
     }
 }

@@ -11,7 +11,7 @@
 //!   [`hyperkit`].
 //! - Shared by those that change an image: `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
-//! - Guest data: `device` is the disk; `lookup` finds, `read`, `write` and `discard` do, `pack`
+//! - Guest data: `device` is the disk; `lookup` finds, `mappings` finds all in order, `read`, `write` and `discard` do, `pack`
 //!   (with `compress`) packs; `cache` and `live` are what an open image has in memory, `alloc` and
 //!   `overlap` know which clusters are free and which are never guest data.
 #![cfg_attr(
@@ -72,6 +72,7 @@ mod layout;
 mod lengths;
 mod live;
 mod lookup;
+mod mappings;
 #[cfg(test)]
 mod medium_tests;
 #[cfg(any(test, fuzzing))]
@@ -123,6 +124,7 @@ pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible}
 pub use header::{
     BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, Version,
 };
+pub use mappings::{Mapped, Mappings};
 pub use open::{Backing, Parts, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
