@@ -5,6 +5,7 @@ mod change;
 mod dependents;
 pub mod gate;
 pub mod journal;
+mod map;
 mod open;
 mod opened;
 mod past_damage;
@@ -14,6 +15,7 @@ pub use change::{Change, Changed};
 pub use dependents::{
     Dependent, Dependents, find_dependents, refuse_dependents, refuse_dependents_beside,
 };
+pub use map::{ChainMap, MapRun};
 pub use open::OpenOptions;
 pub use opened::Image;
 pub use past_damage::PastDamage;

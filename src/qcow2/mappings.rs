@@ -9,6 +9,7 @@ use super::open::Qcow2;
 use super::table::read_words;
 use crate::block::{ExtentKind, require_run};
 use crate::error::Result;
+use crate::host::storage::Run as StoredRun;
 
 /// So many bytes of tables are read at a time, or one table. They stay in the processor's cache.
 const READ: u64 = 256 << 10;
@@ -44,6 +45,15 @@ impl Qcow2 {
     /// What the disk is mapped to, to be asked for in order.
     pub fn mappings(&self) -> Mappings<'_> {
         Mappings { image: self, l1: (0, Vec::new()), tables: (HostOffset::ZERO, Vec::new()) }
+    }
+
+    /// What the file that holds the guest's data has from an offset on: see
+    /// [`Storage::run`](crate::host::storage::Storage::run).
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub fn stored(&self, host_offset: u64, end: u64) -> Result<StoredRun> {
+        self.data().run(host_offset, end)
     }
 
     /// The part of a run from `at`, which lies in its first cluster, that is of one kind.

@@ -68,11 +68,13 @@ mod header_tests;
 #[cfg(test)]
 mod hostile_tests;
 pub mod hyperkit;
+mod laid_out;
 mod layout;
 mod lengths;
 mod live;
 mod lookup;
 mod mappings;
+mod measure;
 #[cfg(test)]
 mod medium_tests;
 #[cfg(any(test, fuzzing))]
@@ -125,6 +127,7 @@ pub use header::{
     BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, Version,
 };
 pub use mappings::{Mapped, Mappings};
+pub use measure::{Counted, Measured, measure};
 pub use open::{Backing, Parts, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
