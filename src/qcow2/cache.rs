@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::geometry::{Geometry, HostOffset};
+use super::geometry::{ENTRY_SIZE, Geometry, HostOffset};
+use super::table::first_word;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Storage, read_exact_at, read_padded_at};
 
@@ -30,6 +31,8 @@ pub(super) enum Rank {
 struct Slot {
     offset: u64,
     bytes: Box<[u8]>,
+    /// Its first word, where each is a step above the one before.
+    series: Option<u64>,
     /// Changed since it was read, or last written.
     dirty: Option<Rank>,
     /// Looked at since the hand came by.
@@ -57,10 +60,38 @@ impl Hasher for OffsetHasher {
     }
 }
 
+/// Words of a slice.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Words<'a> {
+    /// As they are stored.
+    Bytes(&'a [u8]),
+    /// Each is that of the next cluster of one run: `first`, and so on upwards.
+    Series {
+        /// The first of them.
+        first: u64,
+        /// How many there are.
+        count: u64,
+    },
+}
+
+/// The first of words that are each a step above the one before, up to the bits that are no part of
+/// an offset. Tables that were laid out in advance are full of these; whoever asks for one of them
+/// need not wait until the memory that it lies in is there, which takes as long as everything else.
+fn series(bytes: &[u8], step: u64) -> Option<u64> {
+    let first = first_word(bytes)?;
+    let mut words = bytes.chunks_exact(8).filter_map(first_word);
+    let mut last = first;
+    let follows = |word| word == std::mem::replace(&mut last, word).wrapping_add(step);
+    words.by_ref().skip(1).all(follows).then_some(first).filter(|first| (first ^ last) >> 56 == 0)
+}
+
 /// Slices of tables by their host offset.
 #[derive(Debug)]
 pub(super) struct SliceCache {
     slice_len: u64,
+    /// From the L2 entry of a cluster to that of the next, where their data lies in one run; entries
+    /// of two words have none.
+    step: Option<u64>,
     capacity: usize,
     slots: Vec<Slot>,
     places: HashMap<u64, usize, BuildHasherDefault<OffsetHasher>>,
@@ -76,6 +107,7 @@ impl SliceCache {
         let capacity = budget.checked_div(slice_len).unwrap_or_default().max(MIN_SLICES);
         SliceCache {
             slice_len,
+            step: (!geometry.extended_l2()).then_some(geometry.cluster_size()),
             capacity: usize::try_from(capacity).unwrap_or(usize::MAX),
             slots: Vec::new(),
             places: HashMap::default(),
@@ -86,13 +118,33 @@ impl SliceCache {
 
     /// The bytes from `offset` to the end of its slice, if they are in memory.
     pub(super) fn get(&self, offset: HostOffset) -> Option<&[u8]> {
+        let (slot, within) = self.slot(offset)?;
+        slot.bytes.get(within..)
+    }
+
+    /// The words from `offset`, where one begins, to the end of its slice, if they are in memory.
+    pub(super) fn words(&self, offset: HostOffset) -> Option<Words<'_>> {
+        let (slot, within) = self.slot(offset)?;
+        let (Some(first), Some(step)) = (slot.series, self.step) else {
+            return slot.bytes.get(within..).map(Words::Bytes);
+        };
+        let within = u64::try_from(within).unwrap_or_default();
+        let before = within / ENTRY_SIZE;
+        Some(Words::Series {
+            first: first.wrapping_add(before.wrapping_mul(step)),
+            count: self.slice_len.saturating_sub(within) / ENTRY_SIZE,
+        })
+    }
+
+    /// The slice of `offset`, and how far into it that lies.
+    fn slot(&self, offset: HostOffset) -> Option<(&Slot, usize)> {
         let (start, within) = self.split(offset);
         let slot = self.slots.get(*self.places.get(&start)?)?;
         // A plain load first: a store by every reader would have the cores fight over the line.
         if !slot.used.load(Ordering::Relaxed) {
             slot.used.store(true, Ordering::Relaxed);
         }
-        slot.bytes.get(within..)
+        Some((slot, within))
     }
 
     /// Brings the slice of `offset` into memory. An L1 table may end where the file does.
@@ -113,6 +165,7 @@ impl SliceCache {
         }
         self.put(Slot {
             offset: start,
+            series: self.step.and_then(|step| series(&bytes, step)),
             bytes: bytes.into(),
             dirty: None,
             used: AtomicBool::new(true),
@@ -133,6 +186,7 @@ impl SliceCache {
         let slot = self.places.get(&start).and_then(|place| self.slots.get_mut(*place));
         let lost = || Error::new(ErrorKind::Internal, "a slice that was loaded is not there");
         let slot = slot.ok_or_else(lost)?;
+        slot.series = None;
         if slot.dirty.replace(rank).is_none() {
             self.dirty = self.dirty.saturating_add(1);
         }
@@ -272,6 +326,42 @@ mod tests {
                     prop_assert_eq!(cache.get(offset).unwrap()[0], value);
                 }
             }
+        }
+    }
+
+    proptest! {
+        /// Words that are told as a series are those that are stored, from wherever one asks, and
+        /// a change ends it.
+        #[test]
+        fn a_series_is_what_is_stored(
+            first in prop_oneof![Just(1u64 << 63 | 0x1_0000), Just((1 << 56) - 512), any::<u64>()],
+            other in prop::option::of((0usize..64, any::<u64>())),
+            at in 0u64..64,
+        ) {
+            let mut words: Vec<u64> = (0..64).map(|index| first.wrapping_add(index * 512)).collect();
+            if let Some((place, word)) = other {
+                words[place] = word;
+            }
+            let storage = MemoryStorage::new(words.iter().flat_map(|w| w.to_be_bytes()).collect());
+            let mut cache = SliceCache::new(geometry(), 0);
+            cache.load(&storage, HostOffset::ZERO, Rank::Leaf).unwrap();
+            let at = HostOffset::new(at * 8);
+            let whole = words.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(512))
+                && words[0] >> 56 == words[63] >> 56;
+            match cache.words(at).unwrap() {
+                Words::Bytes(bytes) => {
+                    prop_assert!(!whole);
+                    prop_assert_eq!(bytes, cache.get(at).unwrap());
+                }
+                Words::Series { first, count } => {
+                    prop_assert!(whole);
+                    let told: Vec<_> = (0..count).map(|index| first + index * 512).collect();
+                    prop_assert_eq!(told, &words[at.get() as usize / 8..]);
+                }
+            }
+            cache.change(&storage, at, Rank::Leaf).unwrap()[0] = 1;
+            let changed = cache.words(at).unwrap();
+            prop_assert!(matches!(changed, Words::Bytes([1, ..])), "{:?}", changed);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
-use super::cache::Rank;
+use super::cache::{Rank, Words};
 use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping};
 use super::error::{FormatError, Problem};
 use super::geometry::{
@@ -152,10 +152,20 @@ impl Qcow2 {
             return Ok(Ok(Run { mapping: Mapping::Unallocated, clusters }));
         };
         let at = self.l2_offset(table, cluster);
-        let Some(stored) = live.tables.get(at) else {
-            return Ok(Err(Missing(at, Rank::Leaf)));
-        };
-        self.run_of(stored, most).map(Ok)
+        match live.tables.words(at) {
+            Some(Words::Series { first, count }) => {
+                self.run_in_series(first, count.min(most)).map(Ok)
+            }
+            Some(Words::Bytes(stored)) => self.run_of(stored, most).map(Ok),
+            None => Ok(Err(Missing(at, Rank::Leaf))),
+        }
+    }
+
+    /// The run that begins with this entry, whose successors lead to one cluster after the other.
+    fn run_in_series(&self, word: u64, count: u64) -> Result<Run> {
+        let mapping = self.decode(L2Entry { word, bitmap: 0 })?;
+        let clusters = if matches!(mapping, Mapping::Data(_)) { count } else { 1 };
+        Ok(Run { mapping, clusters })
     }
 
     /// The run that these entries begin with.
