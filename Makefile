@@ -1,6 +1,6 @@
 PREFIX ?= /usr/local
 BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
-VERBS = create ensure resize info guest inspect check salvage capabilities rpc schema completions man
+VERBS = create ensure resize info guest map measure chain inspect check salvage capabilities rpc schema completions man
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 .PHONY: demo test go-test check lint matrix grow-test bench fuzz install release

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::names::{bytes, one_of, size};
 use super::progress::ProgressChoice;
@@ -23,6 +23,12 @@ pub(super) struct OutputFlags {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub(super) json: bool,
+}
+
+/// The forms in which some results are told besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OutputForm {
+    QemuJson,
 }
 
 /// What to do about locks.
@@ -191,7 +197,7 @@ struct GuestFlags {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Layout")]
-struct LayoutFlags {
+pub(super) struct LayoutFlags {
     /// Who will use the disk [default: qemu]
     #[arg(long, value_parser = one_of(Preset::ALL, Preset::name))]
     preset: Option<Preset>,
@@ -221,6 +227,22 @@ struct LayoutFlags {
     nocow: bool,
 }
 
+impl LayoutFlags {
+    pub(super) fn options(&self) -> LayoutOptions {
+        LayoutOptions {
+            preset: self.preset,
+            compat: self.compat,
+            cluster_size: self.cluster_size,
+            refcount_bits: self.refcount_bits,
+            extended_l2: self.extended_l2,
+            compression_type: self.compression_type,
+            lazy_refcounts: self.lazy_refcounts,
+            preallocation: self.preallocation,
+            nocow: self.nocow,
+        }
+    }
+}
+
 impl DiskFlags {
     pub(super) fn request(&self) -> EnsureRequest {
         let default_path = || match self.format {
@@ -232,17 +254,7 @@ impl DiskFlags {
             size: self.size,
             docker_machine_mb: self.docker_machine_mb,
             format: self.format,
-            layout: LayoutOptions {
-                preset: self.layout.preset,
-                compat: self.layout.compat,
-                cluster_size: self.layout.cluster_size,
-                refcount_bits: self.layout.refcount_bits,
-                extended_l2: self.layout.extended_l2,
-                compression_type: self.layout.compression_type,
-                lazy_refcounts: self.layout.lazy_refcounts,
-                preallocation: self.layout.preallocation,
-                nocow: self.layout.nocow,
-            },
+            layout: self.layout.options(),
             backing: self.backing.backing.clone().map(|path| BackingOptions {
                 path,
                 format: self.backing.backing_format,

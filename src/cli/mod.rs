@@ -1,6 +1,7 @@
 //! The command line: flags as typed become requests as meant, reports become text or JSON.
 
 mod capabilities;
+mod chain;
 mod check;
 mod create;
 mod damage;
@@ -12,6 +13,8 @@ mod guest;
 mod hint;
 mod info;
 mod inspect;
+mod map;
+mod measure;
 mod names;
 mod output;
 mod progress;
@@ -58,6 +61,9 @@ enum Verb {
     Resize(resize::Args),
     Info(info::Args),
     Guest(guest::Args),
+    Map(map::Args),
+    Measure(measure::Args),
+    Chain(chain::Args),
     Inspect(inspect::Args),
     Check(check::Args),
     Salvage(salvage::Args),
@@ -105,6 +111,9 @@ impl Cli {
             Verb::Resize(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
             Verb::Guest(args) => args.run(output, cancel),
+            Verb::Map(args) => args.run(output, cancel),
+            Verb::Measure(args) => args.run(output, cancel),
+            Verb::Chain(args) => args.run(output, cancel),
             Verb::Inspect(args) => return args.run(output, cancel),
             Verb::Check(args) => return args.run(output, cancel),
             Verb::Salvage(args) => return args.run(output, cancel),
@@ -139,6 +148,9 @@ impl Verb {
             Verb::Resize(_) => resize::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
+            | Verb::Map(_)
+            | Verb::Measure(_)
+            | Verb::Chain(_)
             | Verb::Inspect(_)
             | Verb::Check(_)
             | Verb::Salvage(_)

@@ -91,8 +91,9 @@ impl ChainMap {
     /// The runs of a range of the disk, one after the other.
     pub fn runs(&self, range: Range<u64>) -> Runs<'_, MapRun> {
         let mut walks: Vec<_> = self.0.iter().map(Walk::of).collect();
+        let sizes: Vec<_> = self.images().map(BlockDevice::size).collect();
         let range = range.start.min(self.size())..range.end.min(self.size());
-        Runs::with(range, move |offset, end| find(&mut walks, offset, end))
+        Runs::with(range, move |offset, end| find(&mut walks, &sizes, offset, end))
     }
 }
 
@@ -111,6 +112,34 @@ impl Layer {
     }
 }
 
+/// How much of a disk an image shows by itself, in bytes of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnBytes {
+    /// Data that is stored, packed or not.
+    pub data: u64,
+    /// Zeros that it has entries for, and room that was laid out ahead and never written.
+    pub zeros: u64,
+}
+
+/// Counts what an image of a chain has of its own. `files` are those of the chain.
+///
+/// # Errors
+/// As [`Opening::assemble`], and what reading its tables says.
+pub fn own_bytes(opening: &Opening<'_>, link: Link, files: &[FileId]) -> Result<OwnBytes> {
+    let chain = ChainMap(vec![Layer::open(opening, link, files)?]);
+    let mut own = OwnBytes::default();
+    for run in chain.runs(0..chain.size()) {
+        opening.cancel.check()?;
+        let run = run?;
+        match (run.is_present, run.is_zero) {
+            (true, true) => own.zeros = own.zeros.saturating_add(run.len),
+            (true, false) => own.data = own.data.saturating_add(run.len),
+            (false, _) => {}
+        }
+    }
+    Ok(own)
+}
+
 /// A layer that is walked through.
 struct Walk<'a> {
     layer: &'a Layer,
@@ -124,10 +153,6 @@ impl<'a> Walk<'a> {
             Disk::Raw(_) => None,
         };
         Walk { layer, mappings }
-    }
-
-    fn size(&self) -> u64 {
-        self.layer.image.size()
     }
 
     fn mapped(&mut self, offset: u64, end: u64) -> Result<Mapped> {
@@ -154,7 +179,7 @@ impl<'a> Walk<'a> {
 }
 
 /// What the run that begins at `offset` is, as far down as it is decided.
-fn find(walks: &mut [Walk<'_>], offset: u64, mut end: u64) -> Result<MapRun> {
+fn find(walks: &mut [Walk<'_>], sizes: &[u64], offset: u64, mut end: u64) -> Result<MapRun> {
     let mut run = MapRun {
         start: offset,
         len: end.saturating_sub(offset),
@@ -165,9 +190,8 @@ fn find(walks: &mut [Walk<'_>], offset: u64, mut end: u64) -> Result<MapRun> {
         is_compressed: false,
         offset: None,
     };
-    let sizes: Vec<u64> = walks.iter().map(Walk::size).collect();
-    for (depth, walk) in walks.iter_mut().enumerate() {
-        let found = walk.mapped(offset, end.min(walk.size()))?;
+    for (depth, (walk, &size)) in walks.iter_mut().zip(sizes).enumerate() {
+        let found = walk.mapped(offset, end.min(size))?;
         (run.depth, run.len, run.offset) = (depth, found.len, found.reserved);
         end = offset.saturating_add(found.len);
         match found.kind {

@@ -15,7 +15,7 @@ pub use change::{Change, Changed};
 pub use dependents::{
     Dependent, Dependents, find_dependents, refuse_dependents, refuse_dependents_beside,
 };
-pub use map::{ChainMap, MapRun};
+pub use map::{ChainMap, MapRun, OwnBytes, own_bytes};
 pub use open::OpenOptions;
 pub use opened::Image;
 pub use past_damage::PastDamage;

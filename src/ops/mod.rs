@@ -4,6 +4,7 @@
 
 mod backing;
 mod capabilities;
+mod chain;
 mod check;
 mod choices;
 mod context;
@@ -18,6 +19,8 @@ mod growth;
 mod guest;
 mod info;
 mod inspect;
+mod map;
+mod measure;
 mod options;
 mod payload;
 mod place;
@@ -30,6 +33,10 @@ mod wire;
 
 pub use capabilities::{
     CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks, capabilities,
+};
+pub use chain::{
+    ChainImage, ChainReport, ChainRequest, DependentReport, DependentsReport, NamedFileReport,
+    NamedFor, ProblemReport, chain,
 };
 pub use check::{
     BrokenRuleReport, CheckReport, CheckRequest, CheckVerdict, FindingKind, FindingReport,
@@ -55,12 +62,14 @@ pub use inspect::{
     ExtensionReport, FeatureReport, FeatureSet, HeaderReport, InspectReport, InspectRequest,
     Reason, Rule, SafetyVerdict, TableReport, inspect,
 };
+pub use map::{MapEntry, MapImage, MapKind, MapReport, MapRequest, OpenMap, Picture, map};
+pub use measure::{MeasureReport, MeasureRequest, measure};
 pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, LayoutOptions};
 pub use policy::{LockOptions, TrustOptions};
 pub use resize::{ResizeReport, ResizeRequest, TargetSize, resize};
 pub use salvage::{IfTaken, Loss, Lost, SalvageReport, SalvageRequest, salvage};
 pub use verb::{
-    Capabilities, Check, Create, Ensure, Info, Inside, Inspect, Resize, Salvage, UndoRepair, Verb,
-    Visitor, each_verb,
+    Capabilities, Chain, Check, Create, Ensure, Info, Inside, Inspect, Map, Measure, Resize,
+    Salvage, UndoRepair, Verb, Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

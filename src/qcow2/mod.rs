@@ -127,7 +127,7 @@ pub use header::{
     BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, Version,
 };
 pub use mappings::{Mapped, Mappings};
-pub use measure::{Counted, Measured, measure};
+pub use measure::{Counted, Measured, measure, measure_bitmaps};
 pub use open::{Backing, Parts, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;
