@@ -127,6 +127,9 @@ pub trait BlockDevice: Send + Sync {
     }
 
     /// The runs of a range of the disk, one after the other; neighbours of a kind are one.
+
+    /// The runs of a range of the disk, one after the other; neighbours of a kind are one. For many
+    /// runs, this is the fast way: a disk may read its tables in large pieces for it.
     fn extents(&self, range: Range<u64>) -> Extents<'_> {
         Extents::of(self, range)
     }
@@ -168,50 +171,84 @@ pub struct Content {
     pub end: u64,
 }
 
-impl Extent {
-    /// Both as one, where `next` goes on with what this is.
-    fn joined(self, next: Extent) -> Option<Extent> {
+/// A run of bytes, one of many that follow on one another.
+pub trait Joins: Sized {
+    /// How many bytes there are.
+    fn run_len(&self) -> u64;
+
+    /// Both as one, where `next`, which comes right behind this, goes on with what this is.
+    fn joined(&self, next: &Self) -> Option<Self>;
+}
+
+impl Joins for Extent {
+    fn run_len(&self) -> u64 {
+        self.len
+    }
+
+    fn joined(&self, next: &Extent) -> Option<Extent> {
         let goes_on = match (self.kind, next.kind) {
             (ExtentKind::Data { host_offset: a }, ExtentKind::Data { host_offset: b }) => {
                 a.checked_add(self.len) == Some(b)
             }
             (a, b) => a == b,
         };
-        goes_on.then_some(Extent { len: self.len.saturating_add(next.len), ..self })
+        goes_on.then_some(Extent { len: self.len.saturating_add(next.len), ..*self })
     }
 }
 
-/// The extents of a range, one after the other; neighbours of a kind are one.
-pub struct Extents<'a> {
-    /// [`BlockDevice::extent`] of the disk, of whatever kind that is.
-    extent: Box<dyn Fn(u64, u64) -> Result<Extent> + Send + Sync + 'a>,
+/// The runs of a range, one after the other; neighbours that can be one are one.
+pub struct Runs<'a, R> {
+    /// What the run that begins at an offset is, at most to an end.
+    run: Box<dyn FnMut(u64, u64) -> Result<R> + Send + Sync + 'a>,
     at: u64,
     end: u64,
-    held: Option<Extent>,
+    held: Option<R>,
     /// What comes behind the run that is held.
     failed: Option<Error>,
 }
 
+/// The extents of a range, one after the other; neighbours of a kind are one.
+pub type Extents<'a> = Runs<'a, Extent>;
+
 impl<'a> Extents<'a> {
     /// Those of the bytes of `device` from `range.start` to `range.end`.
     pub fn of(device: &'a (impl BlockDevice + ?Sized), range: Range<u64>) -> Self {
-        let extent = Box::new(move |offset, end| device.extent(offset, end));
-        Extents { extent, at: range.start, end: range.end, held: None, failed: None }
+        Self::with(range, move |offset, end| device.extent(offset, end))
     }
 }
 
-impl std::fmt::Debug for Extents<'_> {
+impl<'a, R: 'a> Runs<'a, R> {
+    /// Those that `run` gives, which is asked as [`BlockDevice::extent`] is, from the beginning of
+    /// the range to its end.
+    pub fn with(
+        range: Range<u64>,
+        run: impl FnMut(u64, u64) -> Result<R> + Send + Sync + 'a,
+    ) -> Self {
+        let (at, end) = (range.start, range.end);
+        Runs { run: Box::new(run), at, end, held: None, failed: None }
+    }
+
+    /// The same, where `tell` gets every error before anybody sees it.
+    #[must_use]
+    pub fn map_err(mut self, tell: impl Fn(Error) -> Error + Send + Sync + 'a) -> Self {
+        let mut run = self.run;
+        self.run = Box::new(move |offset, end| run(offset, end).map_err(&tell));
+        self
+    }
+}
+
+impl<R> std::fmt::Debug for Runs<'_, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Extents").field("at", &self.at).field("end", &self.end).finish()
+        f.debug_struct("Runs").field("at", &self.at).field("end", &self.end).finish()
     }
 }
 
-impl Iterator for Extents<'_> {
-    type Item = Result<Extent>;
+impl<R: Joins> Iterator for Runs<'_, R> {
+    type Item = Result<R>;
 
-    fn next(&mut self) -> Option<Result<Extent>> {
+    fn next(&mut self) -> Option<Result<R>> {
         while self.at < self.end {
-            let next = match (self.extent)(self.at, self.end) {
+            let next = match (self.run)(self.at, self.end) {
                 Ok(next) => next,
                 Err(error) => {
                     self.at = self.end;
@@ -220,8 +257,8 @@ impl Iterator for Extents<'_> {
                 }
             };
             // A run has at least a byte: else this would not end.
-            self.at = self.at.saturating_add(next.len.max(1));
-            match self.held.map(|held| held.joined(next)) {
+            self.at = self.at.saturating_add(next.run_len().max(1));
+            match self.held.as_ref().map(|held| held.joined(&next)) {
                 None => self.held = Some(next),
                 Some(Some(joined)) => self.held = Some(joined),
                 Some(None) => return self.held.replace(next).map(Ok),

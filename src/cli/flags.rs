@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::names::{bytes, one_of, size};
 use super::progress::ProgressChoice;
@@ -23,6 +23,12 @@ pub(super) struct OutputFlags {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub(super) json: bool,
+}
+
+/// The forms in which some results are told besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OutputForm {
+    QemuJson,
 }
 
 /// What to do about locks.

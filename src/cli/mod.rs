@@ -3,6 +3,7 @@
 mod amend;
 mod bitmap;
 mod capabilities;
+mod chain;
 mod check;
 mod clone;
 mod commit;
@@ -20,6 +21,8 @@ mod hash;
 mod hint;
 mod info;
 mod inspect;
+mod map;
+mod measure;
 mod names;
 mod output;
 mod progress;
@@ -70,6 +73,9 @@ enum Verb {
     Amend(amend::Args),
     Info(info::Args),
     Guest(guest::Args),
+    Map(map::Args),
+    Measure(measure::Args),
+    Chain(chain::Args),
     Inspect(inspect::Args),
     Check(check::Args),
     Salvage(salvage::Args),
@@ -127,6 +133,9 @@ impl Cli {
             Verb::Amend(args) => args.run(output, cancel),
             Verb::Info(args) => args.run(output, cancel),
             Verb::Guest(args) => args.run(output, cancel),
+            Verb::Map(args) => args.run(output, cancel),
+            Verb::Measure(args) => args.run(output, cancel),
+            Verb::Chain(args) => args.run(output, cancel),
             Verb::Inspect(args) => return args.run(output, cancel),
             Verb::Check(args) => return args.run(output, cancel),
             Verb::Salvage(args) => return args.run(output, cancel),
@@ -178,6 +187,9 @@ impl Verb {
             Verb::Bitmap(_) => bitmap::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
+            | Verb::Map(_)
+            | Verb::Measure(_)
+            | Verb::Chain(_)
             | Verb::Inspect(_)
             | Verb::Check(_)
             | Verb::Salvage(_)

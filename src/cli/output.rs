@@ -1,6 +1,6 @@
 //! What is printed: text for people, or one JSON object.
 
-use std::io::{ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 
 use serde::Serialize;
@@ -69,9 +69,13 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<()> {
 /// Writes to standard output. Whoever closed it does not want to know: that is no failure; a full
 /// disk behind it is one.
 pub(super) fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(format!("{}\n", text.trim_end()).as_bytes());
-    match written.and_then(|()| out.flush()) {
+    print_by(|out| out.write_all(format!("{}\n", text.trim_end()).as_bytes()))
+}
+
+/// Lets `write` write to standard output, piece by piece.
+pub(super) fn print_by(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Error::io("cannot write the report", Path::new("standard output"), error))
         }

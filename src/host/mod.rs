@@ -28,5 +28,5 @@ pub use path::{Occupant, folder_of, resolve_target};
 pub use signal::trip_on_signals;
 pub use stage::{DEFAULT_MODE, Publish, Staging, unpublish};
 pub use stdin::Stdin;
-pub use stdout::Stdout;
+pub use stdout::{Stdout, terminal_columns};
 pub use walk::Walk;

@@ -1,7 +1,7 @@
 //! Standard output as a pipe that somebody may not be reading.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 use nix::libc::PIPE_BUF;
@@ -28,6 +28,17 @@ impl Stdout {
     pub fn has_room(len: usize) -> bool {
         len <= PIPE_BUF && is_writable(PollTimeout::ZERO)
     }
+}
+
+/// How wide the terminal is that standard output is, in columns; nothing where it is none.
+pub fn terminal_columns() -> Option<usize> {
+    nix::ioctl_read_bad!(window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
+
+    let mut size = nix::libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    #[expect(unsafe_code, reason = "no safe call asks a terminal for its size")]
+    // SAFETY: the descriptor is open, and the kernel writes one winsize to a live one.
+    let asked = unsafe { window_size(io::stdout().as_raw_fd(), &raw mut size) };
+    asked.ok().map(|_| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 impl Write for Stdout {

@@ -134,7 +134,7 @@ impl Opening<'_> {
     }
 
     /// Everything below `top` that can be opened, nearest first, and why it goes no further.
-    pub(super) fn below_as_far(&self, top: &Link, above: &[FileId]) -> (Vec<Link>, Option<Error>) {
+    pub fn below_as_far(&self, top: &Link, above: &[FileId]) -> (Vec<Link>, Option<Error>) {
         let mut links: Vec<Link> = Vec::new();
         let failed = self.collect_below(top, above, &mut links).err();
         (links, failed)

@@ -10,6 +10,7 @@ pub mod gate;
 mod hash;
 mod in_order;
 pub mod journal;
+mod map;
 mod open;
 mod opened;
 mod past_damage;
@@ -23,6 +24,7 @@ pub use dependents::{
     Dependent, Dependents, find_dependents, refuse_dependents, refuse_dependents_beside,
 };
 pub use hash::{ContentHash, hash};
+pub use map::{ChainMap, MapRun, OwnBytes, own_bytes};
 pub use open::OpenOptions;
 pub use opened::Image;
 pub use past_damage::PastDamage;

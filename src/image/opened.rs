@@ -1,11 +1,12 @@
 //! An open image: its disk, and which files it consists of.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::change::Change;
 use super::journal::Beside;
 use super::probe::Format;
-use crate::block::{BlockDevice, Content, Extent};
+use crate::block::{BlockDevice, Content, Extent, Extents};
 use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::{Bitmap, BitmapChange, BitmapsChanged, Header, Qcow2};
 use crate::raw::Raw;
@@ -206,5 +207,12 @@ impl BlockDevice for Image {
 
     fn content(&self, offset: u64, end: u64) -> Result<Content> {
         self.of_file(self.device().content(offset, end))
+    }
+
+    fn extents(&self, range: Range<u64>) -> Extents<'_> {
+        match &self.disk {
+            Disk::Qcow2(image) => image.extents(range).map_err(|error| error.at_path(&self.path)),
+            Disk::Raw(_) => Extents::of(self, range),
+        }
     }
 }

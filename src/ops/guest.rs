@@ -134,15 +134,9 @@ pub struct FilesystemReport {
 /// [`FormatMismatch`](ErrorKind::FormatMismatch), what opening the disk and everything below it says,
 /// and reading it. What is wrong with its contents is no error.
 pub fn guest(request: &InsideRequest, context: Context<'_>) -> Result<InsideReport> {
-    let path = resolve(&request.path)?;
-    let (storage, in_use) = open(&path, context)?;
-    let magic = Magic::read(&storage)?;
-    let block_device = storage.info()?.kind == FileKind::BlockDevice;
-    let evidence = Evidence { path: &path, block_device, magic };
-    // What begins as an image may have been written by the guest of a raw disk, and names files.
-    let format = evidence.believe(request.format.map(probe::Format::from))?;
+    let (link, in_use) = look_at(&request.path, request.format, context)?;
+    let format = link.format;
     let opening = Opening { trust: context.trust, locks: None, cancel: context.cancel };
-    let link = Link::open(&path, format, storage)?;
     let journal = JournalReport::beside(&link)?;
     let below = opening.below(&link, &[])?;
     let disk = opening.assemble(link, below, &[], &DeviceOptions::default())?;
@@ -165,6 +159,23 @@ pub fn guest(request: &InsideRequest, context: Context<'_>) -> Result<InsideRepo
         tell_growth(&plan, &mut report);
     }
     Ok(report)
+}
+
+/// Opens a disk to be looked at, without a lock, in the format that is told or that name and content
+/// agree on, and tells whether somebody else writes to it.
+pub(super) fn look_at(
+    path: &Path,
+    told: Option<Format>,
+    context: Context<'_>,
+) -> Result<(Link, bool)> {
+    let path = resolve(path)?;
+    let (storage, in_use) = open(&path, context)?;
+    let magic = Magic::read(&storage)?;
+    let block_device = storage.info()?.kind == FileKind::BlockDevice;
+    let evidence = Evidence { path: &path, block_device, magic };
+    // What begins as an image may have been written by the guest of a raw disk, and names files.
+    let format = evidence.believe(told.map(probe::Format::from))?;
+    Ok((Link::open(&path, format, storage)?, in_use))
 }
 
 /// Opens a disk to be looked at, and tells whether somebody else writes to it. The lock that finds

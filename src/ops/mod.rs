@@ -6,6 +6,7 @@ mod amend;
 mod backing;
 mod bitmap;
 mod capabilities;
+mod chain;
 mod check;
 mod choices;
 mod clone;
@@ -26,6 +27,8 @@ mod guest;
 mod hash;
 mod info;
 mod inspect;
+mod map;
+mod measure;
 mod options;
 mod payload;
 mod place;
@@ -47,6 +50,10 @@ pub use bitmap::{
 };
 pub use capabilities::{
     CapabilitiesReport, CapabilitiesRequest, HostReport, LimitsReport, Locks, capabilities,
+};
+pub use chain::{
+    ChainImage, ChainReport, ChainRequest, DependentReport, DependentsReport, NamedFileReport,
+    NamedFor, ProblemReport, chain,
 };
 pub use check::{
     BrokenRuleReport, CheckReport, CheckRequest, CheckVerdict, FindingKind, FindingReport,
@@ -79,6 +86,8 @@ pub use inspect::{
     ExtensionReport, FeatureReport, FeatureSet, HeaderReport, InspectReport, InspectRequest,
     Reason, Rule, SafetyVerdict, TableReport, inspect,
 };
+pub use map::{MapEntry, MapImage, MapKind, MapReport, MapRequest, OpenMap, Picture, map};
+pub use measure::{MeasureReport, MeasureRequest, measure};
 pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, LayoutOptions};
 pub use policy::{LockOptions, TrustOptions};
 pub use rebase::{RebaseReport, RebaseRequest, rebase};
@@ -91,8 +100,9 @@ pub use snapshot::{
 };
 pub use verb::{
     Amend, BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BitmapList, BitmapMerge,
-    BitmapRemove, Capabilities, Check, Clone, Commit, Compare, Convert, Create, Ensure, Flatten,
-    Hash, Info, Inside, Inspect, Rebase, Resize, Salvage, SnapshotApply, SnapshotCreate,
-    SnapshotDelete, SnapshotList, SnapshotShow, UndoRepair, Verb, Visitor, each_verb,
+    BitmapRemove, Capabilities, Chain, Check, Clone, Commit, Compare, Convert, Create, Ensure,
+    Flatten, Hash, Info, Inside, Inspect, Map, Measure, Rebase, Resize, Salvage, SnapshotApply,
+    SnapshotCreate, SnapshotDelete, SnapshotList, SnapshotShow, UndoRepair, Verb, Visitor,
+    each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -12,6 +12,7 @@ use super::bitmap::{
     bitmap_list, bitmap_merge, bitmap_remove,
 };
 use super::capabilities::{CapabilitiesReport, CapabilitiesRequest, capabilities};
+use super::chain::{ChainReport, ChainRequest, chain};
 use super::check::{
     CheckReport, CheckRequest, UndoRepairReport, UndoRepairRequest, check, undo_repair,
 };
@@ -27,6 +28,8 @@ use super::guest::{InsideReport, InsideRequest, guest};
 use super::hash::{HashReport, HashRequest, hash};
 use super::info::{InfoReport, InfoRequest, info};
 use super::inspect::{InspectReport, InspectRequest, inspect};
+use super::map::{MapReport, MapRequest, map};
+use super::measure::{MeasureReport, MeasureRequest, measure};
 use super::options::{CreateRequest, EnsureRequest};
 use super::rebase::{RebaseReport, RebaseRequest, rebase};
 use super::resize::{ResizeReport, ResizeRequest, resize};
@@ -120,6 +123,15 @@ verbs! {
 
     /// Tells what is inside of a disk: payload, partitions, filesystems, and how far they would grow.
     Inside = guest(InsideRequest) -> InsideReport, opens: true, locks: false;
+
+    /// Tells which parts of a disk are data, zeros or nothing, and where in its files they are.
+    Map = map(MapRequest) -> MapReport, opens: true, locks: false;
+
+    /// Tells how large a new image's file would be.
+    Measure = measure(MeasureRequest) -> MeasureReport, opens: true, locks: false;
+
+    /// Tells which images a disk consists of, and which depend on it.
+    Chain = chain(ChainRequest) -> ChainReport, opens: true, locks: false;
 
     /// Tells what an image file claims, and whether it is safe to use, without following any of it.
     Inspect = inspect(InspectRequest) -> InspectReport, opens: false, locks: false;

@@ -1,13 +1,14 @@
 //! An image as a disk: every range checked, every change ordered.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::entry::{ClusterRef, Mapping};
 use super::geometry::GuestOffset;
 use super::lengths::len_of;
+use super::mappings::Mapped;
 use super::open::Qcow2;
 use crate::block::{
-    BlockDevice, Content, Extent, ExtentKind, is_zero, require_inside, require_run,
+    BlockDevice, Content, Extent, ExtentKind, Extents, is_zero, require_inside, require_run,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -49,30 +50,16 @@ impl BlockDevice for Qcow2 {
         let found = self.run_for(at, usize::try_from(wanted).unwrap_or(usize::MAX));
         let (live, run) = found.map_err(|error| error.at_guest_offset(offset))?;
         drop(live);
-        let geometry = self.header.geometry;
-        let within = geometry.within_cluster(at);
-        let mut room = u64::try_from(self.room_in(run, at)).unwrap_or(u64::MAX);
-        let data = |host: ClusterRef| {
-            let host_offset = host.offset.plus_bytes(within).get();
-            ExtentKind::Data { host_offset }
-        };
-        let kind = match run.mapping {
-            Mapping::Unallocated => ExtentKind::Unallocated,
-            Mapping::Zero(_) => ExtentKind::Zero,
-            Mapping::Compressed(_) => ExtentKind::Compressed,
-            Mapping::Data(host) => data(host),
-            Mapping::Mixed(host, subclusters) => {
-                let start = geometry.subcluster_start(within);
-                room = geometry.subcluster_size().saturating_sub(within.saturating_sub(start));
-                let subcluster = geometry.subcluster(within);
-                match host.filter(|_| subclusters.has_data(subcluster)) {
-                    Some(host) => data(host),
-                    None if subclusters.is_zero(subcluster) => ExtentKind::Zero,
-                    None => ExtentKind::Unallocated,
-                }
-            }
-        };
-        Ok(Extent { offset, len: room.min(wanted), kind })
+        let found = self.mapped(at, run);
+        Ok(Extent { offset, len: found.len.min(wanted), kind: found.kind })
+    }
+
+    fn extents(&self, range: Range<u64>) -> Extents<'_> {
+        let mut mappings = self.mappings();
+        Extents::with(range, move |offset, end| {
+            let Mapped { offset, len, kind, .. } = mappings.from(offset, end)?;
+            Ok(Extent { offset, len, kind })
+        })
     }
 
     fn content(&self, offset: u64, end: u64) -> Result<Content> {

@@ -99,7 +99,10 @@ fn run(start: HostCluster, count: ClusterCount) -> Range<HostCluster> {
 
 /// How many clusters the refcount table and its blocks need to count `rest` other clusters and
 /// themselves.
-fn refcount_clusters(geometry: Geometry, rest: ClusterCount) -> (ClusterCount, ClusterCount) {
+pub(super) fn refcount_clusters(
+    geometry: Geometry,
+    rest: ClusterCount,
+) -> (ClusterCount, ClusterCount) {
     let (mut table, mut blocks) = (ClusterCount::new(1), ClusterCount::new(1));
     // Each step can only grow both, and by less than the step before: it ends after a few.
     loop {

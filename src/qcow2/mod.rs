@@ -16,7 +16,7 @@
 //!   [`hyperkit`].
 //! - Shared by those that change an image: `header_change` replaces the header, `growth` adds clusters, `flush` alone knows the order
 //!   of writes, `release` frees.
-//! - Guest data: `device` is the disk; `lookup` finds, `read`, `write` and `discard` do, `pack`
+//! - Guest data: `device` is the disk; `lookup` finds, `mappings` finds all in order, `read`, `write` and `discard` do, `pack`
 //!   (with `compress`) packs; `cache` and `live` are what an open image has in memory, `alloc` and
 //!   `overlap` know which clusters are free and which are never guest data.
 #![cfg_attr(
@@ -80,10 +80,13 @@ mod header_tests;
 #[cfg(test)]
 mod hostile_tests;
 pub mod hyperkit;
+mod laid_out;
 mod layout;
 mod lengths;
 mod live;
 mod lookup;
+mod mappings;
+mod measure;
 #[cfg(test)]
 mod medium_tests;
 #[cfg(any(test, fuzzing))]
@@ -146,6 +149,8 @@ pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible}
 pub use header::{
     BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, Version,
 };
+pub use mappings::{Mapped, Mappings};
+pub use measure::{Counted, Measured, measure, measure_bitmaps};
 pub use open::{Backing, Parts, Qcow2};
 pub use options::{CreateOptions, HeaderForm, L1Capacity, Preallocation};
 pub use raw_header::MAGIC;

@@ -70,6 +70,30 @@ impl<'a> Refcounts<'a> {
         Ok(true)
     }
 
+    /// How many of the clusters before `end` are in use, up to `most`; nobody knows where more than
+    /// `most` blocks would have to be read for that.
+    pub(super) fn used(&mut self, end: HostCluster, most: u64) -> Result<Option<u64>> {
+        let geometry = self.geometry;
+        let blocks = geometry.refblock_index(end).saturating_add(1);
+        let (mut used, mut read) = (0u64, 0u64);
+        for index in 0..blocks.min(u64::try_from(self.table.len()).unwrap_or(u64::MAX)) {
+            let first = geometry.first_cluster_of_refblock(index);
+            let places = (end - first).get().min(geometry.refblock_entries());
+            let Some(loaded) = self.load(index)? else { continue };
+            let left = usize::try_from(most.saturating_sub(used)).unwrap_or(usize::MAX);
+            let counted = (0..places).filter(|&place| loaded.block.get(place) != 0);
+            used = used.saturating_add(u64::try_from(counted.take(left).count()).unwrap_or(most));
+            if used >= most {
+                return Ok(Some(used));
+            }
+            read = read.saturating_add(1);
+            if read > most {
+                return Ok(None);
+            }
+        }
+        Ok(Some(used))
+    }
+
     /// Takes one reference away and returns how many are left.
     ///
     /// # Errors

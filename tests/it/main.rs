@@ -28,6 +28,7 @@ mod interrupted;
 mod journal;
 mod lived_in;
 mod locks;
+mod map;
 mod matrix;
 mod over;
 mod pack;

@@ -16,6 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "task",
             "host::Stdin",
             "host::Stdout",
+            "host::terminal_columns",
             "host::trip_on_signals",
             "host::LockPolicy",
             "image::gate",
