@@ -1,9 +1,8 @@
 PREFIX ?= /usr/local
 BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
-VERBS = create ensure resize rebase info guest inspect check salvage commit flatten clone snapshot convert compare hash amend capabilities rpc schema completions man
-VERBS = create ensure resize rebase amend info guest inspect check salvage bitmap capabilities rpc schema completions man
+VERBS = create ensure resize rebase amend convert info map measure chain compare hash guest inspect check \
+  salvage snapshot bitmap commit flatten clone capabilities rpc schema completions man
 ACTIONS = $(addprefix bitmap-,list add remove clear enable disable merge)
-VERBS = create ensure resize info guest map measure chain inspect check salvage capabilities rpc schema completions man
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 .PHONY: demo test go-test check lint matrix grow-test bench fuzz install release
