@@ -183,6 +183,29 @@ fn without_its_barriers_a_change_would_be_caught() {
     assert!(caught.count() > 60);
 }
 
+/// No sync is there for nothing: with any one of them idle, some power cut does damage, or what was
+/// done is not on the medium when that is said.
+#[test]
+fn no_sync_is_there_for_nothing() {
+    let (cases, _) = cases();
+    for nth in 0..5 {
+        let is_needed = cases.iter().any(|case| {
+            let all = case.records.iter().enumerate();
+            let mut syncs = all.filter(|(_, record)| record.event == Event::Sync);
+            let Some((idle, _)) = syncs.nth(nth) else { return false };
+            let records = with_idle_syncs(&case.records, |n| n == idle);
+            let mut damaged = false;
+            each_state(std::slice::from_ref(&case.before), &records, &mut 1, |state| {
+                let found = Header::read(&MemoryStorage::new(state.files[0].clone()));
+                damaged |= !found.is_ok_and(|found| found == case.old || found == case.new);
+                damaged |= state.durable == records.len() && state.files[0] != case.after;
+            });
+            damaged
+        });
+        assert!(is_needed, "sync {nth}");
+    }
+}
+
 #[test]
 fn a_failing_medium_is_reported_and_leaves_one_of_both() {
     let failures =
