@@ -71,6 +71,8 @@ battery! {
     resize, locks: true, writes: true, "resize DISK --size 2M";
     info, locks: false, writes: false, "info DISK";
     guest, locks: false, writes: false, "guest DISK";
+    map, locks: false, writes: false, "map DISK";
+    chain, locks: false, writes: false, "chain DISK";
 }
 
 impl Verb {
@@ -303,6 +305,9 @@ fn usage_errors_are_whole_as_json() {
         ("resize d.qcow2", &["--size"]),
         ("info", &["<PATH>"]),
         ("guest", &["<PATH>"]),
+        ("map", &["<PATH>"]),
+        ("measure", &["--size"]),
+        ("chain", &["<PATH>"]),
         ("info d.qcow2 --format vdi", &["qcow2", "raw"]),
         ("create --trust all", &["folder"]),
         ("info d.qcow2 --jsn", &["--jsn"]),

@@ -7,6 +7,7 @@ mod chain;
 mod check;
 mod damaged;
 mod datapath;
+mod dependents;
 mod draw;
 mod ensure;
 mod ext4;

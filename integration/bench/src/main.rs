@@ -6,6 +6,7 @@ mod check;
 mod data;
 mod format;
 mod inside;
+mod look;
 mod machine;
 mod measure;
 mod options;

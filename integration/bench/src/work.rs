@@ -6,6 +6,7 @@ use crate::check;
 use crate::data;
 use crate::format::{self, Writes};
 use crate::inside;
+use crate::look;
 use crate::process::Invocation;
 
 /// The disk that every work is about.
@@ -122,6 +123,7 @@ pub(crate) fn all(programs: &Programs) -> Vec<Work> {
     works.extend(requests(programs));
     works.extend(check::all(programs));
     works.extend(inside::all(programs));
+    works.extend(look::all(programs));
     works.extend(data::all(programs));
     works
 }
