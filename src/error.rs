@@ -82,7 +82,7 @@ kinds! {
     GuestNotEmpty = 17 "guest_not_empty",
     /// What is inside the guest's disk may not be changed.
     GuestRefused = 18 "guest_refused",
-    /// Other images use this one as their backing file.
+    /// Other images depend on this one.
     HasDependents = 19 "has_dependents",
     /// The file system offers no locks.
     LockUnavailable = 20 "lock_unavailable",

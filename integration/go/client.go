@@ -109,6 +109,24 @@ func (c *Client) Guest(ctx context.Context, request InsideRequest, options ...Ca
 	return call[InsideReport](ctx, c, "guest", &request, options)
 }
 
+// Map tells which parts of a disk are data, zeros or nothing, and where in its files they are. A reply
+// has 10000 entries at most, unless the request says otherwise; NextStartOffsetBytes is where to go on.
+// It works while a machine runs. Errors are as with [Client.Create].
+func (c *Client) Map(ctx context.Context, request MapRequest, options ...CallOption) (*MapReport, error) {
+	return call[MapReport](ctx, c, "map", &request, options)
+}
+
+// Measure tells how large a new image's file would be. Errors are as with [Client.Create].
+func (c *Client) Measure(ctx context.Context, request MeasureRequest, options ...CallOption) (*MeasureReport, error) {
+	return call[MeasureReport](ctx, c, "measure", &request, options)
+}
+
+// Chain tells which images a disk consists of, and which depend on it. Errors are as with
+// [Client.Create]; what is wrong below the disk is none.
+func (c *Client) Chain(ctx context.Context, request ChainRequest, options ...CallOption) (*ChainReport, error) {
+	return call[ChainReport](ctx, c, "chain", &request, options)
+}
+
 // Inspect tells what an image file claims, and whether it is safe to use, without following any of
 // it. Errors are as with [Client.Create]; that an image is unsafe is none.
 func (c *Client) Inspect(ctx context.Context, request InspectRequest, options ...CallOption) (*InspectReport, error) {

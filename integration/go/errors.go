@@ -48,7 +48,7 @@ const (
 	ErrGuestNotEmpty Kind = "guest_not_empty"
 	// ErrGuestRefused: what is inside the guest's disk may not be changed.
 	ErrGuestRefused Kind = "guest_refused"
-	// ErrHasDependents: other images use this one as their backing file.
+	// ErrHasDependents: other images depend on this one.
 	ErrHasDependents Kind = "has_dependents"
 	// ErrLockUnavailable: the file system offers no locks.
 	ErrLockUnavailable Kind = "lock_unavailable"

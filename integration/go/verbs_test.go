@@ -69,6 +69,19 @@ func TestEveryVerb(t *testing.T) {
 		t.Errorf("%+v", info)
 	}
 
+	parts := must(client.Map(background, MapRequest{Path: path, MaxEntries: 1}))(t)
+	if len(parts.Entries) != 1 || parts.Entries[0].Offset == nil || !parts.Entries[0].Data || parts.NextStartOffsetBytes != parts.Entries[0].Length {
+		t.Errorf("%+v", parts)
+	}
+	figures := must(client.Measure(background, MeasureRequest{Path: path, Format: FormatRaw}))(t)
+	if figures.RequiredBytes != 3<<29 || figures.BitmapsBytes != nil {
+		t.Errorf("%+v", figures)
+	}
+	chain := must(client.Chain(background, ChainRequest{Path: path, Dependents: filepath.Dir(path)}))(t)
+	if !chain.Complete || len(chain.Images) != 1 || chain.Dependents == nil || len(chain.Dependents.Found) != 1 || chain.Dependents.Found[0].NamedFor != NamedForBackingFile {
+		t.Errorf("%+v", chain)
+	}
+
 	can := must(client.Capabilities(background, CapabilitiesRequest{Folder: filepath.Dir(path)}))(t)
 	if can.Host == nil || can.Host.Locks == "" || can.Limits.MinVirtualSizeBytes != 512 || len(can.Formats) != 2 {
 		t.Errorf("%+v", can)

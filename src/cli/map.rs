@@ -17,9 +17,9 @@ use crate::protocol::Reply;
 use crate::task::Cancel;
 use crate::units::ByteSize;
 
-/// Tell which parts of a disk are data, zeros or nothing, and where in its files they are
+/// Tell what of a disk is data, zeros or nothing, and where it is
 ///
-/// Works while a machine runs, and writes nothing to the disk.
+/// The list has the file of each run, and its place there. Works while a machine runs, and writes nothing to the disk.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vmdisk map m.qcow2
@@ -73,7 +73,11 @@ impl Args {
                         serde_json::to_writer(&mut *out, &entry)?;
                         between = ",\n";
                     }
-                    out.write_all(if between == "[" { b"[]\n" } else { b"]\n" })
+                    out.write_all(match (entries.has_failed(), between) {
+                        (true, _) => b"\n",
+                        (false, "[") => b"[]\n",
+                        (false, _) => b"]\n",
+                    })
                 }),
                 None if output.is_json() => Streamed::print(&map, |entries, out| {
                     serde_json::to_writer(&mut *out, &Reply::new(map.report(entries)))?;

@@ -21,9 +21,9 @@ use crate::units::ByteSize;
   vmdisk measure --size 20G
   vmdisk measure m.qcow2 --format raw
   vmdisk measure m.qcow2 --cluster-size 2M --output qemu-json")]
+#[command(group(clap::ArgGroup::new("contents").args(["path", "size"]).required(true)))]
 pub(super) struct Args {
     /// The disk whose contents the new image would have
-    #[arg(required_unless_present = "size", conflicts_with = "size")]
     path: Option<PathBuf>,
     /// The format of that disk, where name and content leave a doubt
     #[arg(long, value_name = "FORMAT", conflicts_with = "size",

@@ -49,6 +49,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOW", default_value_t = GuestFs::Auto,
           value_parser = one_of(GuestFs::ALL, GuestFs::name))]
     guest_fs: GuestFs,
+    /// Make it smaller although other images in its folder depend on it
+    #[arg(long)]
+    force: bool,
     /// Make a damaged GPT at the start of the disk anew from its backup
     #[arg(long)]
     restore_gpt: bool,
@@ -67,6 +70,7 @@ impl Args {
             shrink: self.shrink,
             guest_fs: self.guest_fs,
             restore_gpt: self.restore_gpt,
+            force: self.force,
         };
         let report = self.flags.changing(cancel, |context| ops::resize(&request, context))?;
         output.report(&report, text)
@@ -87,7 +91,10 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
             Some("pass --shrink to cut the disk: what its guest has behind the new end is lost")
         }
         ErrorKind::GuestRefused => Some(GROW_ANYWAY),
-        ErrorKind::HasDependents => Some(GROW_ABOVE),
+        ErrorKind::HasDependents => Some(
+            "a disk below others may become larger: with --guest-fs auto it alone grows; with --force \
+             it becomes smaller, and they show zeros instead of what is cut",
+        ),
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ use super::growth::{GrowthReport, Inside};
 use super::wire::{self, bytes_hex, lossy, one_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::journal::Settled;
-use crate::image::{Change, Image};
+use crate::image::{Change, Image, refuse_dependents};
 use crate::raw::RawAllocation;
 use crate::units::{ByteSize, VirtualSize};
 
@@ -62,6 +62,10 @@ pub struct ResizeRequest {
     /// `false`.
     #[serde(default)]
     pub restore_gpt: bool,
+    /// Whether it becomes smaller although other images in its folder depend on it: they show zeros
+    /// instead of what is cut. Default: `false`.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// The default of `guest_fs`.
@@ -81,6 +85,7 @@ impl ResizeRequest {
             shrink: false,
             guest_fs: auto(),
             restore_gpt: false,
+            force: false,
         }
     }
 }
@@ -122,7 +127,8 @@ pub struct ResizeReport {
 /// # Errors
 /// [`WouldShrink`](ErrorKind::WouldShrink) unless shrinking was allowed;
 /// [`GuestRefused`](ErrorKind::GuestRefused), with nothing changed, where what is inside cannot
-/// grow and has to; and as [`Image::apply_atomically`].
+/// grow and has to; [`HasDependents`](ErrorKind::HasDependents) for a disk that would become smaller
+/// below other images, unless forced; and as [`Image::apply_atomically`].
 pub fn resize(request: &ResizeRequest, context: Context<'_>) -> Result<ResizeReport> {
     let Some(size) = one_size(request.size, request.docker_machine_mb)? else {
         return Err(Error::new(ErrorKind::BadRequest, "a resize needs a size").in_field("size"));
@@ -192,6 +198,11 @@ fn change_size(
     report: &mut ResizeReport,
     context: Context<'_>,
 ) -> Result<()> {
+    // What is added shows nowhere above: an image there has a size of its own, and zeros behind what
+    // is below it.
+    if !grows && !request.force {
+        refuse_dependents(existing.storage().path())?;
+    }
     let mut image = existing.assemble(grows, context, &mut report.notes)?;
     let mut inside = match request.guest_fs {
         GuestFs::Off => None,

@@ -88,6 +88,10 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
             "with guest_fs auto the disk alone grows, and the report has what to type in its guest, \
              where that is known"
         }
+        (ErrorKind::HasDependents, RESIZE) => {
+            "a disk below others may become larger: with guest_fs auto it alone grows; with force it \
+             becomes smaller, and they show zeros instead of what is cut"
+        }
         (ErrorKind::HasDependents, _) => {
             "with guest_fs auto the disk alone grows; what is inside grows in the images above it"
         }

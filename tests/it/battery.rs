@@ -88,6 +88,8 @@ fn actions_on_a_snapshot() {
     for verb in ["snapshot", "snapshot show", "snapshot apply", "snapshot delete"] {
         help(verb);
     }
+    map, locks: false, writes: false, "map DISK";
+    chain, locks: false, writes: false, "chain DISK";
 }
 
 impl Verb {
@@ -342,6 +344,9 @@ fn usage_errors_are_whole_as_json() {
         ("resize d.qcow2", &["--size"]),
         ("info", &["<PATH>"]),
         ("guest", &["<PATH>"]),
+        ("map", &["<PATH>"]),
+        ("measure", &["--size"]),
+        ("chain", &["<PATH>"]),
         ("info d.qcow2 --format vdi", &["qcow2", "raw"]),
         ("create --trust all", &["folder"]),
         ("info d.qcow2 --jsn", &["--jsn"]),

@@ -12,6 +12,7 @@ mod commit;
 mod convert;
 mod damaged;
 mod datapath;
+mod dependents;
 mod draw;
 mod ensure;
 mod ext4;

@@ -7,6 +7,7 @@ mod copy;
 mod data;
 mod format;
 mod inside;
+mod look;
 mod machine;
 mod measure;
 mod options;

@@ -7,6 +7,7 @@ use crate::copy;
 use crate::data;
 use crate::format::{self, Writes};
 use crate::inside;
+use crate::look;
 use crate::process::Invocation;
 use crate::snapshots;
 
@@ -125,6 +126,7 @@ pub(crate) fn all(programs: &Programs) -> Vec<Work> {
     works.extend(check::all(programs));
     works.extend(inside::all(programs));
     works.extend(snapshots::all(programs));
+    works.extend(look::all(programs));
     works.extend(data::all(programs));
     works.extend(copy::all(programs));
     works

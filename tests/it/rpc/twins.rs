@@ -83,6 +83,23 @@ fn reports_are_the_same() {
         ("info d.qcow2", "info", json!({ "path": "d.qcow2" })),
         ("info over.qcow2 --chain", "info", json!({ "path": "over.qcow2", "chain": true })),
         ("info d.raw --format raw", "info", json!({ "path": "d.raw", "format": "raw" })),
+        (
+            "chain over.qcow2 --dependents .",
+            "chain",
+            json!({ "path": "over.qcow2", "dependents": "." }),
+        ),
+        ("map over.qcow2", "map", json!({ "path": "over.qcow2" })),
+        (
+            "map d.qcow2 -s 512 -l 1M --svg d.svg",
+            "map",
+            json!({ "path": "d.qcow2", "start_offset": 512, "max_length": "1M", "svg": "d.svg" }),
+        ),
+        ("measure --size 1G", "measure", json!({ "size": "1G" })),
+        (
+            "measure over.qcow2 --format qcow2 --cluster-size 4096",
+            "measure",
+            json!({ "path": "over.qcow2", "format": "qcow2", "layout": { "cluster_size": 4096 } }),
+        ),
         ("inspect d.qcow2", "inspect", json!({ "path": "d.qcow2" })),
         (
             "inspect d.qcow2 --untrusted --max-size 1M --format qcow2",
