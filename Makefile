@@ -2,7 +2,8 @@ PREFIX ?= /usr/local
 BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
 VERBS = create ensure resize rebase amend convert info map measure chain compare hash guest inspect check \
   salvage snapshot bitmap commit flatten clone capabilities rpc schema completions man
-ACTIONS = $(addprefix bitmap-,list add remove clear enable disable merge)
+ACTIONS = $(addprefix snapshot-,list show create apply delete) \
+  $(addprefix bitmap-,list add remove clear enable disable merge)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 .PHONY: demo test go-test check lint matrix grow-test bench fuzz install release

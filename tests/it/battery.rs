@@ -80,6 +80,8 @@ battery! {
     convert, locks: true, writes: true, "convert DISK o.raw --if-exists replace";
     hash, locks: true, writes: false, "hash DISK";
     bitmap, locks: true, writes: true, "bitmap add DISK new";
+    map, locks: false, writes: false, "map DISK";
+    chain, locks: false, writes: false, "chain DISK";
 }
 
 /// What needs a snapshot to be there.
@@ -88,8 +90,6 @@ fn actions_on_a_snapshot() {
     for verb in ["snapshot", "snapshot show", "snapshot apply", "snapshot delete"] {
         help(verb);
     }
-    map, locks: false, writes: false, "map DISK";
-    chain, locks: false, writes: false, "chain DISK";
 }
 
 impl Verb {
