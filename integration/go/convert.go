@@ -112,7 +112,7 @@ type CompareRequest struct {
 	// instead. Default: none.
 	OtherSnapshot string `json:"other_snapshot,omitempty"`
 	// Strict is whether the disks must also have one size, and have their zeros as such in the same
-	// places. Default: false.
+	// places. Else what one has behind the end of the other must be zeros. Default: false.
 	Strict bool `json:"strict,omitempty"`
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.

@@ -172,7 +172,7 @@ type LayoutOptions struct {
 	LazyRefcounts *bool `json:"lazy_refcounts,omitempty"`
 	// Preallocation is what is laid out from the start. Default: PreallocationMetadata;
 	// PreallocationTables above a backing file; PreallocationOff for raw, with PresetHyperkit and by
-	// Convert.
+	// convert.
 	Preallocation Preallocation `json:"preallocation,omitempty"`
 	// Nocow asks btrfs not to copy the file on every write. Default: false.
 	Nocow bool `json:"nocow,omitempty"`

@@ -48,7 +48,7 @@ pub(super) struct Args {
     compress: Option<Compression>,
     /// How hard: 1 to 9 for zlib, 1 to 22 for zstd [default: 6 and 3]
     #[arg(long, value_name = "LEVEL", requires = "compress")]
-    level: Option<u8>,
+    level: Option<u64>,
     /// So many bytes of zeros become a hole: a multiple of 512 up to 1M; 0 looks for none [default:
     /// 4K]
     #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true)]

@@ -32,7 +32,7 @@ pub struct CompareRequest {
     /// none.
     pub other_snapshot: Option<String>,
     /// Whether the disks must also have one size, and have their zeros as such in the same places.
-    /// Default: `false`: what one disk has behind the end of the other must be zeros.
+    /// Else what one has behind the end of the other must be zeros. Default: `false`.
     #[serde(default)]
     pub strict: bool,
 }

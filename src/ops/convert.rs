@@ -50,7 +50,7 @@ pub struct ConvertRequest {
     /// Whether its clusters are compressed, and how. Default: they are not.
     pub compress: Option<Compression>,
     /// How hard: `1` to `9` with `zlib`, `1` to `22` with `zstd`. Default: `6` and `3`.
-    pub level: Option<u8>,
+    pub level: Option<u64>,
     /// So many bytes of zeros, one after the other, become a hole: a multiple of 512 up to 1 MiB. With
     /// 0, nothing is looked through, and only what the source is known to have as zeros becomes one.
     /// Default: 4 KiB.

@@ -95,12 +95,15 @@ fn packing(request: &ConvertRequest) -> Result<Option<Packing>> {
         return incompatible("preset hyperkit: its reader rejects compressed clusters");
     }
     let levels = Packer::levels(kind(compress));
-    if let Some(level) = request.level.filter(|level| !levels.contains(level)) {
-        let (least, most) = (levels.start(), levels.end());
-        let message = format!("level {level}: {compress} has {least} to {most}");
-        return Err(Error::new(ErrorKind::BadRequest, message).in_field("level"));
-    }
-    Ok(Some(Packing { level: request.level }))
+    let level = request.level.map(|level| match u8::try_from(level) {
+        Ok(level) if levels.contains(&level) => Ok(level),
+        _ => {
+            let (least, most) = (levels.start(), levels.end());
+            let message = format!("level {level}: {compress} has {least} to {most}");
+            Err(Error::new(ErrorKind::BadRequest, message).in_field("level"))
+        }
+    });
+    Ok(Some(Packing { level: level.transpose()? }))
 }
 
 fn kind(compress: Compression) -> CompressionType {
