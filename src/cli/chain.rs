@@ -124,7 +124,13 @@ fn dependents(report: &ChainReport, search: &DependentsReport) -> String {
         1 => "1 file".to_owned(),
         files => format!("{files} files"),
     };
-    let mut text = format!("\n{} of {files} under {}:\n", found(search), search.folder);
+    let mut text = match search.found.len() as u64 + search.found_left_out {
+        0 => format!("\nno image depends on it under {} ({files} looked at)\n", search.folder),
+        1 => format!("\n1 image depends on it under {} ({files} looked at):\n", search.folder),
+        found => {
+            format!("\n{found} images depend on it under {} ({files} looked at):\n", search.folder)
+        }
+    };
     let disk = report.images.first().map(|image| image.path.as_str()).unwrap_or_default();
     below(&search.found, disk, 1, &mut text);
     if search.found_left_out > 0 {
@@ -145,14 +151,6 @@ fn dependents(report: &ChainReport, search: &DependentsReport) -> String {
         text.push_str("  there are more files, which were not looked at\n");
     }
     text
-}
-
-fn found(search: &DependentsReport) -> String {
-    match search.found.len() as u64 + search.found_left_out {
-        0 => "no dependent".to_owned(),
-        1 => "1 dependent".to_owned(),
-        found => format!("{found} dependents"),
-    }
 }
 
 /// Those that name this file, each with those that name it in turn.

@@ -14,7 +14,7 @@ impl Qcow2 {
     /// What the storage says, and [`Corrupt`](crate::ErrorKind::Corrupt).
     pub fn is_laid_out_ahead(&self, allocated_bytes: u64) -> Result<bool> {
         let geometry = self.header.geometry;
-        let real = allocated_bytes / geometry.cluster_size();
+        let real = allocated_bytes >> geometry.cluster_bits().get();
         let ninth = real.saturating_mul(10) / 9;
         let threshold = ninth.max(real.saturating_add(2));
         let end = geometry.host_cluster_after(self.storage.len()?);

@@ -107,7 +107,7 @@ fn dependents_are_found_under_a_folder() {
     assert!(search["not_followed"][0].as_str().expect("a path").ends_with("odd.qcow2"));
     assert_eq!((&search["complete"], &search["unread"]), (&Value::from(false), &Value::from(0)));
     let text = env.vmdisk("chain base.qcow2 --dependents .").exits(0).stdout;
-    assert!(text.contains("3 dependents of ") && text.contains("   └─ "), "{text}");
+    assert!(text.contains("3 images depend on it under ") && text.contains("   └─ "), "{text}");
 
     let data = env.report("chain base.data --format raw --dependents .");
     assert_eq!(data["dependents"]["found"][0]["named_for"], "data_file");

@@ -14,9 +14,12 @@ fn both(env: &Env, image: &str, format: &str, more: &str) -> (Value, Value) {
     (theirs, env.vmdisk(&line).exits(0).json())
 }
 
+/// One way to make a disk: its name and its format.
+type MakeDisk = fn(&Env) -> (&'static str, &'static str);
+
 /// Disks by the way that they are made: raw ones with holes, and images whose clusters were laid out
 /// ahead, of which some were written since.
-const MORE: &[(&str, fn(&Env) -> (&'static str, &'static str))] = &[
+const MORE: &[(&str, MakeDisk)] = &[
     ("raw", |env| {
         env.write("d.raw", vec![1; 300 << 10]);
         ("d.raw", "raw")
