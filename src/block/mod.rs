@@ -126,8 +126,6 @@ pub trait BlockDevice: Send + Sync {
         Ok(Content { is_zero, end: offset.saturating_add(len) })
     }
 
-    /// The runs of a range of the disk, one after the other; neighbours of a kind are one.
-
     /// The runs of a range of the disk, one after the other; neighbours of a kind are one. For many
     /// runs, this is the fast way: a disk may read its tables in large pieces for it.
     fn extents(&self, range: Range<u64>) -> Extents<'_> {

@@ -21,6 +21,11 @@ const AMEND: &str = Amend::NAME;
 
 /// The remedy, if there is one.
 pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
+    of_disk(method, error).or_else(|| of_inside(method, error)).or_else(|| of_kind(error))
+}
+
+/// What this verb for whole disks offers.
+fn of_disk(method: &str, error: &Error) -> Option<&'static str> {
     Some(match (error.kind(), method) {
         (ErrorKind::Exists, CREATE) => {
             "choose another path, ask for what is there with if_exists keep, or give it up with \
@@ -45,33 +50,11 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
         (ErrorKind::HasSnapshots, FLATTEN) => {
             "delete the snapshots first, or clone the disk as an overlay and flatten that"
         }
-        (ErrorKind::Exists, SNAPSHOT_CREATE) => {
-            "choose another name, or delete that snapshot first"
-        }
-        (ErrorKind::NotFound | ErrorKind::BadRequest, _) if error.field() == Some("snapshot") => {
-            "snapshot_list has the id of each"
-        }
-        (ErrorKind::HasDependents, SNAPSHOT_APPLY) => {
-            "allow it with force if the images above it may show something else afterwards"
-        }
-        (ErrorKind::UnsupportedFeature, SNAPSHOT_APPLY) if error.field() == Some("disk_only") => {
-            "disk_only takes the disk as after a power cut at that moment"
-        }
         (ErrorKind::Exists, CONVERT) => {
             "choose another path, or give up what is there with if_exists replace"
         }
         (ErrorKind::FormatMismatch, CONVERT) => {
             "if you know what it is, say so with source_format (backing.format for a backing file)"
-        }
-        (ErrorKind::Exists, BITMAP_ADD) => {
-            "choose another name, or have the one that is there forget what is dirty with bitmap_clear"
-        }
-        (ErrorKind::NotFound, method) if is_of_bitmap(method, error) => {
-            "bitmap_list tells which bitmaps there are"
-        }
-        (ErrorKind::Dirty, method) if is_of_bitmap(method, error) => {
-            "remove it with bitmap_remove, add a new one and begin with a full backup; if a machine is \
-             using it, stop that first"
         }
         (ErrorKind::WouldShrink, RESIZE) => {
             "allow it with shrink: what the guest has behind the new end is lost"
@@ -84,46 +67,82 @@ pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
              one, change the name alone with unsafe"
         }
         (ErrorKind::HasSnapshots, AMEND) => "delete the snapshots first, or convert what they hold",
-        (ErrorKind::GuestRefused, _) => {
-            "with guest_fs auto the disk alone grows, and the report has what to type in its guest, \
-             where that is known"
-        }
         (ErrorKind::HasDependents, RESIZE) => {
             "a disk below others may become larger: with guest_fs auto it alone grows; with force it \
              becomes smaller, and they show zeros instead of what is cut"
         }
-        (ErrorKind::HasDependents, _) => {
+        _ => return None,
+    })
+}
+
+/// What there is for snapshots and bitmaps.
+fn of_inside(method: &str, error: &Error) -> Option<&'static str> {
+    Some(match (error.kind(), method) {
+        (ErrorKind::Exists, SNAPSHOT_CREATE) => {
+            "choose another name, or delete that snapshot first"
+        }
+        (ErrorKind::NotFound | ErrorKind::BadRequest, _) if error.field() == Some("snapshot") => {
+            "snapshot_list has the id of each"
+        }
+        (ErrorKind::HasDependents, SNAPSHOT_APPLY) => {
+            "allow it with force if the images above it may show something else afterwards"
+        }
+        (ErrorKind::UnsupportedFeature, SNAPSHOT_APPLY) if error.field() == Some("disk_only") => {
+            "disk_only takes the disk as after a power cut at that moment"
+        }
+        (ErrorKind::Exists, BITMAP_ADD) => {
+            "choose another name, or have the one that is there forget what is dirty with bitmap_clear"
+        }
+        (ErrorKind::NotFound, method) if is_of_bitmap(method, error) => {
+            "bitmap_list tells which bitmaps there are"
+        }
+        (ErrorKind::Dirty, method) if is_of_bitmap(method, error) => {
+            "remove it with bitmap_remove, add a new one and begin with a full backup; if a machine is \
+             using it, stop that first"
+        }
+        _ => return None,
+    })
+}
+
+/// What helps whatever the verb.
+fn of_kind(error: &Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        ErrorKind::GuestRefused => {
+            "with guest_fs auto the disk alone grows, and the report has what to type in its guest, \
+             where that is known"
+        }
+        ErrorKind::HasDependents => {
             "with guest_fs auto the disk alone grows; what is inside grows in the images above it"
         }
-        (ErrorKind::GuestNotEmpty, _) => "guest.overwrite writes over it all the same",
-        (ErrorKind::Locked, _) => {
+        ErrorKind::GuestNotEmpty => "guest.overwrite writes over it all the same",
+        ErrorKind::Locked => {
             "stop the machine that uses the disk, or wait for it with lock_timeout_seconds"
         }
-        (ErrorKind::LockUnavailable, _) => {
+        ErrorKind::LockUnavailable => {
             "if nothing else can use the disk, no_lock goes on without a lock"
         }
-        (ErrorKind::FormatMismatch, _) => {
+        ErrorKind::FormatMismatch => {
             "if you know what it is, say so with format (backing.format for a backing file)"
         }
-        (ErrorKind::PayloadTooLarge, _) => {
+        ErrorKind::PayloadTooLarge => {
             "use fewer or shorter keys: an ed25519 key takes about 100 bytes"
         }
-        (ErrorKind::BackingMissing, _) => {
+        ErrorKind::BackingMissing => {
             "check the path: in a request it is relative to the program's working directory, inside \
              an image to the image's folder"
         }
-        (ErrorKind::BackingRefused, _) => {
+        ErrorKind::BackingRefused => {
             "if you trust the image, name the folder of that file in allow, or set trust to full; \
              a name that is no file is never followed"
         }
-        (ErrorKind::JournalStale, _) => {
+        ErrorKind::JournalStale => {
             "check the filesystem where it is not mounted (e2fsck -f), then delete the journal by \
              hand: the disk was used since it was written"
         }
-        (ErrorKind::NoSpace, _) if error.is_file_too_large() => {
+        ErrorKind::NoSpace if error.is_file_too_large() => {
             "choose a smaller size, or a folder on a file system with larger files"
         }
-        (ErrorKind::NoSpace, _) => "free some room on the file system, or choose another folder",
+        ErrorKind::NoSpace => "free some room on the file system, or choose another folder",
         _ => return None,
     })
 }
