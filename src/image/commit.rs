@@ -80,11 +80,11 @@ impl Commit {
     /// uppermost, still locked.
     ///
     /// # Errors
-    /// Before anything is changed, as [`Qcow2::require_emptiable`]; as [`Image::resize`] and
+    /// Before anything is changed, as [`Qcow2::require_emptiable`](crate::qcow2::Qcow2::require_emptiable); as [`Image::resize`] and
     /// [`BlockDevice::write_at`] of the lower image, of reading the others, and of emptying;
-    /// [`Cancelled`](ErrorKind::Cancelled) between two pieces. Whatever it is, and where the power
+    /// [`Cancelled`](crate::ErrorKind::Cancelled) between two pieces. Whatever it is, and where the power
     /// goes meanwhile, the uppermost disk shows what it showed before; the lower one may show a part
-    /// of it, which the error says ([`changed`](Error::changed)).
+    /// of it, which the error says ([`changed`](crate::Error::changed)).
     pub fn run(self, then: Then<'_>, task: Task<'_>) -> Result<(Image, Committed)> {
         let Commit { mut top, between, base } = self;
         if let Then::Empty(backing) = then {
@@ -132,16 +132,16 @@ fn empty(top: &mut Image, then: Then<'_>, done: &mut Committed, task: Task<'_>) 
 }
 
 impl Image {
-    /// Drops everything that the image has of its own, at once: see [`Qcow2::make_empty`].
+    /// Drops everything that the image has of its own, at once: see [`Qcow2::make_empty`](crate::qcow2::Qcow2::make_empty).
     ///
     /// # Errors
-    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for raw disks; otherwise as there.
+    /// [`UnsupportedFeature`](crate::ErrorKind::UnsupportedFeature) for raw disks; otherwise as there.
     pub fn make_empty(&mut self, task: Task<'_>) -> Result<Emptied> {
         self.with_qcow2(|image| image.make_empty(task))
     }
 
     /// Refuses what [`make_empty`](Self::make_empty) would refuse, a damaged image, and another
-    /// backing file whose name has no room: see [`Qcow2::require_emptiable`].
+    /// backing file whose name has no room: see [`Qcow2::require_emptiable`](crate::qcow2::Qcow2::require_emptiable).
     ///
     /// # Errors
     /// As there, and as [`make_empty`](Self::make_empty).
