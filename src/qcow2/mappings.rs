@@ -1,5 +1,5 @@
-//! What a disk is mapped to, from one end to the other: tables are read whole and several at a time,
-//! past the cache, which is for what is asked for here and there.
+//! What a disk is mapped to, from one end to the other: tables are read in large pieces, past the
+//! cache, which is for what is asked for here and there.
 
 use super::entry::{ClusterRef, L1Entry, Mapping};
 use super::error::FormatError;
@@ -11,7 +11,7 @@ use crate::block::{ExtentKind, require_run};
 use crate::error::Result;
 use crate::host::storage::Run as StoredRun;
 
-/// So many bytes of tables are read at a time, or one table. They stay in the processor's cache.
+/// So many bytes of tables are read at a time, at most. They stay in the processor's cache.
 const READ: u64 = 256 << 10;
 /// So many entries of the L1 table are read at a time.
 const L1_PIECE: u64 = 8192;
@@ -37,7 +37,7 @@ pub struct Mappings<'a> {
     image: &'a Qcow2,
     /// Entries of the L1 table from this one on.
     l1: (u64, Vec<L1Entry>),
-    /// L2 tables that follow on one another in the file, from this offset on.
+    /// What the file has of L2 tables from this offset on.
     tables: (HostOffset, Vec<u8>),
 }
 
@@ -121,11 +121,15 @@ impl Mappings<'_> {
             let clusters = clusters.saturating_sub(cluster.get()).min(most);
             return Ok(Run { mapping: Mapping::Unallocated, clusters });
         };
-        self.load_tables(index, table)?;
         let within = geometry.l2_index(cluster).saturating_mul(geometry.l2_entry_size());
-        match self.table(table).and_then(|table| table.get(usize::try_from(within).ok()?..)) {
+        let (at, rest) =
+            (table.offset.plus_bytes(within), geometry.cluster_size().saturating_sub(within));
+        if self.entries(at, rest).is_none() {
+            self.load_tables(index, table, at)?;
+        }
+        match self.entries(at, rest) {
             Some(stored) => image.run_of(stored, most),
-            // The file ends in it: what there is of it is found piece by piece.
+            // The file ends before it.
             None => image.run(cluster, most).map(|(_, run)| run),
         }
     }
@@ -147,36 +151,35 @@ impl Mappings<'_> {
         Ok(())
     }
 
-    /// An L2 table, if it is in memory as a whole.
-    fn table(&self, table: ClusterRef) -> Option<&[u8]> {
+    /// The entries of a table from this place in the file on, as far as they are in memory, where the
+    /// first of them is. The table ends `rest` bytes further on.
+    fn entries(&self, at: HostOffset, rest: u64) -> Option<&[u8]> {
         let (from, bytes) = &self.tables;
-        let place = usize::try_from(table.offset.get().checked_sub(from.get())?).ok()?;
-        let end = place.checked_add(self.image.header.geometry.cluster_len())?;
-        bytes.get(place..end)
+        let place = usize::try_from(at.get().checked_sub(from.get())?).ok()?;
+        let stored = bytes.get(place..)?;
+        let rest = usize::try_from(rest).unwrap_or(usize::MAX);
+        let stored = stored.get(..rest).unwrap_or(stored);
+        let entry = usize::try_from(self.image.header.geometry.l2_entry_size()).ok()?;
+        (stored.len() >= entry).then_some(stored)
     }
 
-    /// Reads a table, and with it those of the next entries that follow on it in the file.
-    fn load_tables(&mut self, index: u64, table: ClusterRef) -> Result<()> {
-        // A table that the file ends in was read as far as it is there.
-        if self.table(table).is_some() || self.tables.0 == table.offset {
-            return Ok(());
-        }
+    /// Reads a table from this place in the file on, and with it those of the next entries that
+    /// follow on it there.
+    fn load_tables(&mut self, index: u64, table: ClusterRef, at: HostOffset) -> Result<()> {
         let geometry = self.image.header.geometry;
-        let most = (READ >> geometry.cluster_bits().get()).max(1);
-        let mut tables = 1u64;
+        let mut end = table.offset.plus_bytes(geometry.cluster_size());
         for entry in self.l1_from(index.saturating_add(1)) {
-            let ahead = tables.saturating_mul(geometry.cluster_size());
-            if tables >= most || entry.offset_bits() != table.offset.plus_bytes(ahead) {
+            if end.get().saturating_sub(at.get()) >= READ || entry.offset_bits() != end {
                 break;
             }
-            tables = tables.saturating_add(1);
+            end = end.plus_bytes(geometry.cluster_size());
         }
         let (from, bytes) = &mut self.tables;
-        *from = table.offset;
-        let len = tables.saturating_mul(geometry.cluster_size());
-        // OK to default: the larger of what is read at a time and a table.
+        *from = at;
+        let len = end.get().saturating_sub(at.get()).min(READ);
+        // OK to default: it is small.
         bytes.resize(usize::try_from(len).unwrap_or_default(), 0);
-        let found = self.image.storage.read_at(table.offset.get(), bytes);
+        let found = self.image.storage.read_at(at.get(), bytes);
         bytes.truncate(*found.as_ref().unwrap_or(&0));
         found.map(drop)
     }
