@@ -2,13 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::flags::{ChangeFlags, on_off};
+use super::flags::{ChangeFlags, backing_options, on_off};
 use super::names::{bytes, one_of};
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ops::{
-    self, AmendReport, AmendRequest, BackingOptions, BackingStore, Compat, Compression, Format,
-};
+use crate::ops::{self, AmendReport, AmendRequest, BackingStore, Compat, Compression, Format};
 use crate::task::Cancel;
 use crate::units::ByteSize;
 
@@ -81,11 +79,11 @@ impl Args {
             compression_type: self.compression_type,
             cluster_size: self.cluster_size,
             extended_l2: self.extended_l2,
-            backing: self.backing.clone().map(|path| BackingOptions {
-                path,
-                format: self.backing_format,
-                store: self.backing_store,
-            }),
+            backing: backing_options(
+                self.backing.as_deref(),
+                self.backing_format,
+                self.backing_store,
+            ),
             no_backing: self.no_backing,
             data_file_raw: self.data_file_raw,
             dry_run: self.dry_run,

@@ -1,6 +1,6 @@
 //! Flags that several verbs share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -230,12 +230,17 @@ pub(super) struct LayoutFlags {
 
 impl BackingFlags {
     pub(super) fn options(&self) -> Option<BackingOptions> {
-        self.backing.clone().map(|path| BackingOptions {
-            path,
-            format: self.backing_format,
-            store: self.backing_store,
-        })
+        backing_options(self.backing.as_deref(), self.backing_format, self.backing_store)
     }
+}
+
+/// The backing file that is meant, if any.
+pub(super) fn backing_options(
+    path: Option<&Path>,
+    format: Option<Format>,
+    store: Option<BackingStore>,
+) -> Option<BackingOptions> {
+    path.map(|path| BackingOptions { path: path.to_owned(), format, store })
 }
 
 impl LayoutFlags {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::flags::ChangeFlags;
+use super::flags::{ChangeFlags, backing_options};
 use super::names::one_of;
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ops::{self, BackingOptions, BackingStore, Format, RebaseReport, RebaseRequest};
+use crate::ops::{self, BackingStore, Format, RebaseReport, RebaseRequest};
 use crate::task::Cancel;
 use crate::units::ByteSize;
 
@@ -54,11 +54,11 @@ impl Args {
         let request = RebaseRequest {
             path: self.path.clone(),
             format: self.format,
-            backing: self.backing.clone().map(|path| BackingOptions {
-                path,
-                format: self.backing_format,
-                store: self.backing_store,
-            }),
+            backing: backing_options(
+                self.backing.as_deref(),
+                self.backing_format,
+                self.backing_store,
+            ),
             no_backing: self.no_backing,
             name_alone: self.name_alone,
         };

@@ -1,13 +1,11 @@
 //! How large the file of an image would be.
 
-use super::error::Problem;
-use super::feature::Autoclear;
+use super::bitmap::read_bitmaps;
 use super::geometry::{ClusterCount, Geometry};
 use super::header::Header;
 use super::layout::refcount_clusters;
-use super::table::first_word;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::storage::{Storage, read_exact_at};
+use crate::host::storage::Storage;
 use crate::units::VirtualSize;
 
 /// How large a new image's file would be, in bytes.
@@ -83,59 +81,12 @@ impl Counted {
 /// # Errors
 /// [`Corrupt`](ErrorKind::Corrupt) for a directory beyond the format's limits; what the storage says.
 pub fn measure_bitmaps(storage: &dyn Storage, header: &Header, new: Geometry) -> Result<u64> {
-    let vouched = header.autoclear.contains(Autoclear::BITMAPS);
-    let Some(directory) = header.bitmaps().filter(|_| vouched) else { return Ok(0) };
-    let malformed = || Problem::Bitmaps("directory beyond the format's limits").into_error();
-    if directory.count > MAX_BITMAPS || directory.size_bytes > MAX_DIRECTORY {
-        return Err(malformed());
+    let (mut clusters, mut directory) = (ClusterCount::ZERO, 0u64);
+    for bitmap in read_bitmaps(storage, header)?.iter().filter(|bitmap| !bitmap.is_in_use()) {
+        let bytes = header.virtual_size.div_ceil(bitmap.granularity.bytes()).div_ceil(8);
+        let bits = new.clusters_for(bytes);
+        clusters = clusters + bits + new.table_clusters(bits.get());
+        directory = directory.saturating_add(bitmap.bare_len());
     }
-    let (mut at, mut left) = (directory.offset, directory.size_bytes);
-    let (mut clusters, mut new_directory) = (ClusterCount::ZERO, 0u64);
-    for _ in 0..directory.count {
-        let mut fixed = [0; FIXED_LEN];
-        read_exact_at(storage, at, &mut fixed)?;
-        let entry = RawEntry::from_bytes(&fixed);
-        let len = |extra: u64| {
-            let len = u64::try_from(FIXED_LEN).unwrap_or_default();
-            len.saturating_add(entry.name_len).saturating_add(extra).next_multiple_of(8)
-        };
-        left = left.checked_sub(len(entry.extra_len)).ok_or_else(malformed)?;
-        at = at.saturating_add(len(entry.extra_len));
-        if !entry.in_use {
-            let granule = 1u64.checked_shl(entry.granularity_bits).unwrap_or(u64::MAX);
-            let bytes = header.virtual_size.div_ceil(granule.max(1)).div_ceil(8);
-            let bits = new.clusters_for(bytes);
-            clusters = clusters + bits + new.table_clusters(bits.get());
-            new_directory = new_directory.saturating_add(len(0));
-        }
-    }
-    Ok(new.bytes_of(clusters + new.clusters_for(new_directory)))
-}
-
-const MAX_BITMAPS: u32 = 65_535;
-/// The largest directory that QEMU accepts, in bytes.
-const MAX_DIRECTORY: u64 = 64 << 20;
-/// Bytes of a directory entry before its extra data and its name.
-const FIXED_LEN: usize = 24;
-
-/// What matters here of an entry of the directory.
-struct RawEntry {
-    in_use: bool,
-    granularity_bits: u32,
-    name_len: u64,
-    extra_len: u64,
-}
-
-impl RawEntry {
-    fn from_bytes(fixed: &[u8; FIXED_LEN]) -> Self {
-        let word = |at: usize| fixed.get(at..).and_then(first_word).unwrap_or_default();
-        let (flags, lengths) = (word(8), word(16));
-        let [_, granularity, ..] = lengths.to_be_bytes();
-        RawEntry {
-            in_use: flags & 1 != 0,
-            granularity_bits: u32::from(granularity),
-            name_len: lengths >> 32 & 0xffff,
-            extra_len: lengths & u64::from(u32::MAX),
-        }
-    }
+    Ok(new.bytes_of(clusters + new.clusters_for(directory)))
 }

@@ -195,6 +195,11 @@ impl Bitmap {
         self.flags & AUTO != 0
     }
 
+    /// Bytes of its entry in a directory, but for extra data.
+    pub(in crate::qcow2) fn bare_len(&self) -> u64 {
+        len_of(&self.name).saturating_add(24).next_multiple_of(8)
+    }
+
     /// Bytes of extra data, which no program is known to write.
     pub fn extra_data_bytes(&self) -> u64 {
         len_of(&self.extra_data)

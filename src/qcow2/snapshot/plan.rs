@@ -224,14 +224,8 @@ impl Qcow2 {
         let room = Room::find(storage, &self.header, counts.table(), changed, rest, used)?;
         counts.more().add(room.added());
         room.replaced().iter().for_each(|run| counts.less().add(run.clone()));
-        for (place, table) in (0..).zip(&draft.tables) {
-            let at = room.rest() + ClusterCount::new(place);
-            if !table.sole {
-                counts.more().add(at..at + ClusterCount::new(1));
-            }
-            let at = ClusterRef { offset: geometry.host_offset(at), copied: table.sole };
-            set(&mut draft.l1, table.index, at);
-        }
+        draft.place_tables(geometry, room.rest());
+        let counts = &mut draft.counts;
         // Counts that do not fit are refused before anything is written.
         for index in room.blocks() {
             counts.block(*index)?;
@@ -303,6 +297,18 @@ impl Needs {
 }
 
 impl Draft<'_> {
+    /// Puts the new L2 tables one behind the other from `first` on.
+    fn place_tables(&mut self, geometry: Geometry, first: HostCluster) {
+        for (place, table) in (0..).zip(&self.tables) {
+            let at = first + ClusterCount::new(place);
+            if !table.sole {
+                self.counts.more().add(at..at + ClusterCount::new(1));
+            }
+            let at = ClusterRef { offset: geometry.host_offset(at), copied: table.sole };
+            set(&mut self.l1, table.index, at);
+        }
+    }
+
     fn needs(&self, geometry: Geometry, moves_l1: bool) -> Result<Needs> {
         let count = |entries: usize| u64::try_from(entries).unwrap_or(u64::MAX);
         let table_len = self.entries.as_deref().map_or(Ok(0), table_len)?;
