@@ -10,6 +10,9 @@ import (
 
 func TestASlowCallbackDoesNotKeepTheProgramFromStopping(t *testing.T) {
 	client := fake(t, "stoppable")
+	if err := ask(client); err != nil { // Starting it is not what the deadline is for.
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(background, 50*time.Millisecond)
 	defer cancel()
 	shown := 0
