@@ -6,7 +6,7 @@ ACTIONS = $(addprefix snapshot-,list show create apply delete) \
   $(addprefix bitmap-,list add remove clear enable disable merge)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: demo test go-test check lint matrix grow-test bench fuzz install release
+.PHONY: demo test go-test boot-test check lint matrix grow-test bench fuzz install release
 
 demo: release ## Create a boot2docker disk, grow it, look at it
 	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
@@ -21,7 +21,7 @@ test: lint ## Everything; PROPTEST_RNG_SEED draws other cases, as `matrix` does
 	@integration/test-tools.sh
 	cargo $(NEXTEST) --locked --no-fail-fast
 	cargo test --locked --doc
-	@$(MAKE) go-test
+	@$(MAKE) go-test boot-test
 
 check: test
 
@@ -39,6 +39,11 @@ lint:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	RUSTFLAGS="--cfg fuzzing -D warnings" cargo check --quiet --locked --no-default-features \
 	  --manifest-path integration/fuzz/Cargo.toml
+
+boot-test: ## Guests that boot on its disks, format them, live in them and find them grown
+	cargo build --quiet --locked --bin vmdisk
+	cargo run --quiet --locked --manifest-path integration/boot/Cargo.toml -- \
+	  $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/vmdisk $(abspath $(or $(CARGO_TARGET_DIR),target))/boot $(BOOT)
 
 matrix: ## The whole matrix against qemu-img, not the sample that `test` runs
 	@integration/test-tools.sh
