@@ -28,10 +28,11 @@ check: test
 go-test: export VMDISK = $(abspath $(or $(CARGO_TARGET_DIR),target)/debug/vmdisk)
 go-test: export GOTOOLCHAIN = local
 go-test: export GOPROXY = off
-go-test: ## The Go client against the program
+go-test: ## The Go client, and the disk of a driver, against the program
 	cargo test --quiet --locked --no-run --test it # The program as the other tests have it.
-	@unformatted=$$(gofmt -l integration/go); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
-	cd integration/go && go vet ./... && go test -count=1 $$(command -v gcc >/dev/null && echo -race) ./...
+	@unformatted=$$(gofmt -l integration/go integration/docker-machine); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
+	for module in go docker-machine; do (cd integration/$$module && go vet ./... && \
+	  go test -count=1 $$(command -v gcc >/dev/null && echo -race) ./...) || exit 1; done
 
 lint:
 	cargo fmt --check
