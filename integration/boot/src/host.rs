@@ -74,10 +74,14 @@ impl Host<'_> {
         checked
     }
 
-    /// The bytes of a file, to see whether they are the same later.
-    pub(crate) fn fingerprint(&self, name: &str) -> Result<String> {
-        let output = Command::new("sha256sum").arg(name).current_dir(self.folder).output()?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    /// Keeps a copy of a file, to be compared with it later.
+    pub(crate) fn keep(&self, name: &str) -> Result<()> {
+        self.tool("cp", &["--sparse=always", name, &format!("{name}.kept")])
+    }
+
+    /// Fails unless every byte of a file is what it was.
+    pub(crate) fn is_as_kept(&self, name: &str) -> Result<()> {
+        self.tool("cmp", &[name, &format!("{name}.kept")])
     }
 
     fn tool(&self, program: &str, args: &[&str]) -> Result<()> {

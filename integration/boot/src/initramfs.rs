@@ -1,5 +1,5 @@
-//! The guest's whole system: an archive of the kernel's own format with `init`, the programs that it needs
-//! with their libraries, and the drivers of its disk.
+//! The guest's whole system: an archive of the kernel's own format with `init`, the programs that
+//! it needs with their libraries, and the drivers of its disk.
 
 use std::collections::BTreeSet;
 use std::fs::{read, read_dir};
@@ -10,8 +10,8 @@ use std::process::Command;
 /// What plays the guests.
 const INIT: &[u8] = include_bytes!("../init");
 
-/// Programs that are more than busybox's of the same name, or that it does not have. Dash is `sh`: busybox's
-/// own shell would rather run busybox's commands.
+/// Programs that are more than busybox's of the same name, or that it does not have. Dash is `sh`:
+/// busybox's own shell would rather run busybox's commands.
 const PROGRAMS: &[(&str, &str)] = &[
     ("sh", "dash"),
     ("blkid", "blkid"),
@@ -27,7 +27,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("umount", "umount"),
 ];
 
-/// Drivers of the disks; what they need comes with them. Filesystem, partitions and console are in the kernel.
+/// Drivers of the disks; what they need comes with them. Filesystem, partitions and console are in
+/// the kernel.
 const DRIVERS: &[&str] = &["virtio_pci", "virtio_blk", "ata_piix", "sd_mod"];
 
 /// The kernel of unpacked packages, and a system for it.
@@ -180,8 +181,8 @@ fn missing(what: &str, place: &Path) -> Error {
     Error::other(format!("{}: {what} is missing", place.display()))
 }
 
-/// An archive that the kernel unpacks: "newc", as `Documentation/driver-api/early-userspace/buffer-format.rst`
-/// of the kernel describes it.
+/// An archive that the kernel unpacks: "newc", as
+/// `Documentation/driver-api/early-userspace/buffer-format.rst` of the kernel describes it.
 #[derive(Debug, Default)]
 struct Archive {
     bytes: Vec<u8>,
@@ -207,8 +208,8 @@ impl Archive {
 
     fn entry(&mut self, name: &str, mode: u32, (major, minor): (u32, u32), contents: &[u8]) {
         self.entries += 1;
-        // Inode, mode, owner, group, links, time, length, device (two numbers), device that it is (two), the
-        // length of the name with its zero byte, and no checksum.
+        // Inode, mode, owner, group, links, time, length, device (two numbers), device that it is
+        // (two), the length of the name with its zero byte, and no checksum.
         let (inode, length, name_length) = (self.entries, contents.len(), name.len() + 1);
         let fields = format!(
             "070701{inode:08X}{mode:08X}{0:08X}{0:08X}{1:08X}{0:08X}{length:08X}{0:08X}{0:08X}{major:08X}\

@@ -1,6 +1,6 @@
-//! Boots real kernels on disks of `vmdisk`. Guests that format their disk by themselves do so, are let in,
-//! write a file and go off; the host grows the disk; then everything must be there, and larger. What
-//! judges is the guest's kernel, `e2fsck` and `qemu-img check`.
+//! Boots real kernels on disks of `vmdisk`. Guests that format their disk by themselves do so, are
+//! let in, write a file and go off; the host grows the disk; then everything must be there, and
+//! larger. What judges is the guest's kernel, `e2fsck` and `qemu-img check`.
 
 mod course;
 mod host;

@@ -1,5 +1,5 @@
-//! What a guest is made of, and QEMU where the system has none: Debian packages, fetched and unpacked into
-//! a folder of our own, without root.
+//! What a guest is made of, and QEMU where the system has none: Debian packages, fetched and
+//! unpacked into a folder of our own, without root.
 
 use std::fs::{create_dir_all, read_dir, remove_dir_all, rename, write};
 use std::path::{Path, PathBuf};
@@ -139,7 +139,8 @@ struct Apt {
 }
 
 impl Apt {
-    /// With lists that are fetched now: the system's are older than what its servers have, or missing.
+    /// With lists that are fetched now: the system's are older than what its servers have, or
+    /// missing.
     fn with_own_lists(cache: &Path) -> Result<Apt, Missing> {
         let lists = cache.join("lists");
         create_dir_all(lists.join("partial")).map_err(|error| error.to_string())?;

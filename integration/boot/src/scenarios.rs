@@ -1,4 +1,5 @@
-//! Which disks are made, attached and used how: a sample of what there is, each choice in it somewhere.
+//! Which disks are made, attached and used how: a sample of what there is, each choice in it
+//! somewhere.
 
 use crate::course::{Course, Scenario};
 use crate::machine::{Bus, Guest};
