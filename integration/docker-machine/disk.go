@@ -32,6 +32,8 @@ var (
 	XhyveQcow2 = Driver{Name: "xhyve", File: "MACHINE.qcow2", Format: vmdisk.FormatQcow2, Layout: hyperkit}
 	XhyveRaw   = Driver{Name: "xhyve", File: "MACHINE.rawdisk", Format: vmdisk.FormatRaw}
 	Hyperkit   = Driver{Name: "hyperkit", File: "MACHINE.rawdisk", Format: vmdisk.FormatRaw}
+	// HyperkitImg is that of the driver with flags of its own.
+	HyperkitImg = Driver{Name: "hyperkit", File: "disk.img", Format: vmdisk.FormatRaw}
 )
 
 // What xhyve's and hyperkit's reader of qcow2 takes.

@@ -18,6 +18,7 @@ import (
 
 var drivers = map[string]Driver{
 	"qemu": QEMU, "kvm": KVM, "xhyve qcow2": XhyveQcow2, "xhyve raw": XhyveRaw, "hyperkit": Hyperkit,
+	"hyperkit img": HyperkitImg,
 }
 
 var background = context.Background()
@@ -223,6 +224,19 @@ func TestStartOfAMachineThatRuns(t *testing.T) {
 	disk.SizeMB = 40000
 	if err := disk.Start(background); !errors.Is(err, vmdisk.ErrLocked) || !strings.Contains(err.Error(), "run already") {
 		t.Error(err)
+	}
+}
+
+// A disk that is not laid out for xhyve's reader may have zeros in it that it takes for the header.
+func TestStartOfAMachineWithAnotherLayout(t *testing.T) {
+	disk, _ := machine(t, XhyveQcow2)
+	disk.Driver.Layout = nil
+	if err := disk.Create(background); err != nil {
+		t.Fatal(err)
+	}
+	disk.Driver, disk.SizeMB = XhyveQcow2, 40000
+	if err := disk.Start(background); !errors.Is(err, vmdisk.ErrExists) || size(t, disk) != 20000<<20 {
+		t.Error(err, size(t, disk))
 	}
 }
 
