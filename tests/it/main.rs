@@ -48,4 +48,5 @@ mod scan;
 mod snapshots;
 mod support;
 mod tidy;
+mod unfinished;
 mod unresizable;
