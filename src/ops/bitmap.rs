@@ -194,7 +194,8 @@ fn list(
     let found = read_bitmaps(storage, header)?;
     let mut bitmaps: Vec<_> = found.iter().map(BitmapReport::of).collect();
     if request.count {
-        for (bitmap, report) in found.iter().zip(&mut bitmaps).filter(|(b, _)| !b.is_in_use()) {
+        let told = |bitmap: &Bitmap| !bitmap.is_in_use() && !bitmap.is_foreign();
+        for (bitmap, report) in found.iter().zip(&mut bitmaps).filter(|(bitmap, _)| told(bitmap)) {
             report.dirty_bytes = Some(dirty_bytes(storage, header, bitmap, context.task())?);
         }
     }

@@ -53,23 +53,33 @@ impl ChunkEntry {
     }
 }
 
-/// Reads a bitmap's table, which may claim no more than the file holds.
-pub(super) fn read_table(
+/// Shows the entries of a bitmap's table, which may claim no more than the file holds, a piece at a
+/// time: a table of nothing may be long.
+pub(super) fn each_entry(
     storage: &dyn Storage,
     geometry: Geometry,
     table: TableRef,
-) -> Result<Vec<ChunkEntry>> {
+    mut visit: impl FnMut(ChunkEntry),
+) -> Result<()> {
+    /// Entries that are read at a time.
+    const PIECE: u64 = 1 << 15;
     let len = u64::from(table.count).saturating_mul(ENTRY_SIZE);
     let inside = table.offset.plus_bytes(len).get() <= storage.len()?.next_multiple_of(512);
     if !inside || table.offset == HostOffset::ZERO || !geometry.is_aligned(table.offset) {
         let problem = Problem::Bitmaps("table beyond the file, or unaligned");
         return Err(problem.into_error().at_offset(table.offset.get()));
     }
-    let words = read_words(storage, table.offset, table.count.into())?;
-    let entries = words.into_iter().map(|word| ChunkEntry::decode(word, geometry));
-    entries
-        .collect::<Result<_, _>>()
-        .map_err(|error| FormatError::into_error(error).at_offset(table.offset.get()))
+    let (mut at, mut left) = (table.offset, u64::from(table.count));
+    while left > 0 {
+        let count = left.min(PIECE);
+        for word in read_words(storage, at, count)? {
+            let entry = ChunkEntry::decode(word, geometry);
+            visit(entry.map_err(|error| error.into_error().at_offset(table.offset.get()))?);
+        }
+        at = at.plus_bytes(count.saturating_mul(ENTRY_SIZE));
+        left = left.saturating_sub(count);
+    }
+    Ok(())
 }
 
 /// The bits of one chunk.
@@ -105,7 +115,8 @@ impl<'a> BitmapReader<'a> {
             return Err(problem.into_error().at_offset(bitmap.table.offset.get()));
         }
         let geometry = header.geometry;
-        let entries = read_table(storage, geometry, bitmap.table)?;
+        let mut entries = Vec::new();
+        each_entry(storage, geometry, bitmap.table, |entry| entries.push(entry))?;
         Ok(BitmapReader { storage, geometry, coverage, entries, last: None })
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::chunks::{BitmapReader, Chunk, ChunkEntry, merged, read_table};
+use super::chunks::{BitmapReader, Chunk, ChunkEntry, each_entry, merged};
 use super::directory::{
     Bitmap, Coverage, Granularity, MAX_BITMAP_NAME, MAX_BITMAPS, MAX_DIRECTORY, encode_directory,
     read_bitmaps,
@@ -276,7 +276,7 @@ impl<'a> Image<'a> {
             );
             return Err(Error::new(ErrorKind::Dirty, message));
         }
-        if bitmap.extra_data_bytes() > 0 && !bitmap.is_extra_data_compatible() {
+        if bitmap.is_foreign() {
             let message = format!(
                 "the bitmap {} has extra data without which it means something else: it can only \
                  be removed",
@@ -295,9 +295,9 @@ impl<'a> Image<'a> {
     /// Every cluster that a bitmap takes.
     fn clusters_of(&self, bitmap: &Bitmap) -> Result<Vec<Range<HostCluster>>> {
         let mut clusters = self.table_of(bitmap);
-        for entry in read_table(self.storage, self.header.geometry, bitmap.table)? {
+        each_entry(self.storage, self.header.geometry, bitmap.table, |entry| {
             clusters.extend(self.data_of(entry));
-        }
+        })?;
         Ok(clusters)
     }
 

@@ -24,16 +24,18 @@ pub(in crate::qcow2) const MAX_DIRECTORY: u64 = 1024 * 65_535;
 pub(in crate::qcow2) const MAX_TABLE_ENTRIES: u32 = 0x800_0000;
 /// The most bits that QEMU lets a bitmap have.
 const MAX_BITS: u64 = 1 << 32;
+/// The directory has the size of its entries, no more and no less.
+pub(in crate::qcow2) const BEHIND_THE_LAST: &str = "the directory goes on behind its last entry";
 /// The type of every bitmap that is known.
 const DIRTY_TRACKING: u8 = 1;
 /// Whoever had it in use did not save it.
 const IN_USE: u32 = 1;
 /// It is kept up to date whenever the image is written.
 const AUTO: u32 = 2;
-/// Its extra data does not change what it means.
+/// One who does not know its extra data may use it all the same. QEMU takes this for a reserved flag.
 const EXTRA_DATA_COMPATIBLE: u32 = 4;
-/// Flags that QEMU does not know.
-const RESERVED_FLAGS: u32 = !(IN_USE | AUTO);
+/// Flags that the format does not have.
+const RESERVED_FLAGS: u32 = !(IN_USE | AUTO | EXTRA_DATA_COMPATIBLE);
 
 /// Bytes of the disk that a bit stands for: a power of two from 512 B to 2 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,22 +146,26 @@ impl RawEntry {
         TableRef { offset, count: self.table_size.get() }
     }
 
-    /// Whether it is of a kind that is known, and has a name and a granularity that are allowed.
+    /// Whether it is of a kind that is known, and has flags, a name and a granularity that are allowed.
     fn is_known(&self) -> bool {
         self.kind == DIRTY_TRACKING
             && Granularity::new(self.granularity_bits.into()).is_some()
             && (1..=MAX_BITMAP_NAME).contains(&self.name_size.get().into())
+            && self.flags.get() & RESERVED_FLAGS == 0
     }
 
-    /// Whether QEMU opens an image that has it. No extra data is defined, so QEMU knows none.
+    /// Whether it is as the format has it. The format defines no extra data, and lets an entry have
+    /// some; QEMU opens no image that has any.
     pub(in crate::qcow2) fn makes_sense(&self, header: &Header) -> bool {
         let flags = self.flags.get();
-        // One that nobody closed is not read.
+        let is_foreign = self.extra_data_size.get() > 0 && flags & EXTRA_DATA_COMPATIBLE == 0;
+        // One that nobody closed is not read, and what extra data makes of another is not known.
         let covers = flags & IN_USE != 0
+            || is_foreign
             || Granularity::new(self.granularity_bits.into()).is_some_and(|granularity| {
                 u64::from(self.table_size.get()) == Coverage::of(header, granularity).chunks()
             });
-        self.is_known() && covers && self.extra_data_size.get() == 0 && flags & RESERVED_FLAGS == 0
+        self.is_known() && covers
     }
 }
 
@@ -172,7 +178,7 @@ pub struct Bitmap {
     pub granularity: Granularity,
     pub(super) flags: u32,
     pub(super) table: TableRef,
-    extra_data: Vec<u8>,
+    pub(super) extra_data: Vec<u8>,
 }
 
 impl Bitmap {
@@ -188,6 +194,12 @@ impl Bitmap {
     /// removed. So it is while a machine uses it.
     pub const fn is_in_use(&self) -> bool {
         self.flags & IN_USE != 0
+    }
+
+    /// Whether it has extra data that changes what it means, which nobody here knows: it is neither
+    /// read nor changed, and stays as it is until it is removed.
+    pub const fn is_foreign(&self) -> bool {
+        !self.extra_data.is_empty() && !self.is_extra_data_compatible()
     }
 
     /// Whether it is kept up to date whenever a program that knows bitmaps writes to the image.
@@ -220,8 +232,7 @@ impl Bitmap {
     fn of(raw: &RawEntry, extra_data: Vec<u8>, name: Vec<u8>) -> Option<Bitmap> {
         let granularity = Granularity::new(raw.granularity_bits.into())?;
         let flags = raw.flags.get();
-        let known = raw.is_known() && flags & RESERVED_FLAGS & !EXTRA_DATA_COMPATIBLE == 0;
-        known.then(|| Bitmap { name, granularity, flags, table: raw.table(), extra_data })
+        raw.is_known().then(|| Bitmap { name, granularity, flags, table: raw.table(), extra_data })
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -264,11 +275,11 @@ impl Header {
     }
 }
 
-/// Reads the bitmaps that the image vouches for, entry by entry: no claim decides how much is
-/// allocated.
+/// Reads the bitmaps that the image vouches for, entry by entry: no claim beyond what the file holds
+/// decides how much is allocated.
 ///
 /// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) for a directory that QEMU would not read either.
+/// [`Corrupt`](crate::ErrorKind::Corrupt) for a directory that is not as the format has it.
 pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap>> {
     let Some(directory) = header.vouched_bitmaps() else { return Ok(Vec::new()) };
     let malformed = |why| Err(Problem::Bitmaps(why).into_error().at_offset(directory.offset));
@@ -277,6 +288,9 @@ pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap
         && header.geometry.is_aligned(HostOffset::new(directory.offset));
     if !fits {
         return malformed("directory beyond the format's limits");
+    }
+    if directory.offset.saturating_add(directory.size_bytes) > storage.len()? {
+        return malformed("directory beyond the file");
     }
     let (mut at, mut left) = (directory.offset, directory.size_bytes);
     let mut bitmaps = Vec::new();
@@ -296,6 +310,6 @@ pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap
     }
     match left {
         0 => Ok(bitmaps),
-        _ => malformed("the directory goes on behind its last entry"),
+        _ => malformed(BEHIND_THE_LAST),
     }
 }

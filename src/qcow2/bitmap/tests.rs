@@ -344,3 +344,120 @@ fn a_dirty_image_is_rebuilt_first() {
     let header = Header::read(&storage).unwrap();
     assert!(scan(&*storage, &header, task(&Cancel::new())).unwrap().is_clean());
 }
+
+/// Writes the directory anew in its place, as `edit` has it, with something behind its last entry.
+fn edit_directory(
+    storage: &Arc<MemoryStorage>,
+    edit: impl FnOnce(&mut Vec<Bitmap>),
+    behind: &[u8],
+) {
+    let header = Header::read(storage).unwrap();
+    let mut bitmaps = read_bitmaps(&**storage, &header).unwrap();
+    edit(&mut bitmaps);
+    let directory = [encode_directory(&bitmaps), behind.to_vec()].concat();
+    let place = header.bitmaps().unwrap();
+    assert!(directory.len() as u64 <= header.geometry.cluster_size());
+    storage.write_at(place.offset, &directory).unwrap();
+    let count = bitmaps.len() as u32;
+    let place =
+        crate::qcow2::BitmapDirectory { count, size_bytes: directory.len() as u64, ..place };
+    storage.write_at(0, &header.with_bitmaps(Some(place)).encode().unwrap()).unwrap();
+}
+
+fn is_clean(storage: &Arc<MemoryStorage>) -> bool {
+    let header = Header::read(storage).unwrap();
+    scan(&**storage, &header, task(&Cancel::new())).unwrap().is_clean()
+}
+
+/// A bitmap with extra data is used if its flag says so, and else left as it is; others are not
+/// hindered, and extra data outlives every change.
+#[test]
+fn extra_data_is_kept() {
+    const COMPATIBLE: u32 = 4;
+    let storage = image(PLAIN, 3);
+    edit_directory(
+        &storage,
+        |bitmaps| {
+            bitmaps[0].extra_data = (1..=11).collect();
+            bitmaps[0].flags |= COMPATIBLE;
+            bitmaps[1].extra_data = vec![9; 5];
+        },
+        &[],
+    );
+    assert!(is_clean(&storage));
+    let all = || read_bitmaps(&*storage, &Header::read(&storage).unwrap()).unwrap();
+    let (before, foreign) = (storage.contents(), all().remove(1));
+    assert!(foreign.is_foreign() && !all()[0].is_foreign() && !all()[2].is_foreign());
+    for asked in [
+        BitmapChange::Clear(b"b1"),
+        BitmapChange::Enable(b"b1", false),
+        merge(b"b1", &[b"b2"]),
+        merge(b"b2", &[b"b1"]),
+    ] {
+        let error = change(&storage, &asked).unwrap_err();
+        let kind = (error.kind(), error.changed());
+        assert_eq!(kind, (ErrorKind::UnsupportedFeature, false), "{asked:?}: {error}");
+        assert!(storage.contents() == before, "{asked:?}");
+    }
+    let bits = |table: u64| {
+        let mut word = [0; 8];
+        storage.read_at(table, &mut word).unwrap();
+        let mut bits = vec![0; 512];
+        storage.read_at(u64::from_be_bytes(word) & !1, &mut bits).unwrap();
+        (word, bits)
+    };
+    let its_bits = bits(foreign.table.offset.get());
+    for asked in [
+        merge(b"b0", &[b"b2"]),
+        BitmapChange::Enable(b"b0", false),
+        BitmapChange::Clear(b"b0"),
+        BitmapChange::Add { name: b"new", granularity: None, enabled: true },
+        merge(b"new", &[b"b0", b"b2"]),
+        BitmapChange::Remove(b"b2"),
+    ] {
+        assert!(change(&storage, &asked).unwrap().changed, "{asked:?}");
+        assert!(is_clean(&storage), "{asked:?}");
+        assert_eq!(all()[0].extra_data, (1..=11).collect::<Vec<u8>>(), "{asked:?}");
+        assert!(all()[0].is_extra_data_compatible(), "{asked:?}");
+        assert_eq!(all()[1], foreign, "{asked:?}");
+        assert_eq!(bits(foreign.table.offset.get()), its_bits, "{asked:?}");
+    }
+    // Whoever wants it gone has it gone.
+    assert!(change(&storage, &BitmapChange::Remove(b"b1")).unwrap().changed);
+    assert!(is_clean(&storage));
+    assert_eq!(
+        all().iter().map(|bitmap| &bitmap.name[..]).collect::<Vec<_>>(),
+        [&b"b0"[..], b"new"]
+    );
+}
+
+/// The directory has the size of its entries: whoever reads it and whoever checks it agree.
+#[test]
+fn a_directory_ends_with_its_last_entry() {
+    let storage = image(PLAIN, 2);
+    edit_directory(&storage, |_| {}, &[0; 24]);
+    let header = Header::read(&storage).unwrap();
+    assert_eq!(read_bitmaps(&*storage, &header).unwrap_err().kind(), ErrorKind::Corrupt);
+    let report = scan(&*storage, &header, task(&Cancel::new())).unwrap();
+    assert_eq!((report.corruptions, report.leaks), (1, 0), "{:?}", report.findings);
+    let before = storage.contents();
+    let error = change(&storage, &BitmapChange::Remove(b"b0")).unwrap_err();
+    assert_eq!((error.kind(), error.changed()), (ErrorKind::Corrupt, false), "{error}");
+    assert!(storage.contents() == before);
+}
+
+/// No claim beyond the file decides how much memory is taken: not the directory's, nor a name's.
+#[test]
+fn claims_beyond_the_file() {
+    let storage = image(PLAIN, 1);
+    let header = Header::read(&storage).unwrap();
+    let place = header.bitmaps().unwrap();
+    // A name and extra data of almost 64 MiB.
+    storage.write_at(place.offset + 20, &0x3ff_0000_u32.to_be_bytes()).unwrap();
+    let place = crate::qcow2::BitmapDirectory { size_bytes: 1024 * 65_535, ..place };
+    storage.write_at(0, &header.with_bitmaps(Some(place)).encode().unwrap()).unwrap();
+    let header = Header::read(&storage).unwrap();
+    let error = read_bitmaps(&*storage, &header).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(error.to_string().contains("beyond the file"), "{error}");
+}

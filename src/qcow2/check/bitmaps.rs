@@ -5,7 +5,9 @@
 use super::finding::{Reference, Structure};
 use super::scan::Scan;
 use crate::error::Result;
-use crate::qcow2::bitmap::{MAX_BITMAPS, MAX_DIRECTORY, MAX_TABLE_ENTRIES, RawEntry};
+use crate::qcow2::bitmap::{
+    BEHIND_THE_LAST, MAX_BITMAPS, MAX_DIRECTORY, MAX_TABLE_ENTRIES, RawEntry,
+};
 use crate::qcow2::error::Problem;
 use crate::qcow2::extension::BitmapDirectory;
 use crate::qcow2::geometry::{ENTRY_SIZE, HostOffset};
@@ -61,6 +63,9 @@ impl Scan<'_> {
                 return Ok(tables);
             };
             (at, left) = (at.saturating_add(raw.len()), rest);
+        }
+        if left > 0 {
+            self.malformed(to, Problem::Bitmaps(BEHIND_THE_LAST));
         }
         Ok(tables)
     }
