@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
-use crate::support::{Env, Running, Stranger, VMDISK, is_root, message, set_mode};
+use crate::support::{Env, Running, Stranger, VMDISK, exit_of, is_root, message, set_mode};
 
 /// A verb that takes a disk.
 struct Verb {
@@ -81,6 +81,9 @@ battery! {
     hash, locks: true, writes: false, "hash DISK";
     bitmap, locks: true, writes: true, "bitmap add DISK new";
     map, locks: false, writes: false, "map DISK";
+    measure, locks: false, writes: false, "measure DISK";
+    compare, locks: true, writes: false, "compare DISK DISK";
+    commit, locks: true, writes: true, "commit DISK --into base.qcow2";
     chain, locks: false, writes: false, "chain DISK";
 }
 
@@ -95,6 +98,20 @@ fn actions_on_a_snapshot() {
 impl Verb {
     fn on(&self, disk: &str) -> String {
         self.line.replace("DISK", disk)
+    }
+
+    /// Makes `d.qcow2`, above `base.qcow2` if that is where it goes.
+    fn make(&self, env: &Env, options: &str) {
+        let above = self.line.contains("--into");
+        if above {
+            env.report("create base.qcow2 --size 1M --if-exists keep");
+        }
+        let below = if above { "--backing base.qcow2" } else { "" };
+        env.report(&format!("create d.qcow2 --size 1M {below} {options}"));
+    }
+
+    fn exit_of(&self, kind: &str) -> i32 {
+        exit_of(&[self.name], kind)
     }
 }
 
@@ -111,21 +128,6 @@ fn printing_verbs() {
     for line in ["completions zsh", "man create", "--help", "--version"] {
         assert!(!env.vmdisk(line).exits(0).stdout.is_empty(), "{line}");
         assert_eq!(closed_pipe(&env, line).wait().exits(0).stderr, "", "{line}");
-    }
-}
-
-/// A disk to commit needs one below it: the rest of the battery is in `commit.rs`.
-#[test]
-fn committing() {
-    help("commit");
-    let env = Env::new();
-    for wrong in ["--no-such-flag", "surplus", "--format vdi", "--lock-timeout soon", "--into"] {
-        env.refuses(&format!("commit d.qcow2 {wrong}"), "bad_request");
-    }
-    std::fs::create_dir(env.path("folder")).expect("a folder");
-    env.run("mkfifo", ["pipe"]).exits(0);
-    for path in ["folder", "pipe", "/dev/null"] {
-        env.refuses(&format!("commit {path} --into d.qcow2"), "not_a_disk");
     }
 }
 
@@ -189,7 +191,7 @@ fn example(call: &str) {
 
 fn usage(verb: &Verb) {
     let env = Env::new();
-    env.report("create d.qcow2 --size 1M");
+    verb.make(&env, "");
     let line = verb.on("d.qcow2");
     for (wrong, named) in [
         ("--no-such-flag", "--no-such-flag"),
@@ -234,7 +236,7 @@ fn what_may_not_be_opened(verb: &Verb) {
         let error = env.refuses_by(&stranger.prefix(), &args, "permission");
         assert_eq!(error["data"]["errno"], 13, "{line}: {error:#}");
     };
-    env.report("create d.qcow2 --size 1M");
+    verb.make(&env, "");
     if is_root() {
         refuses(&verb.on("d.qcow2"));
         std::fs::create_dir(env.path("closed")).expect("a folder");
@@ -273,14 +275,14 @@ const LIES: &[(&str, usize, u64, usize)] = &[
 
 fn corrupt_headers(verb: &Verb) {
     let env = Env::new();
-    env.report("create d.qcow2 --size 1M --preallocation off");
+    verb.make(&env, "--preallocation off");
     let good = std::fs::read(env.path("d.qcow2")).expect("the disk");
     let refuses = |what: &str, image: &[u8], kinds: &[&str]| {
         env.write("d.qcow2", image);
         let line = verb.on("d.qcow2");
         let limited = ["sh", "-c", "ulimit -v 300000 2>/dev/null; exec \"$0\" \"$@\"", VMDISK];
         let run = env.vmdisk(&format!("{line} --json"));
-        assert_eq!(run.code, Some(1), "{what}: {run:?}");
+        assert_eq!(run.code, Some(verb.exit_of("corrupt")), "{what}: {run:?}");
         let kind = run.json();
         let kind = kind["error"]["data"]["kind"].as_str().unwrap_or_default().to_owned();
         assert!(kinds.contains(&kind.as_str()), "{what}: {kind}");
@@ -314,7 +316,7 @@ fn reports(verb: &Verb) {
     let env = Env::new();
     let renew = || {
         let _ = std::fs::remove_file(env.path("d.qcow2"));
-        env.report("create d.qcow2 --size 1M");
+        verb.make(&env, "");
     };
     renew();
     let line = verb.on("d.qcow2");
@@ -323,7 +325,8 @@ fn reports(verb: &Verb) {
     renew();
     assert_eq!(env.vmdisk(&line).exits(0).stderr, "");
     let refused = format!("{line} --format raw --size 1");
-    for (line, code) in [(&line, 0), (&format!("{line} --json"), 0), (&refused, 2)] {
+    let usage = verb.exit_of("bad_request");
+    for (line, code) in [(&line, 0), (&format!("{line} --json"), 0), (&refused, usage)] {
         renew();
         let run = closed_pipe(&env, line).wait().exits(code);
         assert!(!run.stderr.contains("panicked"), "{line}: {run:?}");
