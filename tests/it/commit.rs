@@ -24,6 +24,24 @@ const ABOVE: &[&str] = &[
     "write -P 0 1600k 64k",
 ];
 
+/// Packed clusters, some of which are then written to in part, zeroed or given up.
+const PACKED_BELOW: &[&str] = &[
+    "write -c -P 1 0 896k",
+    "write -P 2 1500k 400k",
+    "write -c -P 6 1024k 128k",
+    "write -P 8 100k 5k",
+];
+const PACKED_ABOVE: &[&str] = &[
+    "write -c -P 3 128k 384k",
+    "write -P 4 511k 1k",
+    "write -c -P 7 576k 256k",
+    "write -z 600k 50k",
+    "discard 704k 64k",
+    "write -c -P 0 1600k 64k",
+    "write -c -P 5 1920k 128k",
+    "write -P 9 1100k 40k",
+];
+
 const KINDS: &[Kind] = &[
     Kind { name: "plain", base: ("", "2M"), overlay: ("", "2M"), below: BELOW, above: ABOVE },
     Kind {
@@ -98,6 +116,48 @@ const KINDS: &[Kind] = &[
         above: ABOVE,
     },
     Kind { name: "nothing above", base: ("", "2M"), overlay: ("", "2M"), below: BELOW, above: &[] },
+    Kind {
+        name: "packed by zlib above",
+        base: ("", "2M"),
+        overlay: ("", "2M"),
+        below: BELOW,
+        above: PACKED_ABOVE,
+    },
+    Kind {
+        name: "packed by zstd above, in smaller clusters",
+        base: ("cluster_size=128k", "2M"),
+        overlay: ("compression_type=zstd,cluster_size=32k", "2M"),
+        below: BELOW,
+        above: PACKED_ABOVE,
+    },
+    Kind {
+        name: "packed by zlib below",
+        base: ("", "2M"),
+        overlay: ("cluster_size=4k", "2M"),
+        below: PACKED_BELOW,
+        above: ABOVE,
+    },
+    Kind {
+        name: "packed by zstd below, by zlib above",
+        base: ("compression_type=zstd", "2M"),
+        overlay: ("", "2M"),
+        below: PACKED_BELOW,
+        above: PACKED_ABOVE,
+    },
+    Kind {
+        name: "packed by zstd above, with subclusters, over a raw base",
+        base: ("raw", "2M"),
+        overlay: ("compression_type=zstd,extended_l2=on", "2M"),
+        below: BELOW,
+        above: PACKED_ABOVE,
+    },
+    Kind {
+        name: "packed by zlib in version 2, over a smaller base packed by zstd",
+        base: ("compression_type=zstd,cluster_size=32k", "1050112"),
+        overlay: ("compat=0.10", "2M"),
+        below: &["write -c -P 1 0 896k", "write -P 8 100k 5k"],
+        above: PACKED_ABOVE,
+    },
     Kind {
         name: "counts of 64 bits, small clusters",
         base: ("refcount_bits=64,cluster_size=512", "2M"),
