@@ -65,7 +65,7 @@ fuzz: HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 fuzz: export RUSTFLAGS = --cfg fuzzing -Cpasses=sancov-module \
   -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
   -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
-fuzz: ## FUZZ=operations, damage, open, check, repair, read, map, payload or protocol, for SECONDS
+fuzz: ## FUZZ=operations, damage, open, change, check, repair, read, map, payload or protocol, for SECONDS
 	cd integration/fuzz && cargo build --release --locked --target $(HOST) --bin $(FUZZ)
 	mkdir -p integration/fuzz/target/$(FUZZ)
 	n=0; while read -r run; do n=$$((n + 1)); \

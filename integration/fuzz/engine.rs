@@ -30,7 +30,7 @@ pub mod units;
 
 pub use error::{Error, ErrorKind, Holder, Result};
 pub use guest::fuzz_tests::payload;
-pub use ops::fuzz_tests::open;
+pub use ops::fuzz_tests::{change, open};
 pub use protocol::protocol as lines;
 pub use qcow2::fuzz_damaged_tests::{check, map, read, repair};
 pub use qcow2::fuzz_tests::{damage, operations};
