@@ -55,6 +55,9 @@ pub(super) struct Args {
     /// Name no backing file
     #[arg(long, conflicts_with = "backing")]
     no_backing: bool,
+    /// Name another backing file although images in the disk's folder lie above it
+    #[arg(long)]
+    force: bool,
     /// Whether the external data file is the disk, byte for byte
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     data_file_raw: Option<bool>,
@@ -85,6 +88,7 @@ impl Args {
                 self.backing_store,
             ),
             no_backing: self.no_backing,
+            force: self.force,
             data_file_raw: self.data_file_raw,
             dry_run: self.dry_run,
         };
@@ -96,6 +100,10 @@ impl Args {
 /// What to do about an error of this verb.
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
+        ErrorKind::HasDependents => Some(
+            "put the disk above another file with vmdisk rebase, which reads the same then; with \
+             --force those above it show what the new backing file has",
+        ),
         ErrorKind::HasSnapshots => Some("delete the snapshots first, or convert what they hold"),
         _ => None,
     }

@@ -42,6 +42,9 @@ pub(super) struct Args {
     /// Change the name alone: the disk reads what the new backing file has
     #[arg(long = "unsafe")]
     name_alone: bool,
+    /// With --unsafe: although images in its folder lie above it, and show what it reads
+    #[arg(long, requires = "name_alone")]
+    force: bool,
     /// The disk's format, where name and content leave a doubt
     #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
     format: Option<Format>,
@@ -61,6 +64,7 @@ impl Args {
             ),
             no_backing: self.no_backing,
             name_alone: self.name_alone,
+            force: self.force,
         };
         let report = self.flags.changing(cancel, |context| ops::rebase(&request, context))?;
         output.report(&report, text)
@@ -73,6 +77,10 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
         ErrorKind::HasSnapshots => Some(
             "delete the snapshots first; or, where the new backing file reads the same as the old \
              one, pass --unsafe to change the name alone",
+        ),
+        ErrorKind::HasDependents => Some(
+            "without --unsafe the disk reads the same, and so do those above it; with --force they \
+             show what the new backing file has",
         ),
         _ => None,
     }

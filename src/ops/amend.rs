@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::rewrite::Rewrite;
-use super::backing::Base;
+use super::backing::{Base, refuse_another_below};
 use super::choices::{Compat, Compression, Format};
 use super::context::Context;
 use super::existing::Existing;
@@ -51,6 +51,10 @@ pub struct AmendRequest {
     /// Whether none is named any more; excludes `backing`. Default: `false`.
     #[serde(default)]
     pub no_backing: bool,
+    /// Whether what images above the disk show may change with the name of its backing file; needs
+    /// `backing` or `no_backing`. Default: `false`.
+    #[serde(default)]
+    pub force: bool,
     /// Whether the external data file is the disk, byte for byte.
     pub data_file_raw: Option<bool>,
     /// Whether nothing is written, and only told what would be. Default: `false`.
@@ -72,6 +76,7 @@ impl AmendRequest {
             extended_l2: None,
             backing: None,
             no_backing: false,
+            force: false,
             data_file_raw: None,
             dry_run: false,
         }
@@ -139,7 +144,8 @@ pub struct AmendmentReport {
 ///
 /// # Errors
 /// [`IncompatibleOptions`](ErrorKind::IncompatibleOptions) for what does not go together, or with
-/// what the image has; [`HasSnapshots`](ErrorKind::HasSnapshots) where snapshots would not survive;
+/// what the image has; [`HasDependents`](ErrorKind::HasDependents) where images in the disk's folder
+/// would show another backing file, unless forced; [`HasSnapshots`](ErrorKind::HasSnapshots) where snapshots would not survive;
 /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for raw disks and what a rewrite would
 /// lose; as [`rebase`](super::rebase()) of the backing file; what the system says.
 pub fn amend(request: &AmendRequest, context: Context<'_>) -> Result<AmendReport> {
@@ -149,6 +155,11 @@ pub fn amend(request: &AmendRequest, context: Context<'_>) -> Result<AmendReport
     if request.backing.is_some() && request.no_backing {
         let message = "backing and no_backing exclude each other";
         return Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("backing"));
+    }
+    if request.force && request.backing.is_none() && !request.no_backing {
+        let message =
+            "force is of use with another backing file only: else the disk reads the same";
+        return Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("force"));
     }
     let order = request.refcount_bits.map(refcount_order).transpose()?;
     let existing = match request.dry_run {
@@ -186,6 +197,9 @@ fn amend_open(
             Some(Some(found.0))
         }
     };
+    if let Some(new) = backing.as_ref().filter(|new| **new != old.backing && !request.force) {
+        refuse_another_below(existing.storage(), old.backing.as_ref(), new.as_ref())?;
+    }
     let dirty = old.incompatible.contains(Incompatible::DIRTY);
     let mut report = AmendReport {
         path: lossy(&request.path),

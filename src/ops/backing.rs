@@ -1,6 +1,7 @@
 //! The backing file of a new overlay: found, opened with everything below it, and named the way
 //! the overlay will store it.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -9,12 +10,12 @@ use super::context::Context;
 use super::options::BackingOptions;
 use crate::block::{BlockDevice, DeviceOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::{FileId, folder_of, resolve};
-use crate::image::Image;
+use crate::host::{FileId, FileStorage, folder_of, resolve};
 use crate::image::chain::Link;
-use crate::image::gate::MAX_CHAIN_DEPTH;
+use crate::image::gate::{MAX_CHAIN_DEPTH, is_protocol};
 use crate::image::journal::refuse_pending;
 use crate::image::probe::Format;
+use crate::image::{Image, refuse_dependents};
 use crate::qcow2::{BackingName, MAX_BACKING_NAME};
 
 /// A backing file, open and locked against writers.
@@ -146,6 +147,29 @@ impl Found {
         let name = stored_name(options, &folder, &given)?;
         Ok(Found { path, name, link, above })
     }
+}
+
+/// Refuses another name for what is below `disk` where images in its folder lie above it: they would
+/// show what the new file has. Where the old one is gone they show nothing that could change, and where
+/// it is the same file they go on to show the same.
+///
+/// # Errors
+/// [`HasDependents`](ErrorKind::HasDependents), and what finding the disk says.
+pub(super) fn refuse_another_below(
+    disk: &FileStorage,
+    old: Option<&BackingName>,
+    new: Option<&BackingName>,
+) -> Result<()> {
+    let folder = folder_of(disk.path())?;
+    let file = |backing: &BackingName| FileId::of(&folder.join(OsStr::from_bytes(&backing.name)));
+    let shows_another = match old {
+        Some(old) if !is_protocol(&old.name) => match file(old) {
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            now => new.is_none_or(|new| new.format != old.format || file(new).ok() != now.ok()),
+        },
+        _ => true,
+    };
+    if shows_another { refuse_dependents(disk.path()) } else { Ok(()) }
 }
 
 /// Refuses a file with so many images below it as the backing file of another one.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::backing::Base;
+use super::backing::{Base, refuse_another_below};
 use super::choices::Format;
 use super::context::Context;
 use super::create::BackingReport;
@@ -34,13 +34,18 @@ pub struct RebaseRequest {
     /// read the same. What is below the disk now need not be there. Default: `false`.
     #[serde(default, rename = "unsafe")]
     pub name_alone: bool,
+    /// Whether what images above the disk show may change with the name; needs `unsafe`. Default:
+    /// `false`.
+    #[serde(default)]
+    pub force: bool,
 }
 
 impl RebaseRequest {
     /// The disk at `path`, above `backing` or above nothing, as it reads now.
     pub fn new(path: impl Into<PathBuf>, backing: Option<BackingOptions>) -> Self {
         let no_backing = backing.is_none();
-        RebaseRequest { path: path.into(), format: None, backing, no_backing, name_alone: false }
+        let (name_alone, force) = (false, false);
+        RebaseRequest { path: path.into(), format: None, backing, no_backing, name_alone, force }
     }
 }
 
@@ -108,7 +113,8 @@ impl Below {
 /// # Errors
 /// [`BackingCycle`](ErrorKind::BackingCycle) for a file that lies above itself then;
 /// [`HasSnapshots`](ErrorKind::HasSnapshots) for a disk with internal snapshots, unless the name
-/// alone changes; [`IncompatibleOptions`](ErrorKind::IncompatibleOptions),
+/// alone changes; [`HasDependents`](ErrorKind::HasDependents) where the name alone changes, unless
+/// forced, and images in the disk's folder would show another file; [`IncompatibleOptions`](ErrorKind::IncompatibleOptions),
 /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for raw disks; of the new backing file as
 /// [`create`](super::create()); of the chain below the disk what opening it says.
 pub fn rebase(request: &RebaseRequest, context: Context<'_>) -> Result<RebaseReport> {
@@ -119,6 +125,10 @@ pub fn rebase(request: &RebaseRequest, context: Context<'_>) -> Result<RebaseRep
 }
 
 fn check_request(request: &RebaseRequest) -> Result<()> {
+    if request.force && !request.name_alone {
+        let message = "force is of use with unsafe only: a disk that reads the same hurts nobody";
+        return Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("force"));
+    }
     let message = match (&request.backing, request.no_backing) {
         (Some(_), true) => "backing and no_backing exclude each other",
         (None, false) => "a rebase needs a backing file, or no_backing",
@@ -157,6 +167,9 @@ fn rebase_open(
     let (name, backing) = (below.name(), below.report());
     refuse_rebase(existing.storage(), header, name.as_ref(), keeps)?;
     let changed = name != old;
+    if changed && !keeps && !request.force {
+        refuse_another_below(existing.storage(), old.as_ref(), name.as_ref())?;
+    }
     let mut rebased = Rebased::default();
     if changed {
         let image = existing.assemble_to_write(keeps, context)?;

@@ -67,6 +67,14 @@ fn of_disk(method: &str, error: &Error) -> Option<&'static str> {
              one, change the name alone with unsafe"
         }
         (ErrorKind::HasSnapshots, AMEND) => "delete the snapshots first, or convert what they hold",
+        (ErrorKind::HasDependents, REBASE) => {
+            "without unsafe the disk reads the same, and so do those above it; with force they show \
+             what the new backing file has"
+        }
+        (ErrorKind::HasDependents, AMEND) => {
+            "put the disk above another file with rebase, which reads the same then; with force those \
+             above it show what the new backing file has"
+        }
         (ErrorKind::HasDependents, RESIZE) => {
             "a disk below others may become larger: with guest_fs auto it alone grows; with force it \
              becomes smaller, and they show zeros instead of what is cut"

@@ -142,3 +142,45 @@ fn a_base_does_not_shrink_below_others() {
         env.report("resize above.qcow2 --size 4M --shrink");
     }
 }
+
+/// What is below an image that others lie above keeps its name while it is there, unless another one is
+/// the same file, or that is forced; and an ordinary rebase hurts nobody.
+#[test]
+fn others_go_on_to_show_the_same() {
+    let env = Env::new();
+    for (name, pattern) in [("base.qcow2", 1), ("other.qcow2", 2)] {
+        env.qemu_img(&format!("create -q -f qcow2 {name} 1M"));
+        env.qemu_io("qcow2", name, &format!("write -P {pattern} 0 1M"));
+    }
+    overlay(&env, "mid.qcow2", "base.qcow2", "qcow2");
+    overlay(&env, "top.qcow2", "mid.qcow2", "qcow2");
+    overlay(&env, "alone.qcow2", "base.qcow2", "qcow2");
+    std::fs::hard_link(env.path("base.qcow2"), env.path("same.qcow2")).expect("a link");
+    let shown = env.disk("qcow2", "top.qcow2");
+    for line in [
+        "rebase mid.qcow2 --unsafe --backing other.qcow2",
+        "rebase mid.qcow2 --unsafe --backing base.qcow2 --backing-format raw",
+        "rebase mid.qcow2 --unsafe --no-backing",
+        "rebase base.qcow2 --unsafe --backing other.qcow2",
+        "amend mid.qcow2 --backing other.qcow2",
+        "amend mid.qcow2 --no-backing --cluster-size 4K --dry-run",
+    ] {
+        let error = env.refuses(line, "has_dependents");
+        assert!(message(&error).contains(".qcow2"), "{error:#}");
+        let hint = error["data"]["hint"].as_str().unwrap_or_default();
+        assert!(hint.contains("--force"), "{error:#}");
+    }
+    env.refuses("rebase mid.qcow2 --backing other.qcow2 --force", "bad_request");
+    env.refuses("amend mid.qcow2 --compat 1.1 --force", "incompatible_options");
+    // The same file, the same name, a file that is gone, an image that nobody lies above.
+    env.report("rebase mid.qcow2 --unsafe --backing same.qcow2");
+    assert_eq!(env.report("rebase mid.qcow2 --unsafe --backing same.qcow2")["changed"], false);
+    env.report("rebase alone.qcow2 --unsafe --backing other.qcow2");
+    std::fs::remove_file(env.path("same.qcow2")).expect("a link");
+    env.report("amend mid.qcow2 --backing base.qcow2");
+    assert!(env.disk("qcow2", "top.qcow2") == shown);
+    env.report("rebase mid.qcow2 --backing other.qcow2");
+    assert!(env.disk("qcow2", "top.qcow2") == shown);
+    env.report("rebase mid.qcow2 --unsafe --no-backing --force");
+    env.is_clean("mid.qcow2");
+}
