@@ -31,6 +31,8 @@ mod lived_in;
 mod locks;
 mod map;
 mod matrix;
+#[cfg(target_os = "linux")]
+mod mounted;
 mod over;
 mod pack;
 mod partitions;
@@ -39,6 +41,8 @@ mod qemu_info;
 mod rebase;
 mod rebuild;
 mod reference;
+#[cfg(target_os = "linux")]
+mod reflink;
 mod refusals;
 mod resize;
 mod room;

@@ -50,6 +50,11 @@ impl Env {
         Env { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
+    /// One in this folder.
+    pub(crate) fn within(folder: &Path) -> Env {
+        Env { folder: tempfile::tempdir_in(folder).expect("a temporary folder") }
+    }
+
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.path().join(name)
     }
