@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Storage, read_exact_at};
 use crate::host::{FileId, FileStorage, Staging, folder_of, resolve, resolve_target};
 use crate::image::chain::Link;
+use crate::image::copy::{InKernel, copy_in_kernel};
 use crate::image::gate::{Named, is_protocol};
 use crate::image::journal::refuse_pending;
 use crate::image::probe;
@@ -329,8 +330,19 @@ impl Cloning<'_> {
     }
 }
 
-/// Copies a file; holes stay holes.
+/// Copies a file into an empty one; holes stay holes.
 fn copy_file(source: &FileStorage, target: &FileStorage, task: Task<'_>) -> Result<()> {
+    // Where the system can share blocks, it does that when it is to copy.
+    if target.reflink(source)? {
+        target.set_len(0)?;
+    } else if copy_in_kernel(source, target, InKernel::Ranges, task)? {
+        return Ok(());
+    }
+    copy_pieces(source, target, task)
+}
+
+/// The same where the system does not copy.
+fn copy_pieces(source: &FileStorage, target: &FileStorage, task: Task<'_>) -> Result<()> {
     const PIECE: u64 = 1 << 20;
     let len = source.len()?;
     target.set_len(len)?;
