@@ -145,12 +145,14 @@ fn requests() -> impl Strategy<Value = String> {
         1 => wrong(),
     ];
     let where_and_how_much = (0..8_u8, select(&NAMES[..4]), select(&[512, 65536, 1 << 20][..]));
-    // The verbs that take a disk more often than what is beside them.
+    // Those that are told where and how much come more often than what is beside them.
+    const OFTEN: [&str; 4] = ["create", "ensure", "resize", "info"];
     let all = all_params();
-    let calls = [all[..4].repeat(4), all].concat();
+    let often: Vec<_> = all.iter().copied().filter(|(name, _)| OFTEN.contains(name)).collect();
+    let calls = [often.repeat(8), all].concat();
     let call = select(calls).prop_flat_map(|(method, fields)| (Just(method), object(fields)));
     (ids, call, where_and_how_much).prop_map(|(id, (method, mut params), (given, path, size))| {
-        if given > 0 && ["create", "ensure", "resize", "info"].contains(&method) {
+        if given > 0 && OFTEN.contains(&method) {
             params["path"] = json!(path);
             if given > 1 && method != "info" && params.get("docker_machine_mb").is_none() {
                 params["size"] = json!(size);
