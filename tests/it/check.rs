@@ -62,7 +62,8 @@ fn exit_codes_are_those_of_qemu_img() {
 }
 
 /// Whatever bit of an entry of a bitmap directory is wrong: what QEMU does not take is not clean,
-/// and is taken once it is mended.
+/// and is taken once it is mended. The format has one flag more than QEMU knows: extra data, whose flag
+/// this is, is no damage where all else is in order.
 #[test]
 fn a_bitmap_that_qemu_does_not_take_is_not_clean() {
     let env = image();
@@ -73,7 +74,8 @@ fn a_bitmap_that_qemu_does_not_take_is_not_clean() {
     let directory = u64::from_be_bytes(sound[at..at + 8].try_into().expect("8 bytes")) as usize;
     let mut refused = 0;
     let step = if whole_matrix() { 1 } else { 5 };
-    for bit in (0..24 * 8).step_by(step) {
+    let extra_data_compatible = 15 * 8 + 2;
+    for bit in (0..24 * 8).step_by(step).filter(|bit| *bit != extra_data_compatible) {
         env.write("d.qcow2", &sound);
         let byte = sound[directory + bit / 8] ^ 1 << (bit % 8);
         env.patch("d.qcow2", (directory + bit / 8) as u64, &[byte]);

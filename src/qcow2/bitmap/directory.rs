@@ -140,6 +140,14 @@ impl RawEntry {
         lens.saturating_add(24).next_multiple_of(8)
     }
 
+    /// Reads the name of the entry at this offset.
+    pub(in crate::qcow2) fn read_name(&self, storage: &dyn Storage, at: u64) -> Result<Vec<u8>> {
+        let mut name = vec![0; usize::from(self.name_size.get())];
+        let before = u64::from(self.extra_data_size.get()).saturating_add(24);
+        read_exact_at(storage, at.saturating_add(before), &mut name)?;
+        Ok(name)
+    }
+
     /// The bitmap's table.
     pub(in crate::qcow2) fn table(&self) -> TableRef {
         let offset = HostOffset::new(self.table_offset.get());
@@ -232,7 +240,13 @@ impl Bitmap {
     fn of(raw: &RawEntry, extra_data: Vec<u8>, name: Vec<u8>) -> Option<Bitmap> {
         let granularity = Granularity::new(raw.granularity_bits.into())?;
         let flags = raw.flags.get();
-        raw.is_known().then(|| Bitmap { name, granularity, flags, table: raw.table(), extra_data })
+        (raw.is_known() && is_plausible(&name)).then(|| Bitmap {
+            name,
+            granularity,
+            flags,
+            table: raw.table(),
+            extra_data,
+        })
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -251,6 +265,11 @@ impl Bitmap {
         out.extend(&self.name);
         out.resize(out.len().next_multiple_of(8), 0);
     }
+}
+
+/// Whether it can be a name. One that has a 0 lies elsewhere: lengths were damaged.
+pub(in crate::qcow2) fn is_plausible(name: &[u8]) -> bool {
+    !name.contains(&0)
 }
 
 /// The directory of these bitmaps, as stored.
@@ -299,11 +318,9 @@ pub fn read_bitmaps(storage: &dyn Storage, header: &Header) -> Result<Vec<Bitmap
         let Some(rest) = left.checked_sub(raw.len()) else {
             return malformed("entry beyond the directory's end");
         };
-        let extra_len = index(raw.extra_data_size.get());
-        let mut behind = vec![0; extra_len.saturating_add(index(raw.name_size.get()))];
-        read_exact_at(storage, at.saturating_add(24), &mut behind)?;
-        let name = behind.split_off(extra_len.min(behind.len()));
-        let bitmap = Bitmap::of(&raw, behind, name);
+        let mut extra_data = vec![0; index(raw.extra_data_size.get())];
+        read_exact_at(storage, at.saturating_add(24), &mut extra_data)?;
+        let bitmap = Bitmap::of(&raw, extra_data, raw.read_name(storage, at)?);
         let bitmap = bitmap.ok_or(Problem::Bitmaps("an entry of the directory makes no sense"));
         bitmaps.push(bitmap.map_err(|problem| FormatError::from(problem).into_error())?);
         (at, left) = (at.saturating_add(raw.len()), rest);

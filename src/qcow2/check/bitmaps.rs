@@ -6,7 +6,7 @@ use super::finding::{Reference, Structure};
 use super::scan::Scan;
 use crate::error::Result;
 use crate::qcow2::bitmap::{
-    BEHIND_THE_LAST, MAX_BITMAPS, MAX_DIRECTORY, MAX_TABLE_ENTRIES, RawEntry,
+    BEHIND_THE_LAST, MAX_BITMAPS, MAX_DIRECTORY, MAX_TABLE_ENTRIES, RawEntry, is_plausible,
 };
 use crate::qcow2::error::Problem;
 use crate::qcow2::extension::BitmapDirectory;
@@ -55,13 +55,15 @@ impl Scan<'_> {
             let read = RawEntry::read(self.storage, at);
             let Some(raw) = self.readable(to, read)? else { return Ok(tables) };
             tables.push(raw.table());
-            if !raw.makes_sense(self.header) {
-                self.malformed(to, Problem::Bitmaps("an entry of the directory makes no sense"));
-            }
             let Some(rest) = left.checked_sub(raw.len()) else {
                 self.malformed(to, Problem::Bitmaps("entry beyond the directory's end"));
                 return Ok(tables);
             };
+            let name = raw.read_name(self.storage, at);
+            let Some(name) = self.readable(to, name)? else { return Ok(tables) };
+            if !raw.makes_sense(self.header) || !is_plausible(&name) {
+                self.malformed(to, Problem::Bitmaps("an entry of the directory makes no sense"));
+            }
             (at, left) = (at.saturating_add(raw.len()), rest);
         }
         if left > 0 {

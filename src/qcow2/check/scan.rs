@@ -28,7 +28,8 @@ const MAX_ENCRYPTION_HEADER: u64 = 64 << 20;
 ///
 /// Totals are those of `qemu-img check`, but that damage is counted once where QEMU counts it for
 /// every snapshot that meets it, and that metadata which meets something is corruption whatever
-/// the counts say, and so is an entry of version 2 that says zero, which QEMU does not read.
+/// the counts say, and so is an entry of version 2 that says zero, which QEMU does not read. Extra data
+/// of a bitmap, with which QEMU opens no image, is as the format has it.
 ///
 /// # Errors
 /// [`Cancelled`](ErrorKind::Cancelled), and what the storage says of its length and the refcount
