@@ -40,7 +40,11 @@ fn work(
     vmdisk: Invocation,
     rivals: Vec<Rival>,
 ) -> Work {
-    let subject = Subject::Standing(vec![Invocation::shell(make)]);
+    // Everybody writes a new file: what there was before takes its time to go.
+    let subject = Subject::Renewed {
+        once: vec![Invocation::shell(make)],
+        anew: Invocation::shell("rm -f ours.* theirs.*"),
+    };
     Work {
         name,
         title,
