@@ -47,6 +47,11 @@ pub(super) fn drop_leaks(
     task: Task<'_>,
 ) -> Result<ScanReport> {
     let report = scan(storage, header, task)?;
+    // There was none when the plan was begun. A medium that fails now and then must not make what it
+    // did not give look free.
+    if let Some(damage) = report.damage() {
+        return Err(damage.to_error());
+    }
     let sole = lower(storage, header, report.ledger())?;
     let cluster = |to: &Reference| header.geometry.host_cluster(to.host);
     let which = |finding: &Finding| match finding {
