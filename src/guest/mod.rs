@@ -13,11 +13,13 @@ pub mod boot2docker;
 pub mod edit;
 pub mod ext4;
 mod foreign;
+mod free;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_tests;
 mod growth;
 mod identify;
 pub mod partitions;
 
+pub use free::{Doubt, FreeSpace, Unneeded};
 pub use growth::{FilesystemGrowth, FillRequest, InsideGrowth, PartitionGrowth, Refusal};
 pub use identify::{Contents, FilesystemKind, PartitionTableKind, VolumeKind, identify};

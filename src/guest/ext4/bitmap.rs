@@ -67,6 +67,35 @@ impl Bitmap {
         (0..).zip(&self.0).map(zeros).fold(0, |sum, zeros| sum.saturating_add(zeros.into()))
     }
 
+    /// The runs of the first `len` bits that are not set.
+    pub(super) fn free_runs(&self, len: u64) -> impl Iterator<Item = Range<u64>> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let start = self.next(at, len, false)?;
+            at = self.next(start, len, true).unwrap_or(len);
+            Some(start..at)
+        })
+    }
+
+    /// The first of the first `len` bits, from `at` on, that is set, or is not.
+    fn next(&self, mut at: u64, len: u64, set: bool) -> Option<u64> {
+        // A byte that has none of them.
+        let none = if set { 0 } else { u8::MAX };
+        while at < len {
+            let byte = usize::try_from(at / 8).ok().and_then(|index| self.0.get(index));
+            let byte = byte.copied().unwrap_or(u8::MAX);
+            let bit = at % 8;
+            if bit == 0 && byte == none {
+                at = at.saturating_add(8);
+            } else if (byte.rotate_right(u32::try_from(bit).unwrap_or(0)) & 1 == 1) == set {
+                return Some(at);
+            } else {
+                at = at.saturating_add(1);
+            }
+        }
+        None
+    }
+
     /// Sets or clears these bits.
     pub(super) fn set(&mut self, range: Range<u64>, used: bool) {
         for (index, byte) in (0..).zip(&mut self.0) {

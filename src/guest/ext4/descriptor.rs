@@ -124,7 +124,8 @@ impl Descriptor {
         u32::from(self.free_inodes_hi.get()) << 16 | u32::from(self.free_inodes.get())
     }
 
-    fn itable_unused(&self) -> u32 {
+    /// The number of inodes at the end of the table that were never used.
+    pub(super) fn itable_unused(&self) -> u32 {
         u32::from(self.itable_unused_hi.get()) << 16 | u32::from(self.itable_unused.get())
     }
 

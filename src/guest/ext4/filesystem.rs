@@ -185,6 +185,14 @@ impl Filesystem {
         }
     }
 
+    /// What all that looks further begins with, or why it may not.
+    pub(super) fn readable(&self) -> Result<(&RawSuperblock, &Geometry), Refusal> {
+        match (&self.refusal, &self.geometry) {
+            (Some(refusal), _) | (None, Err(refusal)) => Err(refusal.clone()),
+            (None, Ok(geometry)) => Ok((&self.raw, geometry)),
+        }
+    }
+
     /// Plans to make it fill `len_bytes`. `device` begins with the filesystem, and shows the disk as
     /// it is now: it may end anywhere behind the filesystem, before or behind `len_bytes`. What is
     /// behind its end is going to read as zeros.
@@ -200,9 +208,9 @@ impl Filesystem {
         device: &dyn BlockDevice,
         len_bytes: u64,
     ) -> Result<Result<Growth, Refusal>> {
-        match (&self.refusal, &self.geometry) {
-            (Some(refusal), _) | (None, Err(refusal)) => Ok(Err(refusal.clone())),
-            (None, Ok(geometry)) => Stop::apart(plan(&self.raw, geometry, device, len_bytes)),
+        match self.readable() {
+            Err(refusal) => Ok(Err(refusal)),
+            Ok((raw, geometry)) => Stop::apart(plan(raw, geometry, device, len_bytes)),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! ext2, ext3 and ext4: what a filesystem says of itself, and the bytes that make it fill a
-//! partition that grew, without mounting it.
+//! partition that grew, without mounting it; and what of it is free.
 //!
 //! A filesystem grows as `resize2fs` grows one that is not mounted, within what `mkfs` reserved for
 //! that: no block of a file moves. Whatever the plan relies on is read and checked first, with its
@@ -17,6 +17,7 @@ mod checksum;
 mod descriptor;
 mod features;
 mod filesystem;
+mod free;
 #[cfg(any(test, fuzzing))]
 pub(in crate::guest) mod fuzz_tests;
 mod geometry;
@@ -32,5 +33,6 @@ mod zeros;
 
 pub(in crate::guest) use features::generation;
 pub use filesystem::{Filesystem, Reading, Uuid};
+pub use free::FreeMap;
 pub use growth::Growth;
 pub use refusal::Refusal;
