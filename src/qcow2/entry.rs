@@ -68,6 +68,12 @@ impl L1Entry {
         L1Entry(self.0 & !COPIED)
     }
 
+    /// The same entry where its table is at another place.
+    #[must_use]
+    pub(super) const fn moved_to(self, table: HostOffset) -> Self {
+        L1Entry(self.0 & !OFFSET_MASK | table.get())
+    }
+
     /// The same entry without the bits that the format reserves.
     #[must_use]
     pub(super) const fn without_reserved(self) -> Self {

@@ -118,6 +118,16 @@ pub(crate) fn with_snapshot(bytes: Vec<u8>) -> Vec<u8> {
     bench.storage.contents()
 }
 
+/// Clusters behind everything that are counted and that nothing refers to.
+pub(super) fn leaking(bytes: Vec<u8>) -> Vec<u8> {
+    let bench = Bench::over(bytes);
+    let cluster = bench.header.geometry.cluster_len();
+    for n in 0..3 {
+        bench.append(&vec![0xa0 + n; 2 * cluster]);
+    }
+    bench.storage.contents()
+}
+
 /// So many snapshots of a disk without tables, as short as entries can be.
 pub(super) fn with_many_snapshots(bytes: Vec<u8>, count: u32) -> Vec<u8> {
     let bench = Bench::over(bytes);

@@ -58,9 +58,10 @@ impl Qcow2 {
         let mut counts = Refcounts::new(storage, geometry, blocks);
         let used = counts.end_of_use(live.structures.end())?;
         live.end = free_end(storage, geometry, used)?;
-        let raw_data = Autoclear::RAW_EXTERNAL_DATA;
-        live.autoclear =
-            Autoclear::default().with_if(self.header.autoclear.contains(raw_data), raw_data);
+        let bitmaps = if self.options.keeps_contents { Some(Autoclear::BITMAPS) } else { None };
+        let kept = [Autoclear::RAW_EXTERNAL_DATA].into_iter().chain(bitmaps);
+        let kept = kept.filter(|bit| self.header.autoclear.contains(*bit));
+        live.autoclear = kept.fold(Autoclear::default(), |kept, bit| kept.with_if(true, bit));
         live.incompatible =
             self.header.incompatible.with_if(self.counts_lazily(), Incompatible::DIRTY);
         let changed = (live.autoclear, live.incompatible)

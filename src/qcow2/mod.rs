@@ -34,6 +34,7 @@ mod cache;
 pub mod check;
 mod claims;
 mod clusters;
+mod compact;
 mod compose;
 mod compress;
 #[cfg(test)]
@@ -139,6 +140,7 @@ pub use bitmap::{
     dirty_bytes, read_bitmaps,
 };
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
+pub use compact::{Compacted, Sound};
 pub use compose::Composer;
 pub use compress::Packer;
 pub use create::create;

@@ -77,6 +77,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
                 cache: CacheConfig { table_bytes, refcount_bytes: 4096 },
                 discard,
                 detect_zeroes,
+                keeps_contents: false,
             },
         }
         .allowed()

@@ -99,17 +99,59 @@ impl<'a> Refcounts<'a> {
     /// # Errors
     /// [`Corrupt`](crate::ErrorKind::Corrupt) when there was none.
     pub(super) fn release(&mut self, cluster: HostCluster) -> Result<u64> {
+        self.lower(cluster, 1)
+    }
+
+    /// Changes the count of a cluster, and returns what it is then.
+    fn change(
+        &mut self,
+        cluster: HostCluster,
+        change: impl FnOnce(u64) -> Option<u64>,
+    ) -> Result<u64> {
         let index = self.geometry.index_in_refblock(cluster);
         let offset = self.geometry.host_offset(cluster).get();
-        let impossible = Problem::ImpossibleCount { offset, count: 0 };
+        let impossible = |count| Problem::ImpossibleCount { offset, count }.into_error();
         let block = self.load(self.geometry.refblock_index(cluster))?;
-        let Some(loaded) = block else { return Err(impossible.into_error()) };
-        let Some(left) = loaded.block.get(index).checked_sub(1) else {
-            return Err(impossible.into_error());
-        };
-        loaded.block.set(index, left);
+        let Some(loaded) = block else { return Err(impossible(0)) };
+        let count = loaded.block.get(index);
+        let changed = change(count).ok_or_else(|| impossible(count))?;
+        loaded.block.set(index, changed);
         loaded.dirty = true;
-        Ok(left)
+        Ok(changed)
+    }
+
+    /// The sizes that everything follows from.
+    pub(super) const fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The block with this index, if there is one.
+    pub(super) fn block(&mut self, index: u64) -> Result<Option<RefcountBlock>> {
+        Ok(self.load(index)?.map(|loaded| loaded.block.clone()))
+    }
+
+    /// The runs of places before `end` in the block with this index whose counts are zero; none
+    /// where there is no block.
+    pub(super) fn free_runs_in(&mut self, index: u64, end: u64) -> Result<Vec<Range<u64>>> {
+        let block = self.load(index)?;
+        Ok(block.map(|loaded| loaded.block.free_runs(end).collect()).unwrap_or_default())
+    }
+
+    /// Adds references to a cluster, which has a block and room in its count for them.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) where it has not.
+    pub(super) fn raise(&mut self, cluster: HostCluster, more: u64) -> Result<()> {
+        let max = self.geometry.refcount_order().max_count();
+        self.change(cluster, |count| count.checked_add(more).filter(|sum| *sum <= max)).map(drop)
+    }
+
+    /// Takes references away and returns how many are left.
+    ///
+    /// # Errors
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) where there were not so many.
+    pub(super) fn lower(&mut self, cluster: HostCluster, less: u64) -> Result<u64> {
+        self.change(cluster, |count| count.checked_sub(less))
     }
 
     /// The first cluster at or beyond `from` that has no used cluster behind it; one further on

@@ -59,6 +59,7 @@ pub(super) const PLAIN: Shape = Shape {
         cache: CacheConfig { table_bytes: 0, refcount_bytes: 0 },
         discard: Discard::Unmap,
         detect_zeroes: false,
+        keeps_contents: false,
     },
 };
 

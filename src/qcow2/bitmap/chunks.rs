@@ -82,6 +82,25 @@ pub(super) fn each_entry(
     Ok(())
 }
 
+/// The clusters that hold bits of a bitmap, each with the place of the word that leads to it.
+///
+/// # Errors
+/// [`Corrupt`](crate::ErrorKind::Corrupt) for a table that makes no sense.
+pub(in crate::qcow2) fn data_words(
+    storage: &dyn Storage,
+    header: &Header,
+    bitmap: &Bitmap,
+) -> Result<Vec<(HostOffset, HostOffset)>> {
+    let (mut at, mut words) = (bitmap.table.offset, Vec::new());
+    each_entry(storage, header.geometry, bitmap.table, |entry| {
+        if let ChunkEntry::Data(host) = entry {
+            words.push((at, host));
+        }
+        at = at.plus_bytes(ENTRY_SIZE);
+    })?;
+    Ok(words)
+}
+
 /// The bits of one chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Chunk {

@@ -294,6 +294,27 @@ impl Header {
     }
 }
 
+/// The table of each bitmap that the image vouches for, with the place of the word that leads to it:
+/// the first of the entry.
+///
+/// # Errors
+/// As [`read_bitmaps`].
+pub(in crate::qcow2) fn table_places(
+    storage: &dyn Storage,
+    header: &Header,
+) -> Result<Vec<(HostOffset, TableRef)>> {
+    let Some(directory) = header.vouched_bitmaps() else { return Ok(Vec::new()) };
+    let mut at = HostOffset::new(directory.offset);
+    let bitmaps = read_bitmaps(storage, header)?.into_iter();
+    let places = bitmaps.map(|bitmap| {
+        let place = at;
+        let len = len_of(&bitmap.name).saturating_add(bitmap.extra_data_bytes());
+        at = at.plus_bytes(len.saturating_add(24).next_multiple_of(8));
+        (place, bitmap.table)
+    });
+    Ok(places.collect())
+}
+
 /// Reads the bitmaps that the image vouches for, entry by entry: no claim beyond what the file holds
 /// decides how much is allocated.
 ///

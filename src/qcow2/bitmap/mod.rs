@@ -20,6 +20,7 @@ pub use chunks::dirty_bytes;
 pub use decide::{BitmapChange, BitmapSource};
 pub use directory::{Bitmap, Granularity, MAX_BITMAP_NAME, MAX_BITMAPS, read_bitmaps};
 
+pub(super) use chunks::data_words;
 pub(super) use directory::{
-    BEHIND_THE_LAST, MAX_DIRECTORY, MAX_TABLE_ENTRIES, RawEntry, is_plausible,
+    BEHIND_THE_LAST, MAX_DIRECTORY, MAX_TABLE_ENTRIES, RawEntry, is_plausible, table_places,
 };

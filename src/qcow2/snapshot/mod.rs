@@ -24,7 +24,7 @@ mod plan;
 mod references;
 mod room;
 #[cfg(test)]
-mod subject_tests;
+pub(super) mod subject_tests;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -33,4 +33,4 @@ pub use change::{NewSnapshot, SnapshotChange};
 pub use exclusive::exclusive_bytes;
 pub use table::{Snapshot, find_snapshot, read_snapshots};
 
-pub(super) use table::SnapshotReader;
+pub(super) use table::{SnapshotReader, l1_places, table_bytes};

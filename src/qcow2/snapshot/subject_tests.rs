@@ -12,24 +12,26 @@ use crate::task::{Cancel, Silent, Task};
 
 /// What is done to an image. Numbers of snapshots are cut to fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(in crate::qcow2) enum Turn {
     Disk(Step),
     Create,
     Apply(usize),
     Delete(usize),
+    /// Makes the file as short as what is in it.
+    Compact,
 }
 
 /// What an image holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Shown {
-    pub(super) disk: Vec<u8>,
+pub(in crate::qcow2) struct Shown {
+    pub(in crate::qcow2) disk: Vec<u8>,
     /// The name of each snapshot, and its disk.
-    pub(super) snapshots: Vec<(String, Vec<u8>)>,
+    pub(in crate::qcow2) snapshots: Vec<(String, Vec<u8>)>,
 }
 
 impl Shown {
     /// What the image in this file holds.
-    pub(super) fn of(shape: &Shape, bytes: &[u8]) -> Result<Shown> {
+    pub(in crate::qcow2) fn of(shape: &Shape, bytes: &[u8]) -> Result<Shown> {
         let files = [bytes.to_vec()];
         let open = in_memory(&files);
         let header = Header::read(&*open[0])?;
@@ -41,48 +43,52 @@ impl Shown {
 }
 
 /// An image and what it should hold.
-pub(super) struct Kept {
-    pub(super) subject: Subject,
-    pub(super) snapshots: Vec<(String, Vec<u8>)>,
+pub(in crate::qcow2) struct Kept {
+    pub(in crate::qcow2) subject: Subject,
+    pub(in crate::qcow2) snapshots: Vec<(String, Vec<u8>)>,
     made: usize,
 }
 
 impl Kept {
-    pub(super) fn new(shape: Shape) -> Kept {
+    pub(in crate::qcow2) fn new(shape: Shape) -> Kept {
         Kept { subject: Subject::new(shape), snapshots: Vec::new(), made: 0 }
     }
 
     /// One that is there already, closed.
-    pub(super) fn found(shape: Shape, bytes: Vec<u8>) -> Kept {
+    pub(in crate::qcow2) fn found(shape: Shape, bytes: Vec<u8>) -> Kept {
         let shown = Shown::of(&shape, &bytes).unwrap();
         let made = 100 + shown.snapshots.len();
         let subject = Subject::over(shape, vec![bytes], shown.disk);
         Kept { subject, snapshots: shown.snapshots, made }
     }
 
-    pub(super) fn shown(&self) -> Shown {
+    pub(in crate::qcow2) fn shown(&self) -> Shown {
         Shown { disk: self.subject.model.clone(), snapshots: self.snapshots.clone() }
     }
 
     /// Whether such an image can have this done to it.
-    pub(super) fn takes(&self, turn: Turn) -> bool {
+    pub(in crate::qcow2) fn takes(&self, turn: Turn) -> bool {
         match turn {
             Turn::Disk(step) => {
                 let fixed = self.subject.shape.version == Version::V2 && !self.snapshots.is_empty();
                 !(step.resizes() && fixed)
             }
-            Turn::Create => true,
+            Turn::Create | Turn::Compact => true,
             Turn::Apply(_) | Turn::Delete(_) => !self.snapshots.is_empty(),
         }
     }
 
     /// Does it to the image alone.
-    pub(super) fn apply(&mut self, turn: Turn) -> Result<()> {
+    pub(in crate::qcow2) fn apply(&mut self, turn: Turn) -> Result<()> {
         let cancel = Cancel::new();
         let task = Task::new(&Silent, &cancel);
         let name = |n: usize| self.snapshots[n % self.snapshots.len()].0.clone();
         let change = match turn {
             Turn::Disk(step) => return self.subject.apply(step),
+            Turn::Compact => {
+                let image = self.subject.image.as_mut().unwrap();
+                return image.compact(None, task).map(drop);
+            }
             Turn::Create => {
                 let taken_at = SystemTime::UNIX_EPOCH + Duration::from_secs(self.made as u64);
                 let new = NewSnapshot { name: format!("snapshot {}", self.made), taken_at };
@@ -102,18 +108,19 @@ impl Kept {
 
     /// Does it to the image and the model. A count that has no room for another reference is the
     /// only reason not to; nothing is changed then.
-    pub(super) fn turn(&mut self, turn: Turn) {
+    pub(in crate::qcow2) fn turn(&mut self, turn: Turn) {
         if let Turn::Disk(step) = turn {
             return self.subject.step(step);
         }
         self.subject.apply(Step::Flush).unwrap();
         if let Err(error) = self.apply(turn) {
-            assert_eq!((error.kind(), error.changed()), (ErrorKind::UnsupportedFeature, false));
+            let told = (error.kind(), error.changed());
+            assert_eq!(told, (ErrorKind::UnsupportedFeature, false), "{turn:?}: {error}");
             assert!(error.to_string().contains("reference counts of"), "{error}");
             return;
         }
         match turn {
-            Turn::Disk(_) => {}
+            Turn::Disk(_) | Turn::Compact => {}
             Turn::Create => {
                 let made = (format!("snapshot {}", self.made), self.subject.model.clone());
                 self.snapshots.push(made);
@@ -128,7 +135,7 @@ impl Kept {
 
     /// Everything shows what it should, in memory and on the medium, and every cluster is counted
     /// as often as it is referred to.
-    pub(super) fn check(&self) {
+    pub(in crate::qcow2) fn check(&self) {
         assert!(self.subject.contents() == self.subject.model, "the disk in use");
         let shown = Shown::of(&self.subject.shape, &self.subject.bytes()[0]).unwrap();
         assert!(shown == self.shown(), "{:?}", names(&shown));
@@ -136,6 +143,6 @@ impl Kept {
     }
 }
 
-pub(super) fn names(shown: &Shown) -> Vec<&str> {
+pub(in crate::qcow2) fn names(shown: &Shown) -> Vec<&str> {
     shown.snapshots.iter().map(|(name, _)| name.as_str()).collect()
 }

@@ -164,6 +164,24 @@ pub(super) fn read_with_places(
     Ok((snapshots, places))
 }
 
+/// The L1 table of each snapshot that has one, with the place of the word that leads to it: the first
+/// of the entry.
+pub(in crate::qcow2) fn l1_places(
+    storage: &dyn Storage,
+    header: &Header,
+) -> Result<Vec<(HostOffset, TableRef)>> {
+    let (snapshots, places) = read_with_places(storage, header)?;
+    let all = places.iter().zip(snapshots).filter(|(_, snapshot)| snapshot.l1.count > 0);
+    Ok(all.map(|((at, _), snapshot)| (HostOffset::new(*at), snapshot.l1)).collect())
+}
+
+/// How many bytes the snapshot table has.
+pub(in crate::qcow2) fn table_bytes(storage: &dyn Storage, header: &Header) -> Result<u64> {
+    let mut reader = SnapshotReader::new(storage, header);
+    reader.by_ref().try_for_each(|snapshot| snapshot.map(drop))?;
+    Ok(reader.len())
+}
+
 /// Reads the table entry by entry, and ends behind the first that cannot be read.
 pub(in crate::qcow2) struct SnapshotReader<'a> {
     storage: &'a dyn Storage,

@@ -60,6 +60,7 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
         3 => Just(Turn::Create),
         2 => (0usize..8).prop_map(Turn::Apply),
         2 => (0usize..8).prop_map(Turn::Delete),
+        2 => Just(Turn::Compact),
     ];
     prop::collection::vec(turn, 1..20)
 }

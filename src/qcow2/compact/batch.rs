@@ -1,0 +1,174 @@
+//! What moves together, and the order in which it does.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::Mover;
+use crate::error::Result;
+use crate::host::storage::{Storage, read_padded_at};
+use crate::qcow2::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
+use crate::qcow2::lengths::index;
+use crate::qcow2::release::give_back;
+use crate::qcow2::runs;
+
+/// A batch is carried out when it has so many changes, or so many bytes to copy.
+const MAX_CHANGES: usize = 16 << 10;
+const MAX_BYTES: u64 = 64 << 20;
+/// So many bytes are copied at once.
+const PIECE: u64 = 1 << 20;
+
+/// What moves together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Whole clusters, from and to.
+    copies: Vec<(HostCluster, HostCluster)>,
+    /// Bytes within clusters: from, to and how many.
+    pieces: Vec<(HostOffset, HostOffset, u64)>,
+    /// By how much counts go up before anything is switched.
+    more: BTreeMap<HostCluster, u64>,
+    /// What is written where, each in one sector, once everything new is on the medium.
+    words: BTreeMap<u64, u64>,
+    /// By how much counts go down when all that is on the medium.
+    less: BTreeMap<HostCluster, u64>,
+}
+
+impl Batch {
+    pub(super) fn copy(&mut self, from: HostCluster, to: HostCluster, count: u64) {
+        self.copies.push((from, to));
+        self.count(to, count);
+    }
+
+    pub(super) fn copy_bytes(&mut self, from: HostOffset, to: HostOffset, len: u64) {
+        self.pieces.push((from, to, len));
+    }
+
+    /// A cluster is referred to so often more.
+    pub(super) fn count(&mut self, cluster: HostCluster, times: u64) {
+        let more = self.more.entry(cluster).or_default();
+        *more = more.saturating_add(times);
+    }
+
+    /// Puts a word in the place of one that lies in one sector.
+    pub(super) fn put(&mut self, at: HostOffset, word: u64) {
+        self.words.insert(at.get(), word);
+    }
+
+    /// A cluster is referred to so often less.
+    pub(super) fn give_up(&mut self, cluster: HostCluster, times: u64) {
+        let less = self.less.entry(cluster).or_default();
+        *less = less.saturating_add(times);
+    }
+
+    fn is_full(&self, geometry: Geometry) -> bool {
+        let copies = u64::try_from(self.copies.len()).unwrap_or(u64::MAX);
+        self.words.len() >= MAX_CHANGES
+            || copies.saturating_mul(geometry.cluster_size()) >= MAX_BYTES
+    }
+
+    fn is_empty(&self) -> bool {
+        self.more.is_empty() && self.words.is_empty() && self.less.is_empty()
+    }
+}
+
+impl Mover<'_> {
+    /// Carries the batch out, if it has become large.
+    pub(super) fn carry_out_if_full(&mut self) -> Result<()> {
+        if self.batch.is_full(self.geometry) { self.carry_out() } else { Ok(()) }
+    }
+
+    /// Carries the batch out: everything that was planned is on the medium afterwards, but for what
+    /// became free.
+    pub(super) fn carry_out(&mut self) -> Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.task.check()?;
+        self.has_written = true;
+        self.recent = None;
+        let mut counts = self.stored_counts();
+        for (cluster, more) in &batch.more {
+            counts.raise(*cluster, *more)?;
+        }
+        counts.flush()?;
+        // Counts go first: refcount blocks move too, with what they count by now.
+        self.copy_clusters(&batch.copies)?;
+        for (from, to, len) in &batch.pieces {
+            let mut bytes = vec![0; index(*len)];
+            read_padded_at(self.storage, from.get(), &mut bytes)?;
+            self.storage.write_at(to.get(), &bytes)?;
+        }
+        if !batch.words.is_empty() {
+            self.storage.sync()?;
+            put_words(self.storage, &batch.words)?;
+            self.storage.sync()?;
+        } else if !batch.more.is_empty() {
+            self.storage.sync()?;
+        }
+        self.learn_moved_counts(&batch.words)?;
+        self.lower(&batch.less)
+    }
+
+    fn copy_clusters(&self, copies: &[(HostCluster, HostCluster)]) -> Result<()> {
+        let geometry = self.geometry;
+        let most = (PIECE / geometry.cluster_size()).max(1);
+        let mut rest = copies;
+        while let [(from, to), ..] = rest {
+            let goes_on = |(n, copy): &(u64, &(HostCluster, HostCluster))| {
+                *copy == &(*from + ClusterCount::new(*n), *to + ClusterCount::new(*n))
+            };
+            let len = (0..most).zip(rest).take_while(goes_on).count().max(1);
+            let bytes = geometry.bytes_of(ClusterCount::new(u64::try_from(len).unwrap_or(1)));
+            self.copy_run(
+                geometry.host_offset(*from).get(),
+                geometry.host_offset(*to).get(),
+                bytes,
+            )?;
+            rest = rest.get(len..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn copy_run(&self, from: u64, to: u64, len: u64) -> Result<()> {
+        let end = from.saturating_add(len);
+        let run = self.storage.run(from, end)?;
+        if run.is_hole && run.end >= end {
+            // Room that was laid out and never written stays that.
+            return self.storage.zero_range(to, len);
+        }
+        let mut bytes = vec![0; index(len)];
+        read_padded_at(self.storage, from, &mut bytes)?;
+        self.storage.write_at(to, &bytes)
+    }
+
+    /// Lowers counts, and gives the room back of what nobody uses any more.
+    fn lower(&mut self, less: &BTreeMap<HostCluster, u64>) -> Result<()> {
+        let mut counts = self.stored_counts();
+        let mut free: Vec<Range<HostCluster>> = Vec::new();
+        for (cluster, less) in less {
+            if counts.lower(*cluster, *less)? == 0 {
+                runs::push(&mut free, *cluster..*cluster + ClusterCount::new(1));
+            }
+        }
+        counts.flush()?;
+        for run in free {
+            // Room that the file system keeps is no reason to fail: nothing is lost.
+            let _ = give_back(self.storage, self.geometry, run);
+        }
+        Ok(())
+    }
+}
+
+/// Writes words, those side by side at once: whatever part of that arrives, each is old or new.
+fn put_words(storage: &dyn Storage, words: &BTreeMap<u64, u64>) -> Result<()> {
+    let mut words = words.iter().peekable();
+    while let Some((at, word)) = words.next() {
+        let (mut bytes, mut end) = (word.to_be_bytes().to_vec(), at.saturating_add(8));
+        while let Some((_, word)) = words.next_if(|(next, _)| **next == end) {
+            bytes.extend(word.to_be_bytes());
+            end = end.saturating_add(8);
+        }
+        storage.write_at(*at, &bytes)?;
+    }
+    Ok(())
+}

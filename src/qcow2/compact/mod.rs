@@ -1,0 +1,363 @@
+//! Making the file of an image as short as what is in it: tables that map nothing go, and what lies
+//! behind the place where the file could end moves into the clusters before it that are free.
+//!
+//! A cluster keeps its count and its contents when it moves, so that whoever refers to it sees the
+//! same, whether its entry is switched already or not: guest data, the disks of snapshots, bitmaps,
+//! and all tables. `batch.rs` alone knows the order: the new place is counted and written, a sync,
+//! the references are switched, each in one sector, a sync, and only then the old place is given
+//! up. What several refer to is given up when all of them are switched. A crash leaves the image
+//! as it was, with leaked clusters at worst, and doing it again finishes the work.
+//!
+//! - `room.rs` says where the file could end, and which clusters before that are free.
+//! - `data.rs` moves what L2 tables and bitmap tables lead to, `packed.rs` what of that is
+//!   compressed; `tables.rs` the tables themselves, `counts.rs` refcount blocks and table.
+
+mod batch;
+mod counts;
+#[cfg(test)]
+mod crash_tests;
+mod data;
+mod packed;
+mod room;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::batch::Batch;
+use self::packed::Packing;
+use self::room::FreeClusters;
+use super::check::{Severity, scan};
+use super::entry::RefcountTableEntry;
+use super::feature::{Autoclear, Incompatible};
+use super::flush::switch_header;
+use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
+use super::header::{Header, TableRef};
+use super::open::Qcow2;
+use super::refblock::RefcountBlock;
+use super::refcounts::Refcounts;
+use super::release::Releaser;
+use super::repair::{RepairMode, RepairPlan};
+use super::snapshot::read_snapshots;
+use super::table::read_refcount_table;
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::storage::{Storage, refuse_read_only};
+use crate::task::Task;
+
+/// What compacting an image's file did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// Bytes of clusters that were counted and that nothing referred to.
+    pub leaked_bytes: u64,
+    /// Bytes that moved towards the beginning of the file.
+    pub moved_bytes: u64,
+    /// Whether the image was dirty, and its reference counts were made true first.
+    pub rebuilt: bool,
+}
+
+/// That an image was found sound, but for leaked clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sound {
+    /// Counts that are to be lowered, those of clusters behind the end of the file included: who makes
+    /// it longer would leak these.
+    wrong_counts: u64,
+    leaked_bytes: u64,
+    has_packed: bool,
+}
+
+impl Sound {
+    /// Bytes of clusters that are counted and that nothing refers to.
+    pub const fn leaked_bytes(&self) -> u64 {
+        self.leaked_bytes
+    }
+}
+
+impl Qcow2 {
+    /// Looks whether everything that the image refers to is where it should be, and counted. Writes
+    /// nothing but what was written before.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt), naming what is wrong, and as
+    /// [`scan`](crate::qcow2::check::scan()).
+    pub fn require_sound(&self, task: Task<'_>) -> Result<Sound> {
+        self.header.require_not_corrupt()?;
+        self.write_back(&self.order()?)?;
+        sound(&*self.storage, &self.header, task)
+    }
+
+    /// Frees leaked clusters and tables that map nothing, moves what lies at the end of the file into
+    /// free clusters, and cuts the file. The guest's disk, snapshots and bitmaps stay as they are. The
+    /// reference counts of a dirty image are rebuilt first. The caller must hold the image's lock. It is
+    /// on the medium afterwards. An encryption header stays where it is, and so does what needs more
+    /// free clusters in a row than there are.
+    ///
+    /// `sound` is what [`require_sound`](Self::require_sound) said, if the image was locked since and
+    /// changed by nobody else; it is looked at again otherwise.
+    ///
+    /// A crash leaves the image as it was, with leaked clusters at worst; so does a failure or a wish
+    /// to stop, after which nothing more is written and the image must be opened again, if the error
+    /// is [`changed`](Error::changed). Memory: that of a scan, and a few batches.
+    ///
+    /// # Errors
+    /// Before anything is changed: [`Permission`](ErrorKind::Permission) for a storage that cannot be
+    /// written, [`Corrupt`](ErrorKind::Corrupt) for an image that a
+    /// [scan](crate::qcow2::check::scan()) finds damaged. Afterwards what the storage says, and
+    /// [`Cancelled`](ErrorKind::Cancelled).
+    pub fn compact(&mut self, sound: Option<Sound>, task: Task<'_>) -> Result<Compacted> {
+        refuse_read_only(&*self.storage)?;
+        self.header.require_not_corrupt()?;
+        self.settle()?;
+        let rebuilt = self.header.incompatible.contains(Incompatible::DIRTY);
+        if rebuilt {
+            self.rebuild_refcounts(task)?;
+        }
+        let done = self.change_whole(|image| {
+            let compacted = image.compact_clean(sound.filter(|_| !rebuilt), task);
+            if rebuilt { compacted.map_err(Error::after_changes) } else { compacted }
+        })?;
+        Ok(Compacted { rebuilt, ..done })
+    }
+
+    fn compact_clean(&self, known: Option<Sound>, task: Task<'_>) -> Result<(Header, Compacted)> {
+        let storage = &*self.storage;
+        let sound = known.map_or_else(|| sound(storage, &self.header, task), Ok)?;
+        let header = drop_leaks(storage, &self.header, sound, task)?;
+        let leaked_bytes = sound.leaked_bytes;
+        let lowered = sound.wrong_counts > 0;
+        let changed = |error: Error| if lowered { error.after_changes() } else { error };
+        let mut mover = Mover::new(storage, header, sound.has_packed, task).map_err(changed)?;
+        let done = mover.run().map_err(changed);
+        done.map_err(|error| if mover.has_written { error.after_changes() } else { error })?;
+        let moved_bytes = mover.geometry.bytes_of(mover.moved);
+        Ok((mover.header, Compacted { leaked_bytes, moved_bytes, rebuilt: false }))
+    }
+}
+
+fn sound(storage: &dyn Storage, header: &Header, task: Task<'_>) -> Result<Sound> {
+    let report = scan(storage, header, task)?;
+    if let Some(damage) = report.damage() {
+        return Err(damage.to_error());
+    }
+    if report.corruptions > 0 && header.incompatible.contains(Incompatible::DIRTY) {
+        let message = "the image is dirty: its reference counts are to be rebuilt first";
+        return Err(Error::new(ErrorKind::Dirty, message));
+    }
+    if report.corruptions > 0 {
+        let worst = |finding: &&super::check::Finding| finding.severity() == Severity::Corruption;
+        let message = match report.findings.iter().find(worst) {
+            Some(finding) => format!("the image is damaged: {finding}"),
+            None => "the image is damaged".to_owned(),
+        };
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    let leaked_bytes = header.geometry.bytes_of(ClusterCount::new(report.leaks));
+    let wrong_counts = report.leaks.saturating_add(report.counted_beyond_file);
+    let has_packed = report.census.compressed.count > 0;
+    Ok(Sound { wrong_counts, leaked_bytes, has_packed })
+}
+
+/// Frees what is counted and referred to by nothing. Returns the header afterwards.
+fn drop_leaks(
+    storage: &dyn Storage,
+    header: &Header,
+    sound: Sound,
+    task: Task<'_>,
+) -> Result<Header> {
+    if sound.wrong_counts == 0 {
+        return Ok(header.clone());
+    }
+    let plan = RepairPlan::new(storage, header, RepairMode::Leaks, task.quiet())?;
+    if let Some(finding) = plan.unmended.first() {
+        // Nothing was found a moment ago: the medium does not say the same twice.
+        return Err(finding.to_error());
+    }
+    plan.apply(storage, task.quiet())?;
+    Header::read(storage).map_err(Error::after_changes)
+}
+
+/// An image whose clusters move.
+struct Mover<'a> {
+    storage: &'a dyn Storage,
+    geometry: Geometry,
+    /// As it is on the medium.
+    header: Header,
+    /// The refcount table as it is on the medium.
+    counts: Vec<RefcountTableEntry>,
+    task: Task<'a>,
+    /// Where the file could end: what lies behind it moves.
+    mark: HostCluster,
+    free: FreeClusters,
+    batch: Batch,
+    /// Where that went which several refer to, of whom some may not be switched yet.
+    shared: BTreeMap<HostCluster, HostCluster>,
+    packing: Packing,
+    /// The refcount block that was looked at last, and its index.
+    recent: Option<(u64, RefcountBlock)>,
+    moved: ClusterCount,
+    /// Whether the disk has compressed clusters.
+    has_packed: bool,
+    has_written: bool,
+}
+
+impl<'a> Mover<'a> {
+    fn new(
+        storage: &'a dyn Storage,
+        header: Header,
+        has_packed: bool,
+        task: Task<'a>,
+    ) -> Result<Self> {
+        let counts = read_refcount_table(storage, &header)?;
+        Ok(Mover {
+            storage,
+            geometry: header.geometry,
+            header,
+            counts,
+            task,
+            mark: HostCluster::ZERO,
+            free: FreeClusters::default(),
+            batch: Batch::default(),
+            shared: BTreeMap::new(),
+            packing: Packing::default(),
+            recent: None,
+            moved: ClusterCount::ZERO,
+            has_packed,
+            has_written: false,
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        self.drop_empty_tables()?;
+        let target = room::mark(&mut self.stored_counts())?;
+        let mut end = self.end_of_use()?;
+        // Packed data lies less close where it moves to, so that there may not be room for all of it:
+        // what lies last goes first.
+        let steps = if self.has_packed { 8 } else { 1 };
+        let (first, ahead) = (end, (end - target).get());
+        for step in 1..steps {
+            let ahead = ahead.saturating_mul(step).checked_div(steps).unwrap_or_default();
+            self.move_behind(HostCluster::new(first.get().saturating_sub(ahead)))?;
+        }
+        self.move_behind(target)?;
+        // Refcount blocks that count nothing any more leave their places to what found none before.
+        loop {
+            let last = std::mem::replace(&mut end, self.end_of_use()?);
+            if end <= target || end >= last {
+                break;
+            }
+            self.move_behind(target)?;
+        }
+        self.cut()
+    }
+
+    /// Moves what lies behind a cluster, as far as there is room before it.
+    fn move_behind(&mut self, mark: HostCluster) -> Result<()> {
+        if self.end_of_use()? <= mark {
+            return Ok(());
+        }
+        self.forget_strangers()?;
+        self.mark = mark;
+        (self.free, self.packing) = (FreeClusters::before(mark), Packing::default());
+        self.move_data()?;
+        self.move_bitmap_data()?;
+        self.move_tables()?;
+        self.cut()?;
+        self.move_structures()?;
+        self.move_counts()?;
+        self.cut()
+    }
+
+    fn end_of_use(&self) -> Result<HostCluster> {
+        self.stored_counts().end_of_use(HostCluster::ZERO)
+    }
+
+    /// Once anything changes, what other programs vouch for is not known to be true any more.
+    fn forget_strangers(&mut self) -> Result<()> {
+        let known = [Autoclear::BITMAPS, Autoclear::RAW_EXTERNAL_DATA];
+        let kept = known.into_iter().filter(|bit| self.header.autoclear.contains(*bit));
+        let kept = kept.fold(Autoclear::default(), |kept, bit| kept.with_if(true, bit));
+        if kept != self.header.autoclear {
+            self.switch(Header { autoclear: kept, ..self.header.clone() })?;
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self, header: Header) -> Result<()> {
+        self.has_written = true;
+        switch_header(self.storage, &header)?;
+        self.header = header;
+        Ok(())
+    }
+
+    fn stored_counts(&self) -> Refcounts<'_> {
+        Refcounts::new(self.storage, self.geometry, &self.counts)
+    }
+
+    /// The L1 tables of the disk and of all snapshots.
+    fn l1_tables(&self) -> Result<Vec<TableRef>> {
+        let snapshots = read_snapshots(self.storage, &self.header)?;
+        let all = [self.header.l1].into_iter().chain(snapshots.iter().map(|snapshot| snapshot.l1));
+        let mut seen = BTreeSet::new();
+        Ok(all.filter(|table| table.count > 0 && seen.insert(table.offset.get())).collect())
+    }
+
+    /// Plans that a cluster behind the mark moves: where to, or nothing where it stays. The caller
+    /// switches what refers to it in the same batch, or, where several do, in later ones.
+    fn relocate(&mut self, from: HostOffset) -> Result<Option<HostOffset>> {
+        /// So many shared clusters are remembered; they take 32 MiB.
+        const MAX_SHARED: usize = 1 << 20;
+        let cluster = self.geometry.host_cluster(from);
+        if cluster < self.mark {
+            return Ok(None);
+        }
+        if let Some(to) = self.shared.get(&cluster) {
+            return Ok(Some(self.geometry.host_offset(*to)));
+        }
+        let count = self.count_of(cluster)?;
+        if count > 1 && self.shared.len() >= MAX_SHARED {
+            return Ok(None);
+        }
+        let Some(to) =
+            self.free.take(&mut Refcounts::new(self.storage, self.geometry, &self.counts))?
+        else {
+            return Ok(None);
+        };
+        self.batch.copy(cluster, to, count);
+        if count > 1 {
+            self.shared.insert(cluster, to);
+        } else {
+            self.batch.give_up(cluster, 1);
+        }
+        self.moved = self.moved + ClusterCount::new(1);
+        Ok(Some(self.geometry.host_offset(to)))
+    }
+
+    /// Gives up what several referred to, all of whom are switched.
+    fn give_up_shared(&mut self) -> Result<()> {
+        self.carry_out()?;
+        for cluster in std::mem::take(&mut self.shared).into_keys() {
+            let count = self.count_of(cluster)?;
+            self.batch.give_up(cluster, count);
+        }
+        self.carry_out()
+    }
+
+    /// The stored count of a cluster.
+    fn count_of(&mut self, cluster: HostCluster) -> Result<u64> {
+        let index = self.geometry.refblock_index(cluster);
+        if self.recent.as_ref().is_none_or(|(recent, _)| *recent != index) {
+            let block = self.stored_counts().block(index)?;
+            self.recent = Some((index, block.unwrap_or(RefcountBlock::zeroed(self.geometry))));
+        }
+        let place = self.geometry.index_in_refblock(cluster);
+        Ok(self.recent.as_ref().map_or(0, |(_, block)| block.get(place)))
+    }
+
+    /// Drops refcount blocks that count nothing, and cuts the file behind its last used cluster.
+    fn cut(&mut self) -> Result<()> {
+        self.carry_out()?;
+        let releaser = Releaser::new(self.storage, self.geometry, self.counts.clone());
+        releaser.finish_and_cut(&self.header, HostCluster::ZERO)?;
+        self.counts = read_refcount_table(self.storage, &self.header)?;
+        self.storage.sync()
+    }
+}
