@@ -1,7 +1,7 @@
 PREFIX ?= /usr/local
 BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
 VERBS = create ensure resize rebase amend convert info map measure chain compare hash guest inspect check \
-  salvage snapshot bitmap commit flatten clone capabilities rpc schema completions man
+  salvage snapshot bitmap commit flatten compact clone capabilities rpc schema completions man
 ACTIONS = $(addprefix snapshot-,list show create apply delete) \
   $(addprefix bitmap-,list add remove clear enable disable merge)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)

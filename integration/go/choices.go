@@ -22,6 +22,19 @@ const (
 	GuestFsRequire GuestFs = "require"
 )
 
+// ReadZeros is whether all data is read to find zeros in it.
+type ReadZeros string
+
+const (
+	// ReadZerosAuto reads it where there is anything else to give up, or no filesystem says what is
+	// free.
+	ReadZerosAuto ReadZeros = "auto"
+	// ReadZerosAlways reads it.
+	ReadZerosAlways ReadZeros = "always"
+	// ReadZerosNever takes for zeros only what tables and the host's file system know.
+	ReadZerosNever ReadZeros = "never"
+)
+
 // PartitionTable is a kind of partition table.
 type PartitionTable string
 

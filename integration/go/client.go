@@ -162,6 +162,12 @@ func (c *Client) Flatten(ctx context.Context, request FlattenRequest, options ..
 	return call[FlattenReport](ctx, c, "flatten", &request, options)
 }
 
+// Compact gives room back to the host that a disk does not need, in place. Errors are as with
+// [Client.Create].
+func (c *Client) Compact(ctx context.Context, request CompactRequest, options ...CallOption) (*CompactReport, error) {
+	return call[CompactReport](ctx, c, "compact", &request, options)
+}
+
 // Clone makes a second disk that shows the same. Errors are as with [Client.Create].
 func (c *Client) Clone(ctx context.Context, request CloneRequest, options ...CallOption) (*CloneReport, error) {
 	return call[CloneReport](ctx, c, "clone", &request, options)

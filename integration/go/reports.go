@@ -24,6 +24,8 @@ type CreateReport struct {
 	Guest *GuestReport `json:"guest"`
 	// Growth is what became of what is inside, where Ensure looked at that.
 	Growth *GrowthReport `json:"growth"`
+	// Compaction is how it was compacted, where Ensure did that.
+	Compaction *CompactReport `json:"compaction"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
 	// Meta is who did it.
@@ -48,6 +50,8 @@ type EnsureReport struct {
 	Preallocation Preallocation `json:"preallocation"`
 	// Growth is what became of what is inside, where Ensure looked at that.
 	Growth *GrowthReport `json:"growth"`
+	// Compaction is how it was compacted, where Ensure did that.
+	Compaction *CompactReport `json:"compaction"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
 	// Meta is who did it.
@@ -99,6 +103,8 @@ type ResizeReport struct {
 	RefcountsRebuilt bool `json:"refcounts_rebuilt"`
 	// Growth is what became of what is inside, where that was looked at.
 	Growth *GrowthReport `json:"growth"`
+	// Compaction is how it was compacted, where Ensure did that.
+	Compaction *CompactReport `json:"compaction"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
 	// Meta is who did it.

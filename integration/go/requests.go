@@ -63,6 +63,9 @@ type EnsureRequest struct {
 	// filesystem in it: of a disk that is there, and of a backing file in a new one. Default:
 	// GuestFsAuto.
 	GuestFs GuestFs `json:"guest_fs,omitempty"`
+	// CompactAbovePercent compacts a disk that is there, as Client.Compact does it, where so many
+	// percent of what it takes on the host could be given back: 1 to 99. Default: it is not looked at.
+	CompactAbovePercent uint8 `json:"compact_above_percent,omitempty"`
 	// Mode is the file's permission bits, in octal. Default: those of the file that it replaces,
 	// else "0600".
 	Mode string `json:"mode,omitempty"`

@@ -108,6 +108,10 @@ func TestChains(t *testing.T) {
 	if _, err := client.Commit(background, CommitRequest{Path: path, Into: base}); !errors.Is(err, ErrHasDependents) {
 		t.Error(err)
 	}
+	compacted := must(client.Compact(background, CompactRequest{Path: second, DryRun: true}))(t)
+	if !compacted.DryRun || compacted.Changed || compacted.VirtualSizeBytes != 128<<20 {
+		t.Errorf("%+v", compacted)
+	}
 	flat := must(client.Flatten(background, FlattenRequest{Path: second}))(t)
 	if !flat.Changed || flat.OldBacking != "base.qcow2" {
 		t.Errorf("%+v", flat)

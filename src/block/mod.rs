@@ -55,6 +55,9 @@ pub struct DeviceOptions {
     pub discard: Discard,
     /// Whether a write of nothing but zeros becomes a [`write_zeroes`](BlockDevice::write_zeroes).
     pub detect_zeroes: bool,
+    /// Whether nothing that is done changes what the guest sees, as when zeros are discarded: bitmaps
+    /// that say what was written stay true.
+    pub keeps_contents: bool,
     /// The memory for tables; of a chain, for all its images together.
     pub cache: CacheConfig,
 }

@@ -3,7 +3,7 @@
 use super::flags::{ChangeFlags, DiskFlags};
 use super::names::one_of;
 use super::output::{Output, notes};
-use super::{create, resize};
+use super::{compact, create, resize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, EnsureReport, EnsureRequest, GuestFs};
 use crate::task::Cancel;
@@ -25,13 +25,21 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOW", default_value_t = GuestFs::Auto, help_heading = "Guest",
           value_parser = one_of(GuestFs::ALL, GuestFs::name))]
     guest_fs: GuestFs,
+    /// Compact a disk that is there, where so much of what it takes on the host could be given back:
+    /// 30%
+    #[arg(long, value_name = "PERCENT", value_parser = percent, help_heading = "Guest")]
+    compact_above: Option<u8>,
     #[command(flatten)]
     flags: ChangeFlags,
 }
 
 impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
-        let request = EnsureRequest { guest_fs: self.guest_fs, ..self.disk.request() };
+        let request = EnsureRequest {
+            guest_fs: self.guest_fs,
+            compact_above_percent: self.compact_above,
+            ..self.disk.request()
+        };
         let report = self.flags.changing(cancel, |context| ops::ensure(&request, context))?;
         output.report(&report, text)
     }
@@ -49,16 +57,25 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
     }
 }
 
+fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    let number = number.filter(|percent| (1..=99).contains(percent));
+    number.ok_or_else(|| "a share is 1% to 99%".to_owned())
+}
+
 fn text(report: &EnsureReport) -> String {
-    match report {
+    let (text, compaction) = match report {
         EnsureReport::Created(report) => {
-            create::text(report) + &resize::growth(report.growth.as_ref())
+            let text = create::text(report) + &resize::growth(report.growth.as_ref());
+            (text, &report.compaction)
         }
-        EnsureReport::Grown(report) => resize::text(report),
+        EnsureReport::Grown(report) => (resize::text(report), &report.compaction),
         EnsureReport::Unchanged(report) => {
             let size = ByteSize::from_bytes(report.virtual_size_bytes);
             let line = format!("{} is a {} disk of {size} already\n", report.path, report.format);
-            line + &resize::growth(report.growth.as_ref()) + &notes(&report.notes)
+            let growth = resize::growth(report.growth.as_ref());
+            (line + &growth + &notes(&report.notes), &report.compaction)
         }
-    }
+    };
+    text + &compaction.as_ref().map(compact::text).unwrap_or_default()
 }

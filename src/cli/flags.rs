@@ -280,6 +280,7 @@ impl DiskFlags {
                 overwrite: self.guest.overwrite_guest,
             },
             guest_fs: GuestFs::Auto,
+            compact_above_percent: None,
             mode: self.mode,
             owner: self.owner.clone(),
         }

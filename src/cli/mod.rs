@@ -7,6 +7,7 @@ mod chain;
 mod check;
 mod clone;
 mod commit;
+mod compact;
 mod compare;
 mod convert;
 mod create;
@@ -81,6 +82,7 @@ enum Verb {
     Salvage(salvage::Args),
     Commit(commit::Args),
     Flatten(flatten::Args),
+    Compact(compact::Args),
     Clone(clone::Args),
     Snapshot(snapshot::Args),
     Convert(convert::Args),
@@ -141,6 +143,7 @@ impl Cli {
             Verb::Salvage(args) => return args.run(output, cancel),
             Verb::Commit(args) => args.run(output, cancel),
             Verb::Flatten(args) => args.run(output, cancel),
+            Verb::Compact(args) => args.run(output, cancel),
             Verb::Clone(args) => args.run(output, cancel),
             Verb::Snapshot(args) => args.run(output, cancel),
             Verb::Convert(args) => args.run(output, cancel),
@@ -179,6 +182,7 @@ impl Verb {
             Verb::Resize(_) => resize::hint(error),
             Verb::Commit(_) => commit::hint(error),
             Verb::Flatten(_) => flatten::hint(error),
+            Verb::Compact(_) => compact::hint(error),
             Verb::Clone(args) => args.hint(error),
             Verb::Rebase(_) => rebase::hint(error),
             Verb::Snapshot(args) => args.hint(error),

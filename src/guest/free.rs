@@ -111,7 +111,7 @@ impl FreeSpace {
                 Reading::Refused(refusal) => return Ok(Err(Doubt::Partitions(refusal))),
                 Reading::Nothing => Vec::new(),
             },
-            _ => vec![0..disk.size()],
+            _ => std::iter::once(0..disk.size()).collect(),
         };
         for place in places {
             if let Err(doubt) = found.look(disk, place)? {
@@ -151,17 +151,18 @@ impl FreeSpace {
                     }
                 }
                 ext4::Reading::Refused(refusal) => return Ok(Err(Doubt::Filesystem(refusal))),
-                ext4::Reading::Nothing => return Ok(Ok(self.skip(contents))),
+                ext4::Reading::Nothing => return self.skip(contents),
             },
             Contents::Empty | Contents::Payload => return Ok(Ok(())),
-            _ => return Ok(Ok(self.skip(contents))),
+            _ => return self.skip(contents),
         };
         self.parts.push(Part { place, what });
         Ok(Ok(()))
     }
 
-    fn skip(&mut self, contents: Contents) {
+    fn skip(&mut self, contents: Contents) -> Result<Result<(), Doubt>> {
         self.unknown = self.unknown.or(Some(contents));
+        Ok(Ok(()))
     }
 
     /// Where zeros are likely that nobody needs: what of inode tables was never used, in bytes of the

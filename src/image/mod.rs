@@ -16,6 +16,7 @@ mod opened;
 mod past_damage;
 pub mod probe;
 mod rebase;
+mod reclaim;
 mod snapshots;
 
 pub use change::{Change, Changed};
@@ -28,3 +29,4 @@ pub use map::{ChainMap, MapRun, OwnBytes, own_bytes};
 pub use open::OpenOptions;
 pub use opened::Image;
 pub use past_damage::PastDamage;
+pub use reclaim::{GivenUp, Reclaimer, Zeros};

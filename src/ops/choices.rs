@@ -116,6 +116,18 @@ choice! {
 }
 
 choice! {
+    /// Whether all data is read to find zeros in it.
+    ReadZeros {
+        /// Where there is anything else to give up, or no filesystem says what is free.
+        Auto = "auto",
+        /// It is.
+        Always = "always",
+        /// Only what tables and the host's file system know counts as zeros.
+        Never = "never",
+    }
+}
+
+choice! {
     /// A kind of partition table.
     PartitionTable {
         /// The table in the first sector.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::backing::Base;
 use super::choices::{Format, IfExists, Preallocation};
+use super::compact::CompactReport;
 use super::context::Context;
 use super::existing::Existing;
 use super::fits::check_fit;
@@ -50,6 +51,9 @@ pub struct CreateReport {
     /// What became of what is inside, where `ensure` looked at that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growth: Option<GrowthReport>,
+    /// How it was compacted, where `ensure` did that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<CompactReport>,
     /// What else the caller should know.
     pub notes: Vec<String>,
 }
@@ -125,6 +129,7 @@ pub(super) fn kept(existing: &Existing, request: &CreateRequest) -> Result<Creat
         backing: None,
         guest: None,
         growth: None,
+        compaction: None,
         notes,
     })
 }
@@ -197,6 +202,7 @@ pub(super) fn build(
         }),
         guest: prepared.as_ref().map(Prepared::report),
         growth: None,
+        compaction: None,
         notes,
     })
 }

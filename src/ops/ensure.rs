@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::backing::{Base, backing_path};
-use super::choices::GuestFs;
+use super::choices::{GuestFs, ReadZeros};
+use super::compact::{CompactReport, CompactRequest, compact};
 use super::context::Context;
 use super::create::{CreateReport, build, kept};
 use super::existing::Existing;
@@ -39,6 +40,24 @@ impl EnsureReport {
             EnsureReport::Grown(report) => report.changed,
         }
     }
+
+    fn add_compaction(&mut self, done: Result<Option<CompactReport>, String>) {
+        let (compaction, changed, notes) = match self {
+            EnsureReport::Created(report) | EnsureReport::Unchanged(report) => {
+                (&mut report.compaction, &mut report.changed, &mut report.notes)
+            }
+            EnsureReport::Grown(report) => {
+                (&mut report.compaction, &mut report.changed, &mut report.notes)
+            }
+        };
+        match done {
+            Ok(done) => {
+                *changed |= done.as_ref().is_some_and(|done| done.changed);
+                *compaction = done;
+            }
+            Err(why) => notes.push(why),
+        }
+    }
 }
 
 /// Makes sure that the disk exists with at least what is asked: safe to repeat at any time.
@@ -49,7 +68,11 @@ impl EnsureReport {
 /// [`Exists`](ErrorKind::Exists) when it differs in what was explicitly asked for, and as
 /// [`create`](super::create()) and [`resize`](super::resize()).
 pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureReport> {
-    let guest_fs = request.guest_fs;
+    let (guest_fs, compact_above) = (request.guest_fs, request.compact_above_percent);
+    if compact_above.is_some_and(|percent| !(1..=99).contains(&percent)) {
+        let message = "a share of what the disk takes is 1 to 99 percent";
+        return Err(Error::new(ErrorKind::BadRequest, message).in_field("compact_above_percent"));
+    }
     let request = &CreateRequest::from(request.clone());
     let target = resolve_target(&request.path)?;
     if Occupant::of(&target)? == Occupant::Nobody {
@@ -61,7 +84,44 @@ pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureRep
     }
     let existing = Existing::open_to_change(&target, request.format, context)?;
     let mark = existing.mark();
-    ensure_open(existing, request, guest_fs, context).map_err(mark)
+    let mut report = ensure_open(existing, request, guest_fs, context).map_err(&mark)?;
+    if let Some(percent) = compact_above {
+        let trust = trust_with_backing(request, context.trust);
+        let compacting = Context { trust: &trust, ..context };
+        let done = compact_if_worth(&target, request, percent, compacting);
+        let done =
+            done.map_err(|error| if report.changed() { error.after_changes() } else { error });
+        report.add_compaction(done.map_err(mark)?);
+    }
+    Ok(report)
+}
+
+/// Compacts a disk that takes so many percent more than it needs. What speaks against that is no
+/// error: a machine is to be started.
+fn compact_if_worth(
+    target: &Path,
+    request: &CreateRequest,
+    percent: u8,
+    context: Context<'_>,
+) -> Result<Result<Option<CompactReport>, String>> {
+    let look = CompactRequest {
+        format: request.format,
+        read_zeros: ReadZeros::Never,
+        dry_run: true,
+        ..CompactRequest::new(target)
+    };
+    let done = compact(&look, context).and_then(|found| {
+        let worth = u128::from(found.old_allocated_bytes) * u128::from(percent);
+        if found.reclaimed_bytes == 0 || u128::from(found.reclaimed_bytes) * 100 < worth {
+            return Ok(None);
+        }
+        compact(&CompactRequest { dry_run: false, ..look.clone() }, context).map(Some)
+    });
+    match done {
+        Err(error) if error.kind() == ErrorKind::Cancelled || error.changed() => Err(error),
+        Err(error) => Ok(Err(format!("the disk was not compacted: {error}"))),
+        Ok(done) => Ok(Ok(done)),
+    }
 }
 
 /// A new disk. Above a backing file that a guest has lived in, what is inside fills it from the start.

@@ -132,6 +132,18 @@ impl Existing {
         opening.assemble(self.link, below, &[], &options)
     }
 
+    /// The same, with everything below it, where what is done `keeps_contents`.
+    pub(super) fn assemble_to_compact(
+        self,
+        keeps_contents: bool,
+        context: Context<'_>,
+    ) -> Result<Image> {
+        let opening = context.opening();
+        let below = opening.below(&self.link, &[])?;
+        let options = DeviceOptions { writable: true, keeps_contents, ..DeviceOptions::default() };
+        opening.assemble(self.link, below, &[], &options)
+    }
+
     /// The qcow2 image alone, for what changes its tables and reads no guest data.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod check;
 mod choices;
 mod clone;
 mod commit;
+mod compact;
 mod compare;
 mod context;
 mod convert;
@@ -62,10 +63,11 @@ pub use check::{
 };
 pub use choices::{
     BackingStore, Compat, Compression, Format, Guest, GuestFs, IfExists, PartitionTable,
-    Preallocation, Preset, TrustLevel,
+    Preallocation, Preset, ReadZeros, TrustLevel,
 };
 pub use clone::{CloneMethod, CloneReport, CloneRequest, clone};
 pub use commit::{CommitReport, CommitRequest, Overlay, commit};
+pub use compact::{CompactReport, CompactRequest, compact};
 pub use compare::{CompareReport, CompareRequest, ComparedDisk, Difference, compare};
 pub use context::Context;
 pub use convert::{ConvertReport, ConvertRequest, CopyMethod, convert, convert_from, convert_to};
@@ -100,9 +102,9 @@ pub use snapshot::{
 };
 pub use verb::{
     Amend, BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BitmapList, BitmapMerge,
-    BitmapRemove, Capabilities, Chain, Check, Clone, Commit, Compare, Convert, Create, Ensure,
-    Flatten, Hash, Info, Inside, Inspect, Map, Measure, Rebase, Resize, Salvage, SnapshotApply,
-    SnapshotCreate, SnapshotDelete, SnapshotList, SnapshotShow, UndoRepair, Verb, Visitor,
-    each_verb,
+    BitmapRemove, Capabilities, Chain, Check, Clone, Commit, Compact, Compare, Convert, Create,
+    Ensure, Flatten, Hash, Info, Inside, Inspect, Map, Measure, Rebase, Resize, Salvage,
+    SnapshotApply, SnapshotCreate, SnapshotDelete, SnapshotList, SnapshotShow, UndoRepair, Verb,
+    Visitor, each_verb,
 };
 pub(crate) use wire::{SIZE_FORMAT, bytes_hex, lossy, parse_mode};

@@ -161,6 +161,9 @@ disk_request! {
         /// it: of a disk that is there, and of a backing file in a new one. Default: `auto`.
         #[serde(default = "auto")]
         guest_fs: GuestFs = auto(),
+        /// Where so many percent of what the disk takes on the host could be given back, that is done,
+        /// as `compact` does it: 1 to 99. Default: it is not looked at.
+        compact_above_percent: Option<u8> = None,
     }
 }
 
@@ -175,6 +178,7 @@ impl From<EnsureRequest> for CreateRequest {
             backing,
             guest,
             guest_fs: _,
+            compact_above_percent: _,
             mode,
             owner,
         } = request;

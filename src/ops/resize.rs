@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{Format, GuestFs, Preallocation};
+use super::compact::CompactReport;
 use super::context::Context;
 use super::existing::Existing;
 use super::growth::{GrowthReport, Inside};
@@ -118,6 +119,9 @@ pub struct ResizeReport {
     /// What became of what is inside, where that was looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub growth: Option<GrowthReport>,
+    /// How it was compacted, where `ensure` did that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<CompactReport>,
     /// What else the caller should know.
     pub notes: Vec<String>,
 }
@@ -164,6 +168,7 @@ pub(super) fn resize_open(
         freed_bytes: 0,
         refcounts_rebuilt: false,
         growth: None,
+        compaction: None,
         notes,
     };
     check_request(request, existing.format(), size.bytes() < old)?;

@@ -18,6 +18,7 @@ use super::check::{
 };
 use super::clone::{CloneReport, CloneRequest, clone};
 use super::commit::{CommitReport, CommitRequest, commit};
+use super::compact::{CompactReport, CompactRequest, compact};
 use super::compare::{CompareReport, CompareRequest, compare};
 use super::context::Context;
 use super::convert::{ConvertReport, ConvertRequest, convert};
@@ -150,6 +151,9 @@ verbs! {
 
     /// Copies what shows through from below into a disk, which needs nothing below it then.
     Flatten = flatten(FlattenRequest) -> FlattenReport, opens: true, locks: true;
+
+    /// Gives room back to the host that a disk does not need, in place, with the machine off.
+    Compact = compact(CompactRequest) -> CompactReport, opens: true, locks: true;
 
     /// Makes a second disk that shows the same: shares blocks, else lies above it, else copies.
     Clone = clone(CloneRequest) -> CloneReport, opens: true, locks: true;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::ops::{
-    Amend, BitmapAdd, Clone, Commit, Convert, Create, Ensure, Flatten, Rebase, Resize,
+    Amend, BitmapAdd, Clone, Commit, Compact, Convert, Create, Ensure, Flatten, Rebase, Resize,
     SnapshotApply, SnapshotCreate, Verb,
 };
 
@@ -12,6 +12,7 @@ const ENSURE: &str = Ensure::NAME;
 const RESIZE: &str = Resize::NAME;
 const COMMIT: &str = Commit::NAME;
 const FLATTEN: &str = Flatten::NAME;
+const COMPACT: &str = Compact::NAME;
 const CLONE: &str = Clone::NAME;
 const SNAPSHOT_APPLY: &str = SnapshotApply::NAME;
 const SNAPSHOT_CREATE: &str = SnapshotCreate::NAME;
@@ -49,6 +50,14 @@ fn of_disk(method: &str, error: &Error) -> Option<&'static str> {
         }
         (ErrorKind::HasSnapshots, FLATTEN) => {
             "delete the snapshots first, or clone the disk as an overlay and flatten that"
+        }
+        (ErrorKind::GuestRefused, COMPACT) => {
+            "start the machine and shut it down cleanly; or give up zeros and leaks alone with guest_fs \
+             off"
+        }
+        (ErrorKind::HasDependents, COMPACT) => {
+            "give up zeros and leaks alone with guest_fs off, which shows nowhere; or all with force: the \
+             images above may show zeros there"
         }
         (ErrorKind::Exists, CONVERT) => {
             "choose another path, or give up what is there with if_exists replace"

@@ -74,6 +74,7 @@ battery! {
     info, locks: false, writes: false, "info DISK";
     guest, locks: false, writes: false, "guest DISK";
     flatten, locks: true, writes: true, "flatten DISK";
+    compact, locks: true, writes: true, "compact DISK";
     clone, locks: true, writes: true, "clone DISK second.qcow2 --if-exists replace";
     snapshot_list, locks: false, writes: false, "snapshot list DISK";
     snapshot_create, locks: true, writes: true, "snapshot create DISK one";

@@ -22,6 +22,7 @@ const VERBS: &[&str] = &[
     "salvage",
     "commit",
     "flatten",
+    "compact",
     "clone",
     "snapshot",
     "convert",

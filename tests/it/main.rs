@@ -9,6 +9,7 @@ mod chain;
 mod check;
 mod clone;
 mod commit;
+mod compact;
 mod convert;
 mod damaged;
 mod datapath;

@@ -111,7 +111,7 @@ impl Mover<'_> {
 
     fn copy_clusters(&self, copies: &[(HostCluster, HostCluster)]) -> Result<()> {
         let geometry = self.geometry;
-        let most = (PIECE / geometry.cluster_size()).max(1);
+        let most = PIECE.checked_div(geometry.cluster_size()).unwrap_or(1).max(1);
         let mut rest = copies;
         while let [(from, to), ..] = rest {
             let goes_on = |(n, copy): &(u64, &(HostCluster, HostCluster))| {

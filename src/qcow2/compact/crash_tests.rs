@@ -254,10 +254,10 @@ fn a_power_cut_leaves_leaks_at_worst() {
         let done = kept.subject.bytes().remove(0);
         let events = kept.subject.files[0].records();
         let mut draw = 9;
-        each_state(&[bytes.clone()], &events, &mut seed, |state| {
+        each_state(std::slice::from_ref(&bytes), &events, &mut seed, |state| {
             let state = &state.files[0];
             leaking += u64::from(case.judge(state, &holds) > 0);
-            if next(&mut draw) % 40 == 0 {
+            if next(&mut draw).is_multiple_of(40) {
                 let len = case.go_on(state, &holds);
                 assert!(
                     len <= done.len() as u64 + 8 * (1 << case.shape.cluster_bits),

@@ -113,6 +113,7 @@ fn reports_are_the_same() {
             json!({ "path": "d.qcow2", "out": "o.raw", "if_exists": "replace", "format": "qcow2" }),
         ),
         ("flatten d.qcow2", "flatten", json!({ "path": "d.qcow2" })),
+        ("compact d.qcow2", "compact", json!({ "path": "d.qcow2" })),
         (
             "clone d.qcow2 twin.qcow2 --method copy",
             "clone",

@@ -1,0 +1,212 @@
+//! `vmdisk compact`: a disk that was filled and emptied again takes about what it would anew.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+
+use serde_json::Value;
+
+use crate::draw::{Draw, each, whole_matrix};
+use crate::ext4::FEATURES;
+use crate::lived_in::{Layout, mib};
+use crate::support::Env;
+
+/// How the image is made of the raw disk `disk`: a name, its format, the commands of `qemu-img`, and
+/// whether internal snapshots are taken of it.
+const FORMS: &[(&str, &str, &[&str], bool)] = &[
+    ("raw", "raw", &["convert -O raw -S 0 disk d.img"], false),
+    ("plain", "qcow2", &["convert -O qcow2 disk d.img"], false),
+    ("preallocated", "qcow2", &["convert -O qcow2 -o preallocation=metadata disk d.img"], false),
+    ("subclusters", "qcow2", &["convert -O qcow2 -o extended_l2=on disk d.img"], false),
+    ("version 2", "qcow2", &["convert -O qcow2 -o compat=0.10 disk d.img"], false),
+    ("compressed", "qcow2", &["convert -c -O qcow2 disk d.img"], false),
+    ("small clusters", "qcow2", &["convert -O qcow2 -o cluster_size=4k disk d.img"], false),
+    (
+        "overlay",
+        "qcow2",
+        &["convert -O qcow2 empty base.qcow2", "create -q -f qcow2 -b base.qcow2 -F qcow2 d.img"],
+        false,
+    ),
+    ("snapshot", "qcow2", &["convert -O qcow2 disk d.img", "snapshot -c one d.img"], true),
+];
+
+/// Makes the raw disk `disk` of a layout, with files and what others left behind that are gone, and
+/// `empty`, the same before anything was written.
+fn lived_in(env: &Env, layout: &Layout, features: &[&str]) {
+    layout.make_with(env, "disk", mib(160), features);
+    fs::copy(env.path("disk"), env.path("empty")).expect("a copy");
+    let noise: Vec<u8> =
+        (0..mib(60) as u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    fs::write(env.path("noise"), noise).expect("noise");
+    let (start, len) = env.partition("disk", layout.data);
+    env.take_out("disk", layout.data);
+    env.system("debugfs", &["-w", "-R", "write noise gone", "part"]).exits(0);
+    env.system("debugfs", &["-w", "-R", "rm gone", "part"]).exits(0);
+    let part = fs::read(env.path("part")).expect("the partition");
+    let disk = File::options().write(true).open(env.path("disk")).expect("the disk");
+    assert_eq!(part.len() as u64, len);
+    std::os::unix::fs::FileExt::write_all_at(&disk, &part, start).expect("the partition");
+}
+
+fn allocated(env: &Env, name: &str) -> u64 {
+    fs::metadata(env.path(name)).expect("a file").blocks() * 512
+}
+
+fn bytes(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap_or_else(|| panic!("{field} of {report:#}"))
+}
+
+/// Layouts, forms and filesystems as they come. `VMDISK_MATRIX=full` tries 200.
+#[test]
+fn a_disk_takes_what_it_would_anew() {
+    let mut draw = Draw::seeded(15);
+    let count = if whole_matrix() { 200 } else { FORMS.len() };
+    let cases: Vec<_> = (0..count).map(|number| (number, draw.fork())).collect();
+    each(&cases, |(number, draw)| {
+        let mut draw = draw.clone();
+        let (name, format, commands, has_snapshot) = FORMS[number % FORMS.len()];
+        let layout = draw.pick(Layout::ALL);
+        let features = draw.pick(FEATURES);
+        let options = format!("{features} -b {}", draw.pick(&["1024", "2048", "4096"]));
+        let options: Vec<_> = options.split_whitespace().collect();
+        let env = Env::new();
+        lived_in(&env, &layout, &options);
+        commands.iter().for_each(|command| drop(env.qemu_img(command)));
+        if name == "overlay" {
+            env.qemu_img("convert -n -f raw -O qcow2 disk d.img");
+        }
+        if has_snapshot {
+            // What is deleted later is the snapshot's alone.
+            env.qemu_io("qcow2", "d.img", "write -P 7 0 512");
+            env.qemu_io("qcow2", "d.img", "write -s disk 0 512");
+        }
+        let case = format!("{} as {name}, {options:?}", layout.name);
+        println!("{case}");
+        let snapshot = has_snapshot.then(|| env.snapshot_disk("d.img", "one"));
+        let line = format!("compact d.img --format {format}");
+        let told = env.report(&format!("{line} --dry-run"));
+        assert_eq!((&told["changed"], &told["dry_run"]), (&Value::from(false), &Value::from(true)));
+        let done = env.report(&line);
+        assert_eq!(done["guest_aware"], true, "{case}: {done:#}");
+        for field in ["guest_free_bytes", "swap_bytes", "zero_bytes", "leaked_bytes"] {
+            assert_eq!(told[field], done[field], "{case}: {field}");
+        }
+        assert!(bytes(&done, "guest_free_bytes") > mib(40), "{case}: {done:#}");
+        assert_eq!(bytes(&done, "allocated_bytes"), allocated(&env, "d.img"), "{case}");
+        env.see(format, "d.img");
+        env.filesystem_is_whole("seen", layout.data);
+        if format == "qcow2" {
+            env.is_clean("d.img");
+        }
+        if let Some(disk) = snapshot {
+            assert!(env.snapshot_disk("d.img", "one") == disk, "{case}: the snapshot");
+        } else {
+            // What the same contents take in a new file of the same kind.
+            let convert = commands[0].replace("preallocation=metadata", "lazy_refcounts=off");
+            let convert = convert.replace("-S 0", "-S 4k").replace("disk d.img", "seen anew");
+            env.qemu_img(&convert.replace("empty base.qcow2", "seen anew"));
+            let taken = |name: &str| match format {
+                "raw" => allocated(&env, name),
+                _ => fs::metadata(env.path(name)).expect("a file").len(),
+            };
+            let (found, anew) = (taken("d.img"), taken("anew"));
+            assert!(found <= anew + anew / 20 + (256 << 10), "{case}: {found} of {anew}");
+        }
+        let again = env.report(&line);
+        assert_eq!(again["reclaimed_bytes"], 0, "{case}: {again:#}");
+        assert_eq!(bytes(&again, "file_size_bytes"), bytes(&done, "file_size_bytes"), "{case}");
+    });
+}
+
+/// What is in doubt is refused, and nothing is changed.
+#[test]
+fn doubts_are_refused() {
+    let env = Env::new();
+    Layout::MINIKUBE.make(&env, "disk", mib(160));
+    env.qemu_img("convert -O qcow2 disk good.qcow2");
+    let (start, _) = env.partition("disk", 1);
+    let with = |name: &str, offset: u64, value: &[u8]| {
+        fs::copy(env.path("disk"), env.path("damaged")).expect("a copy");
+        env.patch("damaged", start + offset, value);
+        env.qemu_img(&format!("convert -f raw -O qcow2 damaged {name}"));
+    };
+    // The journal needs recovery; a checksum that is wrong; a machine that sleeps.
+    with("mounted.qcow2", 1024 + 0x60, &[0xc6]);
+    with("wrong.qcow2", 1024 + 0x0c, &[1, 2, 3]);
+    fs::write(env.path("swap"), vec![0; mib(4) as usize]).expect("a disk");
+    env.system("mkswap", &["swap"]).exits(0);
+    env.patch("swap", 4086, b"S1SUSPEND\0");
+    for name in ["mounted.qcow2", "wrong.qcow2", "swap --format raw"] {
+        env.refuses(&format!("compact {name}"), "guest_refused");
+        env.report(&format!("compact {name} --guest-fs off --dry-run"));
+    }
+    env.qemu_img("create -q -f qcow2 empty.qcow2 64M");
+    env.refuses("compact empty.qcow2 --guest-fs require", "guest_refused");
+    assert_eq!(env.report("compact empty.qcow2")["changed"], false);
+    // Others lie above it.
+    env.qemu_img("create -q -f qcow2 -b good.qcow2 -F qcow2 above.qcow2");
+    env.refuses("compact good.qcow2", "has_dependents");
+    env.report("compact good.qcow2 --guest-fs off");
+    env.report("compact good.qcow2 --force");
+    env.qemu_img("bitmap --add above.qcow2 b0");
+    let kept = env.report("compact above.qcow2");
+    assert_eq!(kept["guest_aware"], false, "{kept:#}");
+    env.refuses("compact above.qcow2 --guest-fs require", "guest_refused");
+    assert!(env.report("bitmap list above.qcow2")["bitmaps"][0]["name"] == "b0");
+    env.patch("above.qcow2", 48, &[0xff; 8]);
+    env.refuses("compact above.qcow2", "corrupt");
+}
+
+/// Swap is given up, but for its header.
+#[test]
+fn swap_is_emptied() {
+    let env = Env::new();
+    fs::write(env.path("swap"), vec![5; mib(8) as usize]).expect("a disk");
+    env.system("mkswap", &["swap"]).exits(0);
+    let head = fs::read(env.path("swap")).expect("the disk")[..64 << 10].to_vec();
+    let done = env.report("compact swap --format raw");
+    assert_eq!(bytes(&done, "swap_bytes"), mib(8) - (64 << 10));
+    let left = fs::read(env.path("swap")).expect("the disk");
+    assert!(left[..64 << 10] == head && left[64 << 10..].iter().all(|&byte| byte == 0));
+    env.system("swaplabel", &["swap"]).exits(0);
+}
+
+/// Where nothing says what is free, data is read for zeros; bitmaps stay true, what is below is hidden.
+#[test]
+fn zeros_are_found() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 base.qcow2 8M");
+    env.qemu_io("qcow2", "base.qcow2", "write -P 9 0 8M");
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 d.qcow2");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 0 1M 3M");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 3 6M 1M");
+    env.qemu_img("bitmap --add d.qcow2 b0");
+    let before = env.disk("qcow2", "d.qcow2");
+    assert_eq!(env.report("compact d.qcow2 --read-zeros never")["zero_bytes"], 0);
+    let done = env.report("compact d.qcow2");
+    assert_eq!(bytes(&done, "zero_bytes"), mib(3), "{done:#}");
+    assert!(env.disk("qcow2", "d.qcow2") == before);
+    assert!(bytes(&done, "file_size_bytes") < mib(2), "{done:#}");
+    env.is_clean("d.qcow2");
+    assert_eq!(env.qemu_info("d.qcow2")["format-specific"]["data"]["bitmaps"][0]["name"], "b0");
+}
+
+/// A machine that starts is compacted where that is worth it, and what speaks against it is a note.
+#[test]
+fn a_machine_starts_compact() {
+    let env = Env::new();
+    lived_in(&env, &Layout::BOOT2DOCKER, &["-t", "ext4"]);
+    env.qemu_img("convert -O qcow2 disk m.qcow2");
+    let ensure = |share: &str| env.report(&format!("ensure m.qcow2 --compact-above {share}"));
+    assert_eq!(ensure("95%")["compaction"], Value::Null);
+    let done = ensure("30%");
+    assert!(bytes(&done["compaction"], "guest_free_bytes") > mib(40), "{done:#}");
+    let again = ensure("1%");
+    assert_eq!((&again["compaction"], &again["changed"]), (&Value::Null, &Value::from(false)));
+    env.refuses("ensure m.qcow2 --compact-above 0%", "bad_request");
+    // Somebody pulled the plug.
+    let (start, _) = env.partition("disk", 1);
+    env.patch("disk", start + 1024 + 0x60, &[0xc6]);
+    env.qemu_img("convert -O qcow2 disk n.qcow2");
+    let noted = env.report("ensure n.qcow2 --compact-above 1%");
+    assert!(noted["notes"].to_string().contains("not compacted"), "{noted:#}");
+}
