@@ -6,7 +6,7 @@ ACTIONS = $(addprefix snapshot-,list show create apply delete) \
   $(addprefix bitmap-,list add remove clear enable disable merge)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: demo test go-test boot-test check lint matrix grow-test bench fuzz install release
+.PHONY: demo test go-test boot-test check lint check-macos matrix grow-test bench fuzz install release
 
 demo: release ## Create a boot2docker disk, grow it, look at it
 	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
@@ -45,6 +45,9 @@ boot-test: ## Guests that boot on its disks, format them, live in them and find 
 	cargo build --quiet --locked --bin vmdisk
 	cargo run --quiet --locked --manifest-path integration/boot/Cargo.toml -- \
 	  $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/vmdisk $(abspath $(or $(CARGO_TARGET_DIR),target))/boot $(BOOT)
+
+check-macos: ## The types of everything for macOS, from Linux too
+	integration/packaging/check-macos.sh
 
 matrix: ## The whole matrix against qemu-img, not the sample that `test` runs
 	@integration/test-tools.sh
