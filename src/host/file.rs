@@ -3,6 +3,8 @@
 mod holes;
 mod info;
 mod input;
+#[cfg(any(test, target_os = "macos"))]
+mod steps;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -17,6 +19,8 @@ use nix::errno::Errno;
 
 pub use info::{FileId, FileInfo, FileKind};
 pub use input::read_small_file;
+#[cfg(target_os = "macos")]
+pub(super) use steps::set_len_in_steps;
 
 use stream::Stream;
 
@@ -141,16 +145,6 @@ impl FileStorage {
     /// What fstatfs(2) says.
     pub fn set_nocow(&self) -> Result<bool> {
         sys::set_nocow(&self.file).map_err(|error| self.io("cannot change attributes", error))
-    }
-
-    /// Makes this empty file share all blocks of `source`, until one of the two changes; `false` where
-    /// the file system, or the system, cannot do that.
-    ///
-    /// # Errors
-    /// What ioctl_ficlone(2) says otherwise.
-    pub fn reflink(&self, source: &FileStorage) -> Result<bool> {
-        self.require_writable(0)?;
-        sys::reflink(&source.file, &self.file).map_err(|error| self.io("cannot clone into", error))
     }
 
     /// Has the system copy a range to the same place in `to`, as far as it can: how much of it, in
@@ -297,7 +291,7 @@ impl Storage for FileStorage {
             let message = format!("a block device of {present} bytes cannot become {len} bytes");
             return Err(Error::new(ErrorKind::UnsupportedFeature, message).at_path(&self.path));
         }
-        self.file.set_len(len).map_err(|error| self.io("cannot change the length", error))
+        sys::set_len(&self.file, len).map_err(|error| self.io("cannot change the length", error))
     }
 
     fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Result<()> {

@@ -67,13 +67,48 @@ impl Staging {
         let (folder, folder_path) = open_folder(target)?;
         stale::remove_all(&folder_path);
         let target = folder_path.join(name);
-        let (storage, temporary) = make(&folder_path, &target)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let (storage, temporary) = make(&folder_path, &target, |path| options.open(path))?;
         Ok(Staging { temporary, storage, folder, target, mode, owner })
     }
 
     /// The file, for writing.
     pub fn storage(&self) -> &FileStorage {
         &self.storage
+    }
+
+    /// Has the file share all blocks of `source`, until one of the two changes, and hold nothing else;
+    /// `false` where the file systems cannot do that, and then it is as before. Some systems share
+    /// blocks with new files alone, so that what [`storage`](Self::storage) was is no more.
+    ///
+    /// # Errors
+    /// What ioctl_ficlone(2) or clonefile(2) says otherwise.
+    pub fn reflink(&mut self, source: &FileStorage) -> Result<bool> {
+        self.make_anew(|path| sys::clone_to(source.file(), path))
+    }
+
+    /// Puts the file that `new` makes in the place of this one, if it makes one.
+    fn make_anew(
+        &mut self,
+        mut new: impl FnMut(&Path) -> io::Result<Option<File>>,
+    ) -> Result<bool> {
+        let mut is_able = true;
+        // OK: it was made of a folder and a name.
+        let folder = self.target.parent().unwrap_or(Path::new("."));
+        let made = make(folder, &self.target, |path| {
+            let file = new(path)?;
+            is_able = file.is_some();
+            file.ok_or_else(|| io::ErrorKind::Unsupported.into())
+        });
+        if !is_able {
+            return Ok(false);
+        }
+        let (storage, temporary) = made?;
+        // The name goes before the lock.
+        self.temporary = temporary;
+        self.storage = storage;
+        Ok(true)
     }
 
     /// Syncs the file, gives it its mode, owner and final name, and syncs the folder.
@@ -163,20 +198,21 @@ fn sync_folder(folder: &File) -> io::Result<()> {
     })
 }
 
-/// Makes a temporary file that is locked by us and still has its name. Errors speak of `target`:
-/// nobody has heard of the temporary.
-fn make(folder: &Path, target: &Path) -> Result<(FileStorage, TempPath)> {
+/// Has `new` make a temporary file, which is then locked by us and still has its name. Errors speak of
+/// `target`: nobody has heard of the temporary.
+fn make(
+    folder: &Path,
+    target: &Path,
+    mut new: impl FnMut(&Path) -> io::Result<File>,
+) -> Result<(FileStorage, TempPath)> {
     const ATTEMPTS: u32 = 16;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true).mode(0o600);
     for _ in 0..ATTEMPTS {
         let mut builder = Builder::new();
         builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM_LEN);
         // The builder's own error names the temporary and hides the system's.
         let mut refused = None;
-        let made = builder.make_in(folder, |path| {
-            options.open(path).inspect_err(|error| refused = error.raw_os_error())
-        });
+        let made = builder
+            .make_in(folder, |path| new(path).inspect_err(|error| refused = error.raw_os_error()));
         let (file, temporary) = made
             .map_err(|error| {
                 let error = refused.map_or(error, io::Error::from_raw_os_error);

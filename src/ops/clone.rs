@@ -279,10 +279,10 @@ impl Cloning<'_> {
         let place = Place::of(&self.target, replaced.as_ref(), None, None)?;
         let mut notes = Vec::new();
         note_name(&self.request.out, source.format.into(), &mut notes);
-        let staging = Staging::begin(&self.target, place.mode, place.owner)?;
+        let mut staging = Staging::begin(&self.target, place.mode, place.owner)?;
         if method == CloneMethod::Copy {
             copy_file(&source.storage, staging.storage(), context.task())?;
-        } else if !staging.storage().reflink(&source.storage)? {
+        } else if !staging.reflink(&source.storage)? {
             let message = "the file system cannot share the blocks of these two files";
             let error = Error::new(ErrorKind::UnsupportedFeature, message);
             return Err(error.at_path(&self.request.out).in_field("method"));

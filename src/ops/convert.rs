@@ -281,12 +281,15 @@ impl<'a> Job<'a> {
             Some(base) => source.lies_above(FileId::of(&base.path)?, base.format)?,
             None => false,
         };
-        let staging = self.begin(&place)?;
-        let (storage, task) = (staging.storage(), self.context.task());
-        let method = match plan.in_kernel().zip(source.raw_file()) {
-            Some((how, file)) if copy::copy_in_kernel(file, storage, how, task)? => how.into(),
+        let (mut staging, task) = (self.begin(&place)?, self.context.task());
+        // What shares blocks is copied on write: the opposite of what was asked for.
+        let shares = |how: &InKernel| *how != InKernel::Reflink || !self.request.layout.nocow;
+        let in_kernel = plan.in_kernel().filter(shares);
+        let method = match in_kernel.zip(source.raw_file()) {
+            Some((how, file)) if copy::copy_in_kernel(file, &mut staging, how, task)? => how.into(),
             _ => CopyMethod::Written,
         };
+        let storage = staging.storage();
         let disk = source.assemble(self.context)?;
         if method == CopyMethod::Written {
             // What the system did not copy to its end.

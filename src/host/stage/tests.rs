@@ -188,3 +188,47 @@ fn cleaners_and_makers_do_not_disturb_one_another() {
     assert_eq!(names.len(), 120);
     assert!(names.iter().all(|name| fs::read(dir.path().join(name)).unwrap() == b"whole"));
 }
+
+/// Some systems share blocks with new files alone: then another temporary file takes the first one's
+/// place, with its promises.
+#[test]
+fn what_is_made_anew_takes_the_place_of_the_first() {
+    let dir = TempDir::new().unwrap();
+    let (source, target) = (dir.path().join("source"), dir.path().join("disk.raw"));
+    fs::write(&source, "theirs").unwrap();
+    fs::set_permissions(&source, Permissions::from_mode(0o444)).unwrap();
+    let mut staging = staged(&target, b"first");
+    let first = names(&dir);
+    assert!(!staging.make_anew(|_| Ok(None)).unwrap());
+    assert!(staging.make_anew(|_| Err(Errno::EIO.into())).is_err());
+    assert_eq!(names(&dir), first, "it is as before");
+    let copy = |path: &Path| {
+        fs::copy(&source, path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        OpenOptions::new().read(true).write(true).open(path).map(Some)
+    };
+    assert!(staging.make_anew(copy).unwrap());
+    stale::remove_all(dir.path());
+    let second = names(&dir);
+    assert!(second.len() == 2 && second != first, "one took the place of the other: {second:?}");
+    staging.storage().write_at(0, b"O").unwrap();
+    staging.publish(Publish::NoReplace).unwrap();
+    assert_eq!(names(&dir), ["disk.raw", "source"]);
+    assert_eq!(fs::read(&target).unwrap(), b"Oheirs");
+    assert_eq!(fs::read(&source).unwrap(), b"theirs");
+    assert_eq!(target.metadata().unwrap().mode() & 0o7777, 0o600);
+}
+
+/// Blocks are shared, or nothing happens, as `can_reflink` says.
+#[test]
+fn a_file_shares_blocks_or_is_as_before() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().canonicalize().unwrap().join("source");
+    fs::write(&path, [7; 1 << 16]).unwrap();
+    let source = FileStorage::open(&path, Access::Read).unwrap();
+    let mut staging = staged(&dir.path().join("disk.raw"), b"first");
+    let able = crate::host::abilities_of(dir.path()).unwrap().reflink;
+    assert_eq!(staging.reflink(&source).unwrap(), able);
+    let len = if able { 1 << 16 } else { 5 };
+    assert_eq!((staging.storage().len().unwrap(), names(&dir).len()), (len, 2));
+}

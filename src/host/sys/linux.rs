@@ -1,9 +1,10 @@
 //! What Linux does in its own way.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions, remove_file};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
@@ -72,6 +73,11 @@ pub(super) fn sync_all(file: &File) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Makes the file exactly `len` bytes long.
+pub(super) fn set_len(file: &File, len: u64) -> io::Result<()> {
+    file.set_len(len)
+}
+
 /// Reserves blocks for the range, lengthening the file if it must.
 pub(super) fn reserve(file: &File, offset: i64, len: i64) -> io::Result<()> {
     Ok(retry(|| fallocate(file, FallocateFlags::empty(), offset, len))?)
@@ -100,9 +106,21 @@ pub(super) fn can_reflink(file: &File, copy: &File) -> bool {
     reflink(file, copy).unwrap_or(false)
 }
 
+/// Makes a file at `path`, where none is, that shares the blocks of `source`; none where the file
+/// systems cannot.
+pub(super) fn clone_to(source: &File, path: &Path) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    let copy = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
+    let shared = reflink(source, &copy);
+    if !matches!(shared, Ok(true)) {
+        let _ = remove_file(path);
+    }
+    Ok(shared?.then_some(copy))
+}
+
 /// Makes `copy` share the blocks of `file`, and tells whether the file systems can.
 #[expect(unsafe_code, reason = "no safe call clones a file")]
-pub(super) fn reflink(file: &File, copy: &File) -> io::Result<bool> {
+fn reflink(file: &File, copy: &File) -> io::Result<bool> {
     // SAFETY: both descriptors are open, and the call takes nothing else.
     match retry(|| unsafe { clone::file(copy.as_raw_fd(), file.as_raw_fd()) }) {
         // Two file systems, one that does not know how, files of two kinds, a container's rules.

@@ -1,15 +1,21 @@
 //! What macOS does in its own way: the same functions as `linux.rs`.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::CString;
+use std::fs::{File, OpenOptions, remove_file};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::macos::fs::MetadataExt as _;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{AT_FDCWD, FcntlArg, fcntl};
 use nix::libc;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::sys::statfs::fstatfs;
+
+use crate::host::file::set_len_in_steps;
 
 /// Opens a file that exists, unless a symbolic link is anywhere in its path (`ELOOP`). Should a pipe
 /// be there, its other end is not waited for.
@@ -21,9 +27,11 @@ pub(super) fn open_without_links(path: &Path, writable: bool) -> io::Result<File
 /// Returns when contents and length are on the medium: a plain fsync leaves them in the drive's
 /// cache here.
 pub(super) fn sync_data(file: &File) -> io::Result<()> {
-    match fcntl(file, FcntlArg::F_FULLFSYNC) {
+    match retry(|| fcntl(file, FcntlArg::F_FULLFSYNC)) {
         // Network and foreign file systems know only the plain one.
-        Err(Errno::ENOTSUP | Errno::ENOTTY | Errno::EINVAL) => Ok(nix::unistd::fsync(file)?),
+        Err(Errno::ENOTSUP | Errno::ENOTTY | Errno::EINVAL) => {
+            Ok(retry(|| nix::unistd::fsync(file))?)
+        }
         result => Ok(result.map(drop)?),
     }
 }
@@ -31,6 +39,11 @@ pub(super) fn sync_data(file: &File) -> io::Result<()> {
 /// Returns when contents, length, owner and mode are on the medium; of a folder, its names.
 pub(super) fn sync_all(file: &File) -> io::Result<()> {
     sync_data(file)
+}
+
+/// Makes the file exactly `len` bytes long, in steps where APFS refuses a large hole in one.
+pub(super) fn set_len(file: &File, len: u64) -> io::Result<()> {
+    set_len_in_steps(file.metadata()?.len(), len, |len| file.set_len(len))
 }
 
 /// Reserves blocks behind the end of the file and lengthens it. Holes before the end cannot be
@@ -48,8 +61,11 @@ pub(super) fn reserve(file: &File, offset: i64, len: i64) -> io::Result<()> {
         fst_length: end - present,
         fst_bytesalloc: 0,
     };
-    fcntl(file, FcntlArg::F_PREALLOCATE(&mut wanted))?;
-    file.set_len(end.unsigned_abs())
+    retry(|| fcntl(file, FcntlArg::F_PREALLOCATE(&mut wanted)))?;
+    file.set_len(end.unsigned_abs()).inspect_err(|_| {
+        // Blocks behind the end are given back with it.
+        let _ = file.set_len(present.unsigned_abs());
+    })
 }
 
 /// Gives back the whole blocks inside the range, and tells whether the file system can.
@@ -61,7 +77,7 @@ pub(super) fn punch_hole(file: &File, offset: i64, len: i64) -> io::Result<bool>
     if start >= end {
         return Ok(true);
     }
-    match punch_blocks(file, start, end - start) {
+    match retry(|| punch_blocks(file, start, end - start)) {
         // What cannot be given back stays: the caller is told so in the trait's words.
         Err(Errno::ENOTSUP | Errno::EINVAL | Errno::ENOTTY) => Ok(false),
         result => Ok(result.map(|()| true)?),
@@ -81,10 +97,49 @@ pub(super) fn can_reflink(file: &File, _: &File) -> bool {
     fstatfs(file).is_ok_and(|fs| fs.filesystem_type_name() == "apfs")
 }
 
-/// A file that is open already is never made to share another's blocks here: the system clones to new
-/// names alone.
-pub(super) fn reflink(_: &File, _: &File) -> io::Result<bool> {
-    Ok(false)
+/// Makes a file at `path`, where none is, that shares the blocks of `source`; none where the file
+/// systems cannot.
+pub(super) fn clone_to(source: &File, path: &Path) -> io::Result<Option<File>> {
+    const FIXED: u32 = libc::UF_IMMUTABLE | libc::UF_APPEND | libc::SF_IMMUTABLE | libc::SF_APPEND;
+    // A clone has the flags of its source: this one could be neither written to nor removed.
+    if source.metadata()?.st_flags() & FIXED != 0 {
+        return Ok(None);
+    }
+    match retry(|| clone_file(source, path)) {
+        // Two file systems, one that does not know how, a file of another kind.
+        Err(Errno::EXDEV | Errno::ENOTSUP | Errno::EINVAL | Errno::ENOTTY) => return Ok(None),
+        made => made?,
+    }
+    match open_clone(path) {
+        // A cleaner took it for what a dead run left behind: another name may do.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(io::ErrorKind::AlreadyExists.into())
+        }
+        Err(error) => {
+            let _ = remove_file(path);
+            Err(error)
+        }
+        opened => opened.map(Some),
+    }
+}
+
+/// Opens what was cloned. It has the mode of its source, which may let too many in, or nobody.
+fn open_clone(path: &Path) -> io::Result<File> {
+    let private = Mode::S_IRUSR | Mode::S_IWUSR;
+    fchmodat(AT_FDCWD, path, private, FchmodatFlags::NoFollowSymlink)?;
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// clonefile(2), to a file that belongs to whoever runs the program.
+#[expect(unsafe_code, reason = "no safe call clones a file")]
+fn clone_file(source: &File, path: &Path) -> nix::Result<()> {
+    /// `CLONE_NOOWNERCOPY` of <sys/clonefile.h>.
+    const NO_OWNER: u32 = 2;
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the descriptor is open, and the path is a string that ends with a zero and lives on.
+    let result =
+        unsafe { libc::fclonefileat(source.as_raw_fd(), libc::AT_FDCWD, path.as_ptr(), NO_OWNER) };
+    Errno::result(result).map(drop)
 }
 
 /// The system does not copy ranges.
@@ -155,4 +210,13 @@ pub(super) fn unlock_bytes(_: &File, _: u32, _: u32) -> nix::Result<()> {
 /// See [`lock_byte`].
 pub(super) fn is_byte_locked(_: &File, _: u32) -> nix::Result<bool> {
     Ok(false)
+}
+
+fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
 }

@@ -19,8 +19,8 @@ use self::source::{DeviceSource, Source, StreamSource};
 use super::in_order::{Steps, in_order, workers};
 use crate::block::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::FileStorage;
 use crate::host::storage::Storage;
+use crate::host::{FileStorage, Staging};
 use crate::qcow2::{Composer, CreateOptions, Preallocation};
 use crate::raw::{self, RawAllocation};
 use crate::task::Task;
@@ -140,14 +140,14 @@ pub enum InKernel {
     Ranges,
 }
 
-/// Has the system copy a raw disk into `to`, an empty file. Returns whether it can; where it cannot,
+/// Has the system copy a raw disk into `to`, which is empty. Returns whether it can; where it cannot,
 /// what was copied is as in the source.
 ///
 /// # Errors
 /// [`Cancelled`](ErrorKind::Cancelled), and what the system says.
 pub fn copy_in_kernel(
     from: &FileStorage,
-    to: &FileStorage,
+    to: &mut Staging,
     how: InKernel,
     task: Task<'_>,
 ) -> Result<bool> {
@@ -155,8 +155,9 @@ pub fn copy_in_kernel(
     const STEP: u64 = 64 << 20;
     let size = from.len()?;
     if how == InKernel::Reflink {
-        return Ok(to.reflink(from)? && to.len()? == size);
+        return Ok(to.reflink(from)? && to.storage().len()? == size);
     }
+    let to = to.storage();
     to.set_len(size)?;
     let mut at = 0;
     while at < size {
