@@ -1,12 +1,12 @@
 PREFIX ?= /usr/local
 BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
-VERBS = create ensure resize rebase amend convert info map measure chain compare hash guest inspect check \
-  salvage snapshot bitmap commit flatten compact clone capabilities rpc schema completions man
-ACTIONS = $(addprefix snapshot-,list show create apply delete) \
-  $(addprefix bitmap-,list add remove clear enable disable merge)
+SHARE = target/share
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+LINUX = $(shell uname -m)-unknown-linux-gnu
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: demo test go-test boot-test check lint check-macos matrix grow-test bench fuzz install release
+.PHONY: demo test go-test boot-test check lint check-macos matrix grow-test bench fuzz release pages install \
+  install-test static deb deb-test formula
 
 demo: release ## Create a boot2docker disk, grow it, look at it
 	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
@@ -79,16 +79,39 @@ fuzz: ## FUZZ=operations, damage, open, change, check, repair, read, map, payloa
 release:
 	cargo build --release --locked
 
-install: release
-	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/vmdisk
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1
-	$(BIN) man > $(DESTDIR)$(PREFIX)/share/man/man1/vmdisk.1
-	for verb in $(VERBS); do \
-	  $(BIN) man $$verb > $(DESTDIR)$(PREFIX)/share/man/man1/vmdisk-$$verb.1 || exit 1; done
-	for action in $(ACTIONS); do $(BIN) man $$(echo $$action | tr - ' ') \
-	  > $(DESTDIR)$(PREFIX)/share/man/man1/vmdisk-$$action.1 || exit 1; done
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
-	  $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	$(BIN) completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmdisk
-	$(BIN) completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmdisk
-	$(BIN) completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmdisk.fish
+pages: release
+	integration/packaging/pages.sh $(BIN) $(SHARE)
+
+install: pages ## The program, its manual pages and completions, below DESTDIR and PREFIX
+	install -d "$(DESTDIR)$(PREFIX)/bin"
+	install -m 755 $(BIN) "$(DESTDIR)$(PREFIX)/bin/vmdisk"
+	find $(SHARE) -type f | while read -r file; do \
+	  to="$(DESTDIR)$(PREFIX)/share/$${file#$(SHARE)/}"; \
+	  install -d "$$(dirname "$$to")" && install -m 644 "$$file" "$$to" || exit 1; done
+
+static: ## A program for any Linux of this architecture, without libraries
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(LINUX)
+	@integration/packaging/try.sh static "$(or $(CARGO_TARGET_DIR),target)/$(LINUX)/release/vmdisk"
+
+deb: pages ## A Debian package, in target/debian
+	@cargo deb --version >/dev/null 2>&1 || cargo install --locked cargo-deb
+	cargo deb --locked --no-build --no-strip
+
+# What is installed is tried where it lies: everything is there, and the program makes a sound disk.
+install-test: pages
+	rm -rf target/installed
+	$(MAKE) install DESTDIR="$(CURDIR)/target/installed" PREFIX=/usr
+	integration/packaging/try.sh tree target/installed/usr
+
+deb-test: deb
+	rm -rf target/installed
+	dpkg-deb -x "$$(ls -t target/debian/vmdisk_*.deb | head -n 1)" target/installed
+	integration/packaging/try.sh tree target/installed/usr
+
+formula: ## A Homebrew formula and its source archive of this commit: URL= where that will be
+	@[ -n "$(URL)" ] || { echo "say where the archive will be: make formula URL=..." >&2; exit 1; }
+	mkdir -p target
+	git archive --format=tar.gz --prefix=vmdisk-$(VERSION)/ -o target/vmdisk-$(VERSION).tar.gz HEAD
+	sum=$$( (sha256sum target/vmdisk-$(VERSION).tar.gz || shasum -a 256 target/vmdisk-$(VERSION).tar.gz) \
+	  2>/dev/null | cut -d ' ' -f 1); sed -e 's|@URL@|$(URL)|' -e 's|@VERSION@|$(VERSION)|' \
+	  -e "s|@SHA256@|$$sum|" -e '/^#/d' integration/packaging/vmdisk.rb > target/vmdisk.rb

@@ -118,6 +118,33 @@ fn manual_pages_render() {
     }
 }
 
+/// What `make install` and packages take along: a page for the program, each verb and each action, and
+/// the completions.
+#[test]
+fn every_page_is_installed() {
+    let env = Env::new();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/packaging/pages.sh");
+    let script = script.to_str().expect("a path in UTF-8");
+    env.run("sh", [script, VMDISK, "share"]).exits(0);
+    let pages = env.path("share/man/man1").read_dir().expect("a folder of pages");
+    let pages = pages.map(|page| page.expect("a page").file_name().into_string().expect("UTF-8"));
+    let mut pages: Vec<_> = pages.collect();
+    let mut expected = vec!["vmdisk.1".to_owned()];
+    let named = |verb: &&str| format!("vmdisk-{}.1", verb.replace(' ', "-"));
+    expected.extend(VERBS.iter().chain(ACTIONS).map(named));
+    pages.sort();
+    expected.sort();
+    assert_eq!(pages, expected);
+    for file in [
+        "bash-completion/completions/vmdisk",
+        "zsh/site-functions/_vmdisk",
+        "fish/vendor_completions.d/vmdisk.fish",
+    ] {
+        let script = fs::read_to_string(env.path("share").join(file)).expect(file);
+        assert!(script.contains("snapshot"), "{file}");
+    }
+}
+
 /// The scripts for each shell that is there are at least syntactically sound, and know the verbs.
 #[test]
 fn completions_are_scripts() {
