@@ -281,7 +281,7 @@ impl Cloning<'_> {
         note_name(&self.request.out, source.format.into(), &mut notes);
         let mut staging = Staging::begin(&self.target, place.mode, place.owner)?;
         if method == CloneMethod::Copy {
-            copy_file(&source.storage, staging.storage(), context.task())?;
+            copy_file(&source.storage, &mut staging, context.task())?;
         } else if !staging.reflink(&source.storage)? {
             let message = "the file system cannot share the blocks of these two files";
             let error = Error::new(ErrorKind::UnsupportedFeature, message);
@@ -331,14 +331,14 @@ impl Cloning<'_> {
 }
 
 /// Copies a file into an empty one; holes stay holes.
-fn copy_file(source: &FileStorage, target: &FileStorage, task: Task<'_>) -> Result<()> {
+fn copy_file(source: &FileStorage, target: &mut Staging, task: Task<'_>) -> Result<()> {
     // Where the system can share blocks, it does that when it is to copy.
     if target.reflink(source)? {
-        target.set_len(0)?;
+        target.storage().set_len(0)?;
     } else if copy_in_kernel(source, target, InKernel::Ranges, task)? {
         return Ok(());
     }
-    copy_pieces(source, target, task)
+    copy_pieces(source, target.storage(), task)
 }
 
 /// The same where the system does not copy.

@@ -2,7 +2,7 @@
 //! and packed by all cores, put in its place in the order of the disk, so that the same disk becomes
 //! the same bytes every time.
 //!
-//! The file is one that nobody sees yet ([`Staging`](crate::host::Staging)): nothing is synced here.
+//! The file is one that nobody sees yet ([`Staging`]): nothing is synced here.
 
 mod piece;
 mod sink;
