@@ -23,6 +23,9 @@ type AmendRequest struct {
 	Backing *BackingOptions `json:"backing,omitempty"`
 	// NoBacking names none any more; excludes Backing. Default: false.
 	NoBacking bool `json:"no_backing,omitempty"`
+	// Force says that what images above the disk show may change with the name of its backing file;
+	// needs Backing or NoBacking. Default: false.
+	Force bool `json:"force,omitempty"`
 	// DataFileRaw tells whether the external data file is the disk, byte for byte.
 	DataFileRaw *bool `json:"data_file_raw,omitempty"`
 	// DryRun writes nothing, and only tells what would be. Default: false.

@@ -31,8 +31,8 @@ type CompactRequest struct {
 	callFields
 }
 
-// CompactReport is what was given back, or would be.
-type CompactReport struct {
+// Compaction is what was given back, or would be.
+type Compaction struct {
 	// Path is the disk.
 	Path string `json:"path"`
 	// PathBytesHex is its bytes in hexadecimal, where they are not UTF-8.
@@ -72,6 +72,11 @@ type CompactReport struct {
 	GuestAware bool `json:"guest_aware"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
+}
+
+// CompactReport is what was given back, or would be, and by whom.
+type CompactReport struct {
+	Compaction
 	// Meta is who did it.
 	Meta Meta `json:"meta"`
 }

@@ -14,6 +14,9 @@ type RebaseRequest struct {
 	// Unsafe changes the name alone: for a backing file that was moved, or that the caller knows to
 	// read the same. What is below the disk now need not be there. Default: false.
 	Unsafe bool `json:"unsafe,omitempty"`
+	// Force says that what images above the disk show may change with the name; needs Unsafe. Default:
+	// false.
+	Force bool `json:"force,omitempty"`
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.
 	Trust TrustLevel `json:"trust,omitempty"`

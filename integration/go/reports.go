@@ -25,7 +25,7 @@ type CreateReport struct {
 	// Growth is what became of what is inside, where Ensure looked at that.
 	Growth *GrowthReport `json:"growth"`
 	// Compaction is how it was compacted, where Ensure did that.
-	Compaction *CompactReport `json:"compaction"`
+	Compaction *Compaction `json:"compaction"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
 	// Meta is who did it.
@@ -51,7 +51,7 @@ type EnsureReport struct {
 	// Growth is what became of what is inside, where Ensure looked at that.
 	Growth *GrowthReport `json:"growth"`
 	// Compaction is how it was compacted, where Ensure did that.
-	Compaction *CompactReport `json:"compaction"`
+	Compaction *Compaction `json:"compaction"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
 	// Meta is who did it.
@@ -104,7 +104,7 @@ type ResizeReport struct {
 	// Growth is what became of what is inside, where that was looked at.
 	Growth *GrowthReport `json:"growth"`
 	// Compaction is how it was compacted, where Ensure did that.
-	Compaction *CompactReport `json:"compaction"`
+	Compaction *Compaction `json:"compaction"`
 	// Notes is what else the caller should know, for people.
 	Notes []string `json:"notes"`
 	// Meta is who did it.
