@@ -3,6 +3,7 @@
 //! writes of a raw file. It informs: its exit status is 0 whatever it finds.
 
 mod check;
+mod compact;
 mod copy;
 mod data;
 mod format;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::check;
+use crate::compact;
 use crate::copy;
 use crate::data;
 use crate::format::{self, Writes};
@@ -125,6 +126,7 @@ pub(crate) fn all(programs: &Programs) -> Vec<Work> {
     works.extend(requests(programs));
     works.extend(check::all(programs));
     works.extend(inside::all(programs));
+    works.extend(compact::all(programs));
     works.extend(snapshots::all(programs));
     works.extend(look::all(programs));
     works.extend(data::all(programs));
