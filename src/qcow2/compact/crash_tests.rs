@@ -244,7 +244,7 @@ fn files_become_as_short_as_what_is_in_them() {
 fn a_power_cut_leaves_leaks_at_worst() {
     // In full: `VMDISK_MATRIX=full`.
     let full = std::env::var("VMDISK_MATRIX").is_ok_and(|matrix| matrix == "full");
-    let (count, least) = if full { (900, 100_000) } else { (40, 4_000) };
+    let (count, least) = if full { (2500, 100_000) } else { (40, 4_000) };
     let (mut states, mut leaking, mut seed, mut draws) = (0u64, 0, 1, 7);
     let drawn = (0..count).map(|_| drawn(&mut draws));
     for case in cases().into_iter().chain(drawn) {
