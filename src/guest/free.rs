@@ -6,8 +6,9 @@ use std::ops::Range;
 
 use super::ext4::{self, Filesystem, FreeMap};
 use super::foreign;
+use super::identify::second_filesystem;
 use super::partitions::{self, Reading, Table};
-use super::{Contents, VolumeKind, identify};
+use super::{Contents, FilesystemKind, VolumeKind, identify};
 use crate::block::{BlockDevice, Slice};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -60,6 +61,8 @@ pub enum Doubt {
     Filesystem(ext4::Refusal),
     /// A filesystem is a part of something larger.
     Member(&'static str),
+    /// There are marks of another filesystem, too.
+    Second(FilesystemKind),
     /// The machine sleeps in its swap space.
     Suspended,
 }
@@ -71,6 +74,7 @@ impl Doubt {
             Doubt::Partitions(refusal) => refusal.name(),
             Doubt::Filesystem(refusal) => refusal.name(),
             Doubt::Member(_) => "member_of_array",
+            Doubt::Second(_) => "two_filesystems",
             Doubt::Suspended => "suspended",
         }
     }
@@ -88,6 +92,9 @@ impl fmt::Display for Doubt {
             Doubt::Partitions(refusal) => refusal.fmt(f),
             Doubt::Filesystem(refusal) => refusal.fmt(f),
             Doubt::Member(of) => write!(f, "the filesystem is a part of {of}"),
+            Doubt::Second(kind) => {
+                write!(f, "where it has a filesystem, there are marks of {} as well", kind.name())
+            }
             Doubt::Suspended => write!(f, "the machine is suspended to its swap space"),
         }
     }
@@ -144,6 +151,9 @@ impl FreeSpace {
                 ext4::Reading::Filesystem(filesystem) => {
                     if let Some(array) = foreign::array_of(&slice)? {
                         return Ok(Err(Doubt::Member(array)));
+                    }
+                    if let Some(kind) = second_filesystem(&slice)? {
+                        return Ok(Err(Doubt::Second(kind)));
                     }
                     match filesystem.free_map(&slice)? {
                         Ok(map) => What::Filesystem(Box::new(map)),

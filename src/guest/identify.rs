@@ -129,10 +129,7 @@ impl fmt::Display for Contents {
 /// # Errors
 /// Whatever reading the device says.
 pub fn identify(device: &dyn BlockDevice) -> Result<Contents> {
-    let len = usize::try_from(device.size()).unwrap_or(usize::MAX).min(HEAD_BYTES);
-    let mut head = vec![0; len];
-    device.read_at(0, &mut head)?;
-    let head = Head(head);
+    let head = Head::read(device)?;
     let contents = if let Some(kind) = head.partition_table() {
         Contents::PartitionTable(kind)
     } else if head.has(0, MAGIC) {
@@ -147,10 +144,27 @@ pub fn identify(device: &dyn BlockDevice) -> Result<Contents> {
     Ok(contents)
 }
 
+/// What else a place with the superblock of ext2, ext3 or ext4 has the marks of: who made a filesystem
+/// where another one was may have left the old superblock, and nobody can tell which of them is used.
+///
+/// # Errors
+/// Whatever reading the device says.
+pub(super) fn second_filesystem(device: &dyn BlockDevice) -> Result<Option<FilesystemKind>> {
+    let head = Head::read(device)?;
+    Ok(head.ext().and_then(|_| head.marked()))
+}
+
 /// The bytes at the start of a disk: at most [`HEAD_BYTES`].
 struct Head(Vec<u8>);
 
 impl Head {
+    fn read(device: &dyn BlockDevice) -> Result<Head> {
+        let len = usize::try_from(device.size()).unwrap_or(usize::MAX).min(HEAD_BYTES);
+        let mut head = vec![0; len];
+        device.read_at(0, &mut head)?;
+        Ok(Head(head))
+    }
+
     fn has(&self, offset: usize, mark: &[u8]) -> bool {
         self.0.get(offset..).is_some_and(|rest| rest.starts_with(mark))
     }
@@ -216,6 +230,11 @@ impl Head {
     }
 
     fn filesystem(&self) -> Option<FilesystemKind> {
+        self.ext().or_else(|| self.marked())
+    }
+
+    /// A filesystem that is told by a mark.
+    fn marked(&self) -> Option<FilesystemKind> {
         const BOOT_SECTORS: [(usize, &[u8], FilesystemKind); 6] = [
             (3, b"NTFS    ", FilesystemKind::Ntfs),
             (3, b"EXFAT   ", FilesystemKind::Exfat),
@@ -232,7 +251,7 @@ impl Head {
         ];
         let boot_sectors = BOOT_SECTORS.iter().filter(|_| self.is_boot_sector());
         let found = boot_sectors.chain(&MARKS).find(|(offset, mark, _)| self.has(*offset, mark));
-        self.ext().or(found.map(|&(_, _, kind)| kind))
+        found.map(|&(_, _, kind)| kind)
     }
 
     /// The superblock is at byte 1024; the features tell the generations apart.

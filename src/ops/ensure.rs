@@ -88,7 +88,7 @@ pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureRep
     if let Some(percent) = compact_above {
         let trust = trust_with_backing(request, context.trust);
         let compacting = Context { trust: &trust, ..context };
-        let done = compact_if_worth(&target, request, percent, compacting);
+        let done = compact_if_worth(&target, request, guest_fs, percent, compacting);
         let done =
             done.map_err(|error| if report.changed() { error.after_changes() } else { error });
         report.add_compaction(done.map_err(mark)?);
@@ -101,11 +101,14 @@ pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureRep
 fn compact_if_worth(
     target: &Path,
     request: &CreateRequest,
+    guest_fs: GuestFs,
     percent: u8,
     context: Context<'_>,
 ) -> Result<Result<Option<CompactReport>, String>> {
     let look = CompactRequest {
         format: request.format,
+        // What has to grow need not be known to be free.
+        guest_fs: if guest_fs == GuestFs::Off { GuestFs::Off } else { GuestFs::Auto },
         read_zeros: ReadZeros::Never,
         dry_run: true,
         ..CompactRequest::new(target)

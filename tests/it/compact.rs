@@ -135,7 +135,9 @@ fn doubts_are_refused() {
     fs::write(env.path("swap"), vec![0; mib(4) as usize]).expect("a disk");
     env.system("mkswap", &["swap"]).exits(0);
     env.patch("swap", 4086, b"S1SUSPEND\0");
-    for name in ["mounted.qcow2", "wrong.qcow2", "swap --format raw"] {
+    // What was made where another one had been.
+    with("both.qcow2", 0x1_0040, b"_BHRfS_M");
+    for name in ["mounted.qcow2", "wrong.qcow2", "both.qcow2", "swap --format raw"] {
         env.refuses(&format!("compact {name}"), "guest_refused");
         env.report(&format!("compact {name} --guest-fs off --dry-run"));
     }
@@ -198,6 +200,8 @@ fn a_machine_starts_compact() {
     env.qemu_img("convert -O qcow2 disk m.qcow2");
     let ensure = |share: &str| env.report(&format!("ensure m.qcow2 --compact-above {share}"));
     assert_eq!(ensure("95%")["compaction"], Value::Null);
+    // A guest that is not to be looked at keeps what it calls free.
+    assert_eq!(ensure("30% --guest-fs off")["compaction"], Value::Null);
     let done = ensure("30%");
     assert!(bytes(&done["compaction"], "guest_free_bytes") > mib(40), "{done:#}");
     let again = ensure("1%");
