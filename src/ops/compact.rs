@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::guest::{FreeSpace, Unneeded};
 use crate::host::{Access, FileStorage};
 use crate::image::{GivenUp, Image, Zeros, refuse_dependents};
-use crate::qcow2::{Autoclear, Sound};
+use crate::qcow2::Autoclear;
 
 /// A disk that shall take less room.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -171,9 +171,13 @@ fn compact_open(
     report.reclaimed_bytes =
         report.guest_free_bytes + report.swap_bytes + report.zero_bytes + report.leaked_bytes;
     if !request.dry_run {
-        close_up(&mut image, sound, &mut report, context)?;
-        image.close()?;
-        let info = FileStorage::open(&path, Access::Read)?.info()?;
+        let gave_up = report.guest_free_bytes + report.swap_bytes + report.zero_bytes > 0
+            || report.unwritten_bytes > 0;
+        let mark = |error: Error| if gave_up { error.after_changes() } else { error };
+        report.moved_bytes = image.compact(sound, context.task()).map_err(mark)?.moved_bytes;
+        image.close().map_err(mark)?;
+        let info = FileStorage::open(&path, Access::Read).and_then(|file| file.info());
+        let info = info.map_err(Error::after_changes)?;
         (report.file_size_bytes, report.allocated_bytes) = (info.len, info.allocated_bytes);
         report.changed |= report.reclaimed_bytes + report.unwritten_bytes + report.moved_bytes > 0
             || info.len != report.old_file_size_bytes;
@@ -251,7 +255,9 @@ fn give_up(
     };
     let (zeros, acts) = (if reads { Zeros::Read } else { Zeros::Known }, !request.dry_run);
     let found = match reads || acts && !known.is_nothing() {
-        true => walk(image, free, zeros, acts, context)?,
+        // Some of it may be on the medium where it fails, or is stopped.
+        true => walk(image, free, zeros, acts, context)
+            .map_err(|error| if acts { error.after_changes() } else { error })?,
         false => known,
     };
     report.guest_free_bytes = found.free.data_bytes;
@@ -302,15 +308,4 @@ fn walk(
     })?;
     found.zeros = walk.finish()?;
     Ok(found)
-}
-
-fn close_up(
-    image: &mut Image,
-    sound: Option<Sound>,
-    report: &mut CompactReport,
-    context: Context<'_>,
-) -> Result<()> {
-    let compacted = image.compact(sound, context.task())?;
-    report.moved_bytes = compacted.moved_bytes;
-    Ok(())
 }

@@ -7,9 +7,9 @@ use super::chunks::{Chunk, ChunkEntry};
 use super::decide::{BitmapChange, Decision, FreshEntry, decide, directory_run};
 use super::directory::{Bitmap, encode_directory, read_bitmaps};
 use super::place::{self, Place};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::host::storage::{Storage, refuse_read_only};
-use crate::qcow2::check::{Finding, ScanOptions, Severity, scan_with};
+use crate::qcow2::check::scan;
 use crate::qcow2::entry::RefcountTableEntry;
 use crate::qcow2::extension::BitmapDirectory;
 use crate::qcow2::feature::Incompatible;
@@ -53,13 +53,13 @@ impl Qcow2 {
     /// where its error is not [`changed`](Error::changed), the image is used on as it was.
     ///
     /// # Errors
-    /// Before anything is changed: [`Permission`](ErrorKind::Permission) for a storage that cannot be
-    /// written, [`Corrupt`](ErrorKind::Corrupt), [`NotFound`](ErrorKind::NotFound) and
-    /// [`Exists`](ErrorKind::Exists) of names, [`Dirty`](ErrorKind::Dirty) for a bitmap that is
-    /// [in use](super::Bitmap::is_in_use), [`BadSize`](ErrorKind::BadSize) for a granularity that is too
-    /// fine, or a source of another size, [`BadRequest`](ErrorKind::BadRequest) for a name that is not
-    /// allowed, [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) of version 2 and beyond the
-    /// format's limits, [`NoSpace`](ErrorKind::NoSpace) on a block device. Afterwards what the storage
+    /// Before anything is changed: [`Permission`](crate::ErrorKind::Permission) for a storage that cannot be
+    /// written, [`Corrupt`](crate::ErrorKind::Corrupt), [`NotFound`](crate::ErrorKind::NotFound) and
+    /// [`Exists`](crate::ErrorKind::Exists) of names, [`Dirty`](crate::ErrorKind::Dirty) for a bitmap that is
+    /// [in use](super::Bitmap::is_in_use), [`BadSize`](crate::ErrorKind::BadSize) for a granularity that is too
+    /// fine, or a source of another size, [`BadRequest`](crate::ErrorKind::BadRequest) for a name that is not
+    /// allowed, [`UnsupportedFeature`](crate::ErrorKind::UnsupportedFeature) of version 2 and beyond the
+    /// format's limits, [`NoSpace`](crate::ErrorKind::NoSpace) on a block device. Afterwards what the storage
     /// says.
     pub fn change_bitmaps(
         &mut self,
@@ -105,20 +105,8 @@ fn change_clean(
 
 /// Refuses a damaged image. Returns where the use of the file ends.
 fn require_sound(storage: &dyn Storage, header: &Header, task: Task<'_>) -> Result<HostCluster> {
-    let options = ScanOptions {
-        limit: 1,
-        which: &|finding| finding.severity() == Severity::Corruption,
-        ..ScanOptions::default()
-    };
-    let found = scan_with(storage, header, options, task)?;
-    if let Some(first) = found.findings.first() {
-        // A medium that fails is no damage that could be mended.
-        let kind = match first {
-            Finding::Unreadable { kind, .. } => *kind,
-            _ => ErrorKind::Corrupt,
-        };
-        return Err(Error::new(kind, format!("the image is damaged: {first}")));
-    }
+    let found = scan(storage, header, task)?;
+    found.require_sound()?;
     Ok(header.geometry.host_cluster_after(found.end_of_use.get()))
 }
 

@@ -3,6 +3,7 @@
 use super::census::Census;
 use super::finding::{Finding, Severity};
 use super::ledger::Ledger;
+use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::geometry::HostOffset;
 
 /// So many findings are listed; all are counted.
@@ -70,6 +71,24 @@ impl ScanReport {
     /// The first finding that makes counting references worthless.
     pub(in crate::qcow2) const fn damage(&self) -> Option<&Finding> {
         self.damage.as_ref()
+    }
+
+    /// Refuses an image in which anything is wrong but leaks: what seems free may hold the only copy of
+    /// something.
+    ///
+    /// # Errors
+    /// [`Corrupt`](ErrorKind::Corrupt), naming what is wrong, and the kind of what could not be read.
+    pub(in crate::qcow2) fn require_sound(&self) -> Result<()> {
+        if let Some(damage) = &self.damage {
+            return Err(damage.to_error());
+        }
+        let wrong = |finding: &&Finding| finding.severity() == Severity::Corruption;
+        let message = match self.findings.iter().find(wrong) {
+            Some(finding) => format!("the image is damaged: {finding}"),
+            None if self.corruptions > 0 => "the image is damaged".to_owned(),
+            None => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::Corrupt, message))
     }
 
     /// How often each cluster is referred to.

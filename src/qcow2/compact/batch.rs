@@ -84,7 +84,7 @@ impl Mover<'_> {
             return Ok(());
         }
         self.task.check()?;
-        self.has_written = true;
+        self.begin_writing()?;
         self.recent = None;
         let mut counts = self.stored_counts();
         for (cluster, more) in &batch.more {

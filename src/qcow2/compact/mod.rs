@@ -26,9 +26,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::batch::Batch;
 use self::packed::Packing;
 use self::room::FreeClusters;
-use super::check::{Severity, scan};
+use super::check::scan;
 use super::entry::RefcountTableEntry;
-use super::feature::{Autoclear, Incompatible};
+use super::feature::Incompatible;
 use super::flush::switch_header;
 use super::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use super::header::{Header, TableRef};
@@ -135,21 +135,14 @@ impl Qcow2 {
 
 fn sound(storage: &dyn Storage, header: &Header, task: Task<'_>) -> Result<Sound> {
     let report = scan(storage, header, task)?;
-    if let Some(damage) = report.damage() {
-        return Err(damage.to_error());
-    }
-    if report.corruptions > 0 && header.incompatible.contains(Incompatible::DIRTY) {
+    if report.damage().is_none()
+        && report.corruptions > 0
+        && header.incompatible.contains(Incompatible::DIRTY)
+    {
         let message = "the image is dirty: its reference counts are to be rebuilt first";
         return Err(Error::new(ErrorKind::Dirty, message));
     }
-    if report.corruptions > 0 {
-        let worst = |finding: &&super::check::Finding| finding.severity() == Severity::Corruption;
-        let message = match report.findings.iter().find(worst) {
-            Some(finding) => format!("the image is damaged: {finding}"),
-            None => "the image is damaged".to_owned(),
-        };
-        return Err(Error::new(ErrorKind::Corrupt, message));
-    }
+    report.require_sound()?;
     let leaked_bytes = header.geometry.bytes_of(ClusterCount::new(report.leaks));
     let wrong_counts = report.leaks.saturating_add(report.counted_beyond_file);
     let has_packed = report.census.compressed.count > 0;
@@ -246,7 +239,8 @@ impl<'a> Mover<'a> {
             }
             self.move_behind(target)?;
         }
-        self.cut()
+        self.cut()?;
+        self.storage.sync()
     }
 
     /// Moves what lies behind a cluster, as far as there is room before it.
@@ -254,7 +248,6 @@ impl<'a> Mover<'a> {
         if self.end_of_use()? <= mark {
             return Ok(());
         }
-        self.forget_strangers()?;
         self.mark = mark;
         (self.free, self.packing) = (FreeClusters::before(mark), Packing::default());
         self.move_data()?;
@@ -271,18 +264,16 @@ impl<'a> Mover<'a> {
     }
 
     /// Once anything changes, what other programs vouch for is not known to be true any more.
-    fn forget_strangers(&mut self) -> Result<()> {
-        let known = [Autoclear::BITMAPS, Autoclear::RAW_EXTERNAL_DATA];
-        let kept = known.into_iter().filter(|bit| self.header.autoclear.contains(*bit));
-        let kept = kept.fold(Autoclear::default(), |kept, bit| kept.with_if(true, bit));
-        if kept != self.header.autoclear {
-            self.switch(Header { autoclear: kept, ..self.header.clone() })?;
+    fn begin_writing(&mut self) -> Result<()> {
+        let was_written = std::mem::replace(&mut self.has_written, true);
+        let autoclear = self.header.autoclear.known();
+        if was_written || autoclear == self.header.autoclear {
+            return Ok(());
         }
-        Ok(())
+        self.switch(Header { autoclear, ..self.header.clone() })
     }
 
     fn switch(&mut self, header: Header) -> Result<()> {
-        self.has_written = true;
         switch_header(self.storage, &header)?;
         self.header = header;
         Ok(())
@@ -355,9 +346,10 @@ impl<'a> Mover<'a> {
     /// Drops refcount blocks that count nothing, and cuts the file behind its last used cluster.
     fn cut(&mut self) -> Result<()> {
         self.carry_out()?;
+        self.begin_writing()?;
         let releaser = Releaser::new(self.storage, self.geometry, self.counts.clone());
         releaser.finish_and_cut(&self.header, HostCluster::ZERO)?;
         self.counts = read_refcount_table(self.storage, &self.header)?;
-        self.storage.sync()
+        Ok(())
     }
 }

@@ -65,7 +65,6 @@ impl Mover<'_> {
             let moved = BitmapDirectory { offset: to.get(), ..directory };
             let change =
                 HeaderChange::plan(mover.storage, &mover.header.with_bitmaps(Some(moved)))?;
-            mover.has_written = true;
             change.apply(mover.storage)?;
             mover.header = change.header().clone();
             Ok(())

@@ -6,7 +6,7 @@ use super::counts::NewCounts;
 use super::table::{Place, Snapshot, find_snapshot, read_with_places};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::refuse_read_only;
-use crate::qcow2::check::{Severity, scan};
+use crate::qcow2::check::scan;
 use crate::qcow2::error::Problem;
 use crate::qcow2::feature::{Autoclear, Incompatible};
 use crate::qcow2::geometry::{HostCluster, HostOffset};
@@ -182,20 +182,8 @@ impl Qcow2 {
     /// Returns the header after the switch, too.
     fn change_clean(&self, change: &Change<'_>, task: Task<'_>) -> Result<(Header, u64)> {
         let (storage, geometry) = (&*self.storage, self.header.geometry);
-        // On a damaged image, a cluster that seems free may hold the only copy of something.
         let report = scan(storage, &self.header, task)?;
-        if let Some(damage) = report.damage() {
-            return Err(damage.to_error());
-        }
-        let wrong =
-            |finding: &&crate::qcow2::check::Finding| finding.severity() == Severity::Corruption;
-        if let Some(finding) = report.findings.iter().find(wrong) {
-            let message = format!("the image is damaged: {finding}");
-            return Err(Error::new(ErrorKind::Corrupt, message));
-        }
-        if report.corruptions > 0 {
-            return Err(Error::new(ErrorKind::Corrupt, "the image is damaged"));
-        }
+        report.require_sound()?;
         let used = geometry.host_cluster(report.end_of_use);
         drop(report);
         let table = read_refcount_table(storage, &self.header)?;
