@@ -3,18 +3,22 @@ BIN = $(abspath $(or $(CARGO_TARGET_DIR),target)/release/vmdisk)
 SHARE = target/share
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 LINUX = $(shell uname -m)-unknown-linux-gnu
+DEMO = $(abspath $(or $(CARGO_TARGET_DIR),target)/demo)
+# A public key of which nobody has the other half.
+NOBODYS_KEY = ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f demo
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 .PHONY: demo test go-test boot-test check lint check-macos matrix grow-test bench fuzz release pages install \
-  install-test static deb deb-test formula
+  install-test static deb deb-test formula pictures
 
-demo: release ## Create a boot2docker disk, grow it, look at it
-	@set -eu; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
-	ssh-keygen -q -t ed25519 -N '' -C demo -f "$$folder/id"; \
-	run() { echo "\$$ vmdisk $$*"; $(BIN) "$$@"; }; cd "$$folder"; \
+demo: release ## Create a boot2docker disk, grow it, look at it, check it: it stays in target/demo
+	@set -eu; rm -rf "$(DEMO)"; mkdir -p "$(DEMO)"; cd "$(DEMO)"; echo '$(NOBODYS_KEY)' > id.pub; \
+	run() { echo "\$$ vmdisk $$*"; "$(BIN)" "$$@"; }; \
 	run create m.qcow2 --size 20G --ssh-key id.pub; \
 	run resize m.qcow2 --size 40G; \
-	run info m.qcow2
+	run info m.qcow2; \
+	run check m.qcow2; \
+	echo "It is $(DEMO)/m.qcow2"
 
 test: export PROPTEST_RNG_SEED ?= 1
 test: lint ## Everything; PROPTEST_RNG_SEED draws other cases, as `matrix` does
@@ -61,6 +65,10 @@ bench: release ## Against qemu-img and the floor, in one run
 	@integration/test-tools.sh
 	cargo build --release --locked --manifest-path integration/bench/Cargo.toml
 	cargo run --release --locked --manifest-path integration/bench/Cargo.toml -- --vmdisk $(BIN) $(BENCH)
+
+pictures: release ## Draw the pictures of README.md anew, from a session of the program as built
+	@integration/test-tools.sh
+	integration/pictures/make.sh $(BIN)
 
 fuzz: FUZZ ?= operations
 fuzz: SECONDS ?= 60
