@@ -1,11 +1,11 @@
 //! Giving up what a disk need not keep: ranges that its guest does not need, and what reads as zeros
 //! and takes room all the same.
 
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 
 use super::opened::{Disk, Image};
 use crate::block::{BlockDevice, ExtentKind, is_zero};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::qcow2::{Compacted, Mapped, Mappings, Sound, Version};
 use crate::task::Task;
 
@@ -33,6 +33,13 @@ pub struct GivenUp {
     pub unwritten_bytes: u64,
 }
 
+impl AddAssign for GivenUp {
+    fn add_assign(&mut self, other: GivenUp) {
+        self.data_bytes += other.data_bytes;
+        self.unwritten_bytes += other.unwritten_bytes;
+    }
+}
+
 /// A walk over a disk, from its beginning to its end.
 #[derive(Debug)]
 pub struct Reclaimer<'a> {
@@ -45,6 +52,7 @@ pub struct Reclaimer<'a> {
     suspects: &'a [Range<u64>],
     /// Whether anything is done.
     acts: bool,
+    has_acted: bool,
     /// What was looked at.
     at: u64,
     found_zeros: GivenUp,
@@ -73,7 +81,18 @@ impl Image {
         };
         let unit = self.cluster_size().unwrap_or(RAW_UNIT);
         let found_zeros = GivenUp::default();
-        Reclaimer { image: self, mappings, unit, zeros, suspects, acts, at: 0, found_zeros, task }
+        Reclaimer {
+            image: self,
+            mappings,
+            unit,
+            zeros,
+            suspects,
+            acts,
+            has_acted: false,
+            at: 0,
+            found_zeros,
+            task,
+        }
     }
 
     /// Refuses a damaged image, and says how much of its file is leaked: see
@@ -138,10 +157,15 @@ impl Reclaimer<'_> {
     ///
     /// # Errors
     /// As [`give_up`](Self::give_up).
-    pub fn finish(mut self) -> Result<GivenUp> {
+    pub fn finish(&mut self) -> Result<GivenUp> {
         self.look_for_zeros(self.image.size())?;
         self.task.step("compact", self.image.size(), self.image.size())?;
         Ok(self.found_zeros)
+    }
+
+    /// An error of the walk: whether it came [after changes](Error::after_changes), it does not know.
+    pub fn mark(&self, error: Error) -> Error {
+        if self.has_acted { error.after_changes() } else { error }
     }
 
     fn look_for_zeros(&mut self, end: u64) -> Result<()> {
@@ -219,7 +243,7 @@ impl Reclaimer<'_> {
         Ok(())
     }
 
-    fn drop_run(&self, run: Range<u64>, given: &mut GivenUp) -> Result<()> {
+    fn drop_run(&mut self, run: Range<u64>, given: &mut GivenUp) -> Result<()> {
         if run.start >= run.end {
             return Ok(());
         }
@@ -232,7 +256,11 @@ impl Reclaimer<'_> {
             *bytes = bytes.saturating_add(end - at);
             at = end;
         }
-        if self.acts { self.image.discard(run.start, run.end - run.start) } else { Ok(()) }
+        if !self.acts {
+            return Ok(());
+        }
+        self.has_acted = true;
+        self.image.discard(run.start, run.end - run.start)
     }
 
     /// What the disk is mapped to from where the walk is.

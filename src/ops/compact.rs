@@ -180,7 +180,8 @@ fn compact_open(
         let info = info.map_err(Error::after_changes)?;
         (report.file_size_bytes, report.allocated_bytes) = (info.len, info.allocated_bytes);
         report.changed |= report.reclaimed_bytes + report.unwritten_bytes + report.moved_bytes > 0
-            || info.len != report.old_file_size_bytes;
+            || info.len != report.old_file_size_bytes
+            || info.allocated_bytes < report.old_allocated_bytes;
     }
     Ok(report)
 }
@@ -245,21 +246,24 @@ fn give_up(
         );
         return Ok(());
     }
-    let known = walk(image, free, Zeros::Known, false, context)?;
+    let acts = !request.dry_run;
+    let mut found = walk(image, free, Zeros::Known, acts, context)?;
     let reads = match request.read_zeros {
         ReadZeros::Always => true,
         ReadZeros::Never => false,
         // Where a filesystem says what is free, what else it has is hardly ever zeros: it is read where
         // there is work to do in any case.
-        ReadZeros::Auto => free.is_empty() || free.unknown().is_some() || !known.is_nothing(),
+        ReadZeros::Auto => free.is_empty() || free.unknown().is_some() || !found.is_nothing(),
     };
-    let (zeros, acts) = (if reads { Zeros::Read } else { Zeros::Known }, !request.dry_run);
-    let found = match reads || acts && !known.is_nothing() {
-        // Some of it may be on the medium where it fails, or is stopped.
-        true => walk(image, free, zeros, acts, context)
-            .map_err(|error| if acts { error.after_changes() } else { error })?,
-        false => known,
-    };
+    if reads {
+        let known = std::mem::take(&mut found);
+        let has_acted = acts && !known.is_nothing();
+        found = walk(image, free, Zeros::Read, acts, context)
+            .map_err(|error| if has_acted { error.after_changes() } else { error })?;
+        if acts {
+            found.add(&known);
+        }
+    }
     report.guest_free_bytes = found.free.data_bytes;
     report.swap_bytes = found.swap.data_bytes;
     report.zero_bytes = found.zeros.data_bytes;
@@ -280,6 +284,12 @@ impl Found {
         self.free.unwritten_bytes + self.swap.unwritten_bytes + self.zeros.unwritten_bytes
     }
 
+    fn add(&mut self, other: &Found) {
+        self.free += other.free;
+        self.swap += other.swap;
+        self.zeros += other.zeros;
+    }
+
     fn is_nothing(&self) -> bool {
         let data = self.free.data_bytes + self.swap.data_bytes + self.zeros.data_bytes;
         data + self.unwritten_bytes() == 0
@@ -296,16 +306,15 @@ fn walk(
     let likely = free.likely_zeros();
     let mut found = Found::default();
     let mut walk = image.reclaimer(zeros, &likely, acts, context.task());
-    free.each_run(image, |run, why| {
-        let given = walk.give_up(run)?;
+    let given = free.each_run(image, |run, why| {
         let sum = match why {
             Unneeded::Free => &mut found.free,
             Unneeded::Swap => &mut found.swap,
         };
-        sum.data_bytes += given.data_bytes;
-        sum.unwritten_bytes += given.unwritten_bytes;
+        *sum += walk.give_up(run)?;
         Ok(())
-    })?;
-    found.zeros = walk.finish()?;
+    });
+    let zeros = given.and_then(|()| walk.finish());
+    found.zeros = zeros.map_err(|error| walk.mark(error))?;
     Ok(found)
 }

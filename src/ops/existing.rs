@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::choices::Format;
 use super::context::Context;
-use crate::block::DeviceOptions;
+use crate::block::{DeviceOptions, Discard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::{Access, FileKind, FileStorage, LockMode, open_locked};
 use crate::image::Image;
@@ -140,7 +140,11 @@ impl Existing {
     ) -> Result<Image> {
         let opening = context.opening();
         let below = opening.below(&self.link, &[])?;
-        let options = DeviceOptions { writable: true, keeps_contents, ..DeviceOptions::default() };
+        // Compacting an image gives its room back itself, at its end.
+        let moves = self.header().is_some_and(|header| !header.has_external_data());
+        let discard = if moves { Discard::Free } else { Discard::Unmap };
+        let options =
+            DeviceOptions { writable: true, discard, keeps_contents, ..DeviceOptions::default() };
         opening.assemble(self.link, below, &[], &options)
     }
 

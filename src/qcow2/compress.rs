@@ -1,12 +1,11 @@
 //! The bytes of compressed clusters: packing and unpacking them, never to more than a cluster.
 
-use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use structured_zstd::decoding::{FrameDecoder, find_frame_compressed_size};
-use structured_zstd::encoding::{CompressionLevel, FrameCompressor};
+use zstd_safe::{CCtx, compress_bound};
 
 use super::error::{FormatError, Problem};
 use super::header::CompressionType;
@@ -69,24 +68,7 @@ pub struct Packer {
 
 enum PackStream {
     Zlib(Compress, Compression),
-    Zstd(u8),
-}
-
-/// It cannot go from thread to thread, and is expensive to make.
-struct ZstdStream {
-    level: u8,
-    stream: FrameCompressor,
-}
-
-impl ZstdStream {
-    fn new(level: u8) -> Self {
-        let of_level = CompressionLevel::from_level(i32::from(level));
-        ZstdStream { level, stream: FrameCompressor::new(of_level) }
-    }
-}
-
-thread_local! {
-    static ZSTD: RefCell<ZstdStream> = RefCell::new(ZstdStream::new(ZSTD_LEVEL));
+    Zstd(CCtx<'static>, u8),
 }
 
 impl std::fmt::Debug for Packer {
@@ -106,7 +88,7 @@ impl Packer {
                 let level = Compression::new(u32::from(at(DEFLATE_LEVEL)));
                 PackStream::Zlib(deflate(level), level)
             }
-            CompressionType::Zstd => PackStream::Zstd(at(ZSTD_LEVEL)),
+            CompressionType::Zstd => PackStream::Zstd(CCtx::create(), at(ZSTD_LEVEL)),
         };
         Packer { stream, packed: Vec::new(), cluster_len }
     }
@@ -136,15 +118,11 @@ impl Packer {
                 let len = usize::try_from(stream.total_out()).ok().filter(|&len| len <= room)?;
                 self.packed.get(..len)
             }
-            PackStream::Zstd(level) => {
-                self.packed.clear();
-                ZSTD.with_borrow_mut(|zstd| {
-                    if zstd.level != *level {
-                        *zstd = ZstdStream::new(*level);
-                    }
-                    zstd.stream.compress_independent_frame_into(cluster, &mut self.packed);
-                });
-                (self.packed.len() <= room).then_some(&*self.packed)
+            PackStream::Zstd(stream, level) => {
+                self.packed.resize(compress_bound(self.cluster_len), 0);
+                let packed = stream.compress(&mut *self.packed, cluster, i32::from(*level));
+                let len = packed.ok().filter(|&len| len <= room)?;
+                self.packed.get(..len)
             }
         }
     }

@@ -27,7 +27,7 @@ use self::machine::Machine;
 use self::measure::{endless, measure, peak};
 use self::options::{Options, USAGE};
 use self::process::WorkFolder;
-use self::report::Report;
+use self::report::{Report, compared};
 use self::work::Programs;
 
 fn main() {
@@ -56,7 +56,9 @@ fn run(options: Options) -> Result<()> {
     for work in work::all(&programs) {
         if work.name.contains(&options.filter) {
             eprintln!("measuring: {}", work.title);
-            report.measured.push(measure(work, options.runs, &folder)?);
+            let measured = measure(work, options.runs, &folder)?;
+            eprint!("{}", compared(std::slice::from_ref(&measured)));
+            report.measured.push(measured);
         }
     }
     if "memory".contains(&options.filter) {

@@ -72,6 +72,30 @@ fn verdict(met: Option<bool>) -> &'static str {
     }
 }
 
+/// What was measured beside what it is compared with, as a table.
+pub(crate) fn compared(all: &[Measured]) -> String {
+    let heading = ["work", "vmdisk ms", "against", "ms", "ratio", "at best", "target", ""];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for measured in all {
+        for (rival, times) in measured.comparisons() {
+            let (ours, theirs) = (measured.vmdisk.median(), times.median());
+            let ratio = rival.target.ratio(ours, theirs);
+            let at_best = rival.target.ratio(measured.vmdisk.least(), times.least());
+            rows.push(vec![
+                measured.work.title.to_owned(),
+                milliseconds(ours),
+                rival.name.to_owned(),
+                milliseconds(theirs),
+                format!("{ratio:.2}"),
+                format!("{at_best:.2}"),
+                rival.target.text(),
+                verdict(rival.target.is_met(ratio)).to_owned(),
+            ]);
+        }
+    }
+    table(&rows)
+}
+
 impl Report {
     /// For people.
     pub(crate) fn text(&self) -> String {
@@ -87,7 +111,7 @@ impl Report {
         ));
         if !self.measured.is_empty() {
             text.push('\n');
-            text.push_str(&table(&self.comparisons()));
+            text.push_str(&compared(&self.measured));
         }
         if self.looked_at().next().is_some() {
             text.push('\n');
@@ -107,29 +131,6 @@ impl Report {
             text.push_str(&format!("\nwarning: {warning}"));
         }
         text.trim_end().to_owned() + "\n"
-    }
-
-    fn comparisons(&self) -> Vec<Vec<String>> {
-        let heading = ["work", "vmdisk ms", "against", "ms", "ratio", "at best", "target", ""];
-        let mut rows = vec![heading.map(str::to_owned).to_vec()];
-        for measured in &self.measured {
-            for (rival, times) in measured.comparisons() {
-                let (ours, theirs) = (measured.vmdisk.median(), times.median());
-                let ratio = rival.target.ratio(ours, theirs);
-                let at_best = rival.target.ratio(measured.vmdisk.least(), times.least());
-                rows.push(vec![
-                    measured.work.title.to_owned(),
-                    milliseconds(ours),
-                    rival.name.to_owned(),
-                    milliseconds(theirs),
-                    format!("{ratio:.2}"),
-                    format!("{at_best:.2}"),
-                    rival.target.text(),
-                    verdict(rival.target.is_met(ratio)).to_owned(),
-                ]);
-            }
-        }
-        rows
     }
 
     fn peaks(&self) -> Vec<Vec<String>> {

@@ -64,7 +64,9 @@ impl Bitmap {
     /// How many bits of these are not set.
     fn free(&self, range: Range<u64>) -> u64 {
         let zeros = |(index, byte): (u64, &u8)| (!byte & mask(index, &range)).count_ones();
-        (0..).zip(&self.0).map(zeros).fold(0, |sum, zeros| sum.saturating_add(zeros.into()))
+        let (first, bytes) = touched(&range);
+        let bytes = self.0.get(bytes.start..bytes.end.min(self.0.len())).unwrap_or_default();
+        (first..).zip(bytes).map(zeros).fold(0, |sum, zeros| sum.saturating_add(zeros.into()))
     }
 
     /// The runs of the first `len` bits that are not set.
@@ -98,7 +100,9 @@ impl Bitmap {
 
     /// Sets or clears these bits.
     pub(super) fn set(&mut self, range: Range<u64>, used: bool) {
-        for (index, byte) in (0..).zip(&mut self.0) {
+        let ((first, bytes), len) = (touched(&range), self.0.len());
+        let bytes = self.0.get_mut(bytes.start..bytes.end.min(len)).unwrap_or_default();
+        for (index, byte) in (first..).zip(bytes) {
             let mask = mask(index, &range);
             *byte = if used { *byte | mask } else { *byte & !mask };
         }
@@ -115,9 +119,19 @@ impl Bitmap {
     }
 }
 
+/// The bytes that have these bits, and the index of the first.
+fn touched(range: &Range<u64>) -> (u64, Range<usize>) {
+    let (first, end) = (range.start / 8, range.end.div_ceil(8));
+    let place = |index| usize::try_from(index).unwrap_or(usize::MAX);
+    (first, place(first)..place(end))
+}
+
 /// Which bits of this byte are among these bits of all.
 fn mask(index: u64, range: &Range<u64>) -> u8 {
     let first = index.saturating_mul(8);
+    if range.start <= first && first.saturating_add(8) <= range.end {
+        return u8::MAX;
+    }
     let below = |bit: u64| {
         let bits = u32::try_from(bit.saturating_sub(first).min(8)).unwrap_or(8);
         u8::MAX.checked_shr(8_u32.saturating_sub(bits)).unwrap_or(0)

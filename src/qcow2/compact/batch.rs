@@ -109,7 +109,7 @@ impl Mover<'_> {
         self.lower(&batch.less)
     }
 
-    fn copy_clusters(&self, copies: &[(HostCluster, HostCluster)]) -> Result<()> {
+    fn copy_clusters(&mut self, copies: &[(HostCluster, HostCluster)]) -> Result<()> {
         let geometry = self.geometry;
         let most = PIECE.checked_div(geometry.cluster_size()).unwrap_or(1).max(1);
         let mut rest = copies;
@@ -129,12 +129,15 @@ impl Mover<'_> {
         Ok(())
     }
 
-    fn copy_run(&self, from: u64, to: u64, len: u64) -> Result<()> {
+    fn copy_run(&mut self, from: u64, to: u64, len: u64) -> Result<()> {
         let end = from.saturating_add(len);
         let run = self.storage.run(from, end)?;
         if run.is_hole && run.end >= end {
             // Room that was laid out and never written stays that.
             return self.storage.zero_range(to, len);
+        }
+        if self.storage.run(to, to.saturating_add(len))?.is_hole {
+            self.filled = self.filled.saturating_add(len);
         }
         let mut bytes = vec![0; index(len)];
         read_padded_at(self.storage, from, &mut bytes)?;
@@ -151,9 +154,13 @@ impl Mover<'_> {
             }
         }
         counts.flush()?;
-        for run in free {
-            // Room that the file system keeps is no reason to fail: nothing is lost.
-            let _ = give_back(self.storage, self.geometry, run);
+        // The file takes no more room while it is compacted than before, but for what is in a batch.
+        // Otherwise this is left to its end, when most of it is cut off.
+        if std::mem::take(&mut self.filled) > 0 {
+            for run in free {
+                // Room that the file system keeps is no reason to fail: nothing is lost.
+                let _ = give_back(self.storage, self.geometry, run);
+            }
         }
         Ok(())
     }

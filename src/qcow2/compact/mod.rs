@@ -35,7 +35,7 @@ use super::header::{Header, TableRef};
 use super::open::Qcow2;
 use super::refblock::RefcountBlock;
 use super::refcounts::Refcounts;
-use super::release::Releaser;
+use super::release::{Releaser, give_back};
 use super::repair::{RepairMode, RepairPlan};
 use super::snapshot::read_snapshots;
 use super::table::read_refcount_table;
@@ -190,6 +190,8 @@ struct Mover<'a> {
     /// Whether the disk has compressed clusters.
     has_packed: bool,
     has_written: bool,
+    /// Bytes that were written where the file had a hole, since room was given back.
+    filled: u64,
 }
 
 impl<'a> Mover<'a> {
@@ -215,6 +217,7 @@ impl<'a> Mover<'a> {
             moved: ClusterCount::ZERO,
             has_packed,
             has_written: false,
+            filled: 0,
         })
     }
 
@@ -240,7 +243,19 @@ impl<'a> Mover<'a> {
             self.move_behind(target)?;
         }
         self.cut()?;
+        self.give_back_free()?;
         self.storage.sync()
+    }
+
+    /// Gives the room of clusters back that are free and that nothing moved to.
+    fn give_back_free(&self) -> Result<()> {
+        let mut free = FreeClusters::before(self.end_of_use()?);
+        let mut counts = self.stored_counts();
+        while let Some(run) = free.take_run(&mut counts)? {
+            // Room that the file system keeps is no reason to fail: nothing is lost.
+            let _ = give_back(self.storage, self.geometry, run);
+        }
+        Ok(())
     }
 
     /// Moves what lies behind a cluster, as far as there is room before it.

@@ -64,6 +64,15 @@ impl FreeClusters {
         Ok(Some(cluster))
     }
 
+    /// The next free clusters, up to one that is not, if there are any.
+    pub(super) fn take_run(
+        &mut self,
+        counts: &mut Refcounts<'_>,
+    ) -> Result<Option<Range<HostCluster>>> {
+        self.fill(counts)?;
+        Ok(self.runs.pop_front())
+    }
+
     /// Takes these clusters, if they are the next ones.
     pub(super) fn take_these(
         &mut self,
@@ -116,8 +125,7 @@ pub(super) fn first_run(
     let mut free = FreeClusters::before(end);
     let mut run = HostCluster::ZERO..HostCluster::ZERO;
     loop {
-        free.fill(counts)?;
-        let Some(next) = free.runs.pop_front() else { return Ok(None) };
+        let Some(next) = free.take_run(counts)? else { return Ok(None) };
         run = if run.end == next.start { run.start..next.end } else { next };
         if run.end - run.start >= len {
             return Ok(Some(run.start));
