@@ -1,7 +1,8 @@
 //! Disks of local virtual machines: boot2docker-ready qcow2 and raw images, created, grown and
 //! inspected without QEMU, root, mounts or a daemon.
 //!
-//! The verbs are in [`ops`]: a request in, a report out.
+//! The verbs are in [`ops`]: a request in, a report out. Nothing is printed; what is done on the way is
+//! told to the facade [`log`], for a program that takes it.
 //!
 //! ```
 //! use vmdisk::host::LockPolicy;

@@ -92,8 +92,12 @@ impl Args {
             data_file_raw: self.data_file_raw,
             dry_run: self.dry_run,
         };
-        let report = self.flags.changing(cancel, |context| ops::amend(&request, context))?;
-        output.report(&report, text)
+        let report =
+            self.flags.changing(output, cancel, |context| ops::amend(&request, context))?;
+        match report.dry_run {
+            true => output.report(&report, text),
+            false => output.outcome(&report, text),
+        }
     }
 }
 

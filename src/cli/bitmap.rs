@@ -174,23 +174,23 @@ impl Args {
                     granularity: args.granularity,
                     disabled: args.disabled,
                 };
-                args.flags.changing(cancel, |context| ops::bitmap_add(&request, context))
+                args.flags.changing(output, cancel, |context| ops::bitmap_add(&request, context))
             }
             Action::Remove(args) => {
                 let (path, name) = (args.path.clone(), args.name.clone());
                 let format = args.kind.format;
                 let request = BitmapRemoveRequest { path, format, name, all: args.all };
-                args.flags.changing(cancel, |context| ops::bitmap_remove(&request, context))
+                args.flags.changing(output, cancel, |context| ops::bitmap_remove(&request, context))
             }
-            Action::Clear(args) => {
-                args.flags.changing(cancel, |context| ops::bitmap_clear(&args.request(), context))
-            }
-            Action::Enable(args) => {
-                args.flags.changing(cancel, |context| ops::bitmap_enable(&args.request(), context))
-            }
-            Action::Disable(args) => {
-                args.flags.changing(cancel, |context| ops::bitmap_disable(&args.request(), context))
-            }
+            Action::Clear(args) => args
+                .flags
+                .changing(output, cancel, |context| ops::bitmap_clear(&args.request(), context)),
+            Action::Enable(args) => args
+                .flags
+                .changing(output, cancel, |context| ops::bitmap_enable(&args.request(), context)),
+            Action::Disable(args) => args
+                .flags
+                .changing(output, cancel, |context| ops::bitmap_disable(&args.request(), context)),
             Action::Merge(args) => {
                 let request = BitmapMergeRequest {
                     path: args.path.clone(),
@@ -199,10 +199,10 @@ impl Args {
                     from: args.from.clone(),
                     source: args.source.clone(),
                 };
-                args.flags.changing(cancel, |context| ops::bitmap_merge(&request, context))
+                args.flags.changing(output, cancel, |context| ops::bitmap_merge(&request, context))
             }
         }?;
-        output.report(&report, changed)
+        output.outcome(&report, changed)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::flags::TrustFlags;
 use super::names::one_of;
-use super::output::Output;
+use super::output::{IN_USE, Output};
 use crate::error::Result;
 use crate::ops::{
     self, ChainImage, ChainReport, ChainRequest, DependentReport, DependentsReport, Format,
@@ -47,7 +47,7 @@ impl Args {
             dependents: self.dependents.clone(),
         };
         let report = self.trust.looking(cancel, |context| ops::chain(&request, context))?;
-        output.report(&report, text)
+        output.report(&report, |report| text(report, output))
     }
 }
 
@@ -55,13 +55,13 @@ fn size(bytes: u64) -> String {
     ByteSize::from_bytes(bytes).to_string()
 }
 
-fn text(report: &ChainReport) -> String {
+fn text(report: &ChainReport, output: Output) -> String {
     let mut text = String::new();
     for found in &report.images {
         text.push_str(&image(found));
     }
     if report.in_use {
-        text.push_str("  note: in use: what is told may be out of date already\n");
+        text.push_str(&output.notes(&[IN_USE.to_owned()]));
     }
     if let Some(found) = &report.dependents {
         text.push_str(&dependents(report, found));

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
+use super::colour::{BAD, Colours, DOUBTFUL, GOOD};
 use super::exit::Exit;
 use super::flags::LockedFlags;
 use super::names::one_of;
 use super::output::Output;
 use crate::error::Result;
 use crate::ops::{
-    self, BrokenRuleReport, CheckReport, CheckRequest, CheckVerdict, Format, Reader, ReaderEffect,
-    ReaderReport, Repair, RepairReport, UndoRepairRequest,
+    self, BrokenRuleReport, CheckReport, CheckRequest, CheckVerdict, FindingSeverity, Format,
+    Reader, ReaderEffect, ReaderReport, Repair, RepairReport, UndoRepairRequest,
 };
 use crate::task::Cancel;
 use crate::units::ByteSize;
@@ -68,15 +69,20 @@ impl Args {
         let (format, repair, dry_run) = (self.format, self.repair, self.dry_run);
         let (save_to, reader) = (self.save_to.clone(), self.reader);
         let request = CheckRequest { path, format, repair, dry_run, save_to, reader };
-        let report = self.flags.locked(cancel, |context| ops::check(&request, context))?;
-        output.report(&report, text)?;
-        let unfit = report.reader.is_some_and(|reader| !reader.broken.is_empty());
-        Ok(match report.verdict {
+        let report = self.flags.locked(output, cancel, |context| ops::check(&request, context))?;
+        let unfit = report.reader.as_ref().is_some_and(|reader| !reader.broken.is_empty());
+        let exit = match report.verdict {
             CheckVerdict::Corrupt => Exit::Corrupt,
             CheckVerdict::Clean | CheckVerdict::Leaks if unfit => Exit::Corrupt,
             CheckVerdict::Clean => Exit::Done,
             CheckVerdict::Leaks => Exit::Leaks,
-        })
+        };
+        let text = |report: &CheckReport| text(report, output.colours());
+        match exit {
+            Exit::Done if !dry_run && !loses(&report) => output.outcome(&report, text),
+            _ => output.report(&report, text),
+        }
+        .map(|()| exit)
     }
 }
 
@@ -84,8 +90,9 @@ impl Args {
     fn undo(&self, output: Output, cancel: &Cancel) -> Result<Exit> {
         let undo_file = self.undo.clone().unwrap_or_default();
         let request = UndoRepairRequest { undo_file, path: self.path.clone() };
-        let report = self.flags.locked(cancel, |context| ops::undo_repair(&request, context))?;
-        output.report(&report, |report| match report.changed {
+        let report =
+            self.flags.locked(output, cancel, |context| ops::undo_repair(&request, context))?;
+        output.outcome(&report, |report| match report.changed {
             true => format!("{} is as it was before the repair\n", report.path),
             false => format!("{} was as before the repair already\n", report.path),
         })?;
@@ -93,10 +100,21 @@ impl Args {
     }
 }
 
-fn text(report: &CheckReport) -> String {
+/// Whether a repair cost anything.
+fn loses(report: &CheckReport) -> bool {
+    let repair = report.repair.as_ref();
+    repair.is_some_and(|repair| !repair.lost.is_empty() || repair.lost_left_out > 0)
+}
+
+fn text(report: &CheckReport, colours: Colours) -> String {
     let mut text = String::new();
     for finding in report.findings.iter().take(SHOWN) {
-        text.push_str(&format!("{}: {}", finding.severity, finding.message));
+        let severity = match finding.severity {
+            FindingSeverity::Corruption => colours.paint(BAD, finding.severity),
+            FindingSeverity::Leak => colours.paint(DOUBTFUL, finding.severity),
+            FindingSeverity::Notice => finding.severity.to_string(),
+        };
+        text.push_str(&format!("{severity}: {}", finding.message));
         if let Some(guest) = finding.guest_offset_bytes {
             text.push_str(&format!(" (guest byte {guest})"));
         }
@@ -108,11 +126,16 @@ fn text(report: &CheckReport) -> String {
         text.push_str(&format!("and {} more\n", all - shown));
     }
     let verdict = match report.verdict {
-        CheckVerdict::Clean => "is sound".to_owned(),
-        CheckVerdict::Leaks => format!("is sound, and wastes {} clusters", report.leaks),
-        CheckVerdict::Corrupt => {
-            format!("is CORRUPT: {} faults, {} leaked clusters", report.corruptions, report.leaks)
+        CheckVerdict::Clean => colours.paint(GOOD, "is sound"),
+        CheckVerdict::Leaks => {
+            format!("{}, and wastes {} clusters", colours.paint(GOOD, "is sound"), report.leaks)
         }
+        CheckVerdict::Corrupt => format!(
+            "{}: {} faults, {} leaked clusters",
+            colours.paint(BAD, "is CORRUPT"),
+            report.corruptions,
+            report.leaks
+        ),
     };
     text.push_str(&format!("{} {verdict}\n", report.path));
     let flags = [(report.dirty, "was not closed"), (report.marked_corrupt, "is marked corrupt")];

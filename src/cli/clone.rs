@@ -48,8 +48,9 @@ impl Args {
             method: self.method,
             if_exists: self.if_exists,
         };
-        let report = self.flags.changing(cancel, |context| ops::clone(&request, context))?;
-        output.report(&report, text)
+        let report =
+            self.flags.changing(output, cancel, |context| ops::clone(&request, context))?;
+        output.outcome(&report, text)
     }
 
     /// What to do about an error of this verb.

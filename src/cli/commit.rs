@@ -56,8 +56,9 @@ impl Args {
             },
             force: self.force,
         };
-        let report = self.flags.changing(cancel, |context| ops::commit(&request, context))?;
-        output.report(&report, text)
+        let report =
+            self.flags.changing(output, cancel, |context| ops::commit(&request, context))?;
+        output.outcome(&report, text)
     }
 }
 

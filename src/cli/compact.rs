@@ -58,8 +58,12 @@ impl Args {
             dry_run: self.dry_run,
             force: self.force,
         };
-        let report = self.flags.changing(cancel, |context| ops::compact(&request, context))?;
-        output.report(&report, text)
+        let report =
+            self.flags.changing(output, cancel, |context| ops::compact(&request, context))?;
+        match report.dry_run {
+            true => output.report(&report, text),
+            false => output.outcome(&report, text),
+        }
     }
 }
 

@@ -57,9 +57,12 @@ impl Args {
             strict: self.strict,
             ..CompareRequest::new(self.path.clone(), self.other.clone())
         };
-        let report = self.flags.changing(cancel, |context| ops::compare(&request, context))?;
-        output.report(&report, text)?;
-        Ok(if report.identical { Exit::Done } else { Exit::Different })
+        let report =
+            self.flags.changing(output, cancel, |context| ops::compare(&request, context))?;
+        match report.identical {
+            true => output.outcome(&report, text).map(|()| Exit::Done),
+            false => output.report(&report, text).map(|()| Exit::Different),
+        }
     }
 }
 

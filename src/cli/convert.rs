@@ -81,14 +81,14 @@ impl Args {
         if self.out == Path::new(STREAM) {
             return self.to_output(&request, reads, output, cancel);
         }
-        let report = self.flags.changing(cancel, |context| match reads {
+        let report = self.flags.changing(output, cancel, |context| match reads {
             true => {
                 let mut input = Stdin::until_signalled(cancel, || ())?;
                 ops::convert_from(&mut input, &request, context)
             }
             false => ops::convert(&request, context),
         })?;
-        output.report(&report, text)
+        output.outcome(&report, text)
     }
 
     fn to_output(
@@ -106,7 +106,8 @@ impl Args {
             return refuse("--json needs standard output, to which the disk would be written");
         }
         let mut stream = Stdout::new(cancel);
-        self.flags.changing(cancel, |context| ops::convert_to(&mut stream, request, context))
+        self.flags
+            .changing(output, cancel, |context| ops::convert_to(&mut stream, request, context))
     }
 
     fn request(&self) -> ConvertRequest {

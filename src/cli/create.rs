@@ -35,8 +35,9 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let request = CreateRequest { if_exists: self.if_exists, ..self.disk.request().into() };
-        let report = self.flags.changing(cancel, |context| ops::create(&request, context))?;
-        output.report(&report, text)
+        let report =
+            self.flags.changing(output, cancel, |context| ops::create(&request, context))?;
+        output.outcome(&report, text)
     }
 }
 

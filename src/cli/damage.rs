@@ -31,8 +31,8 @@ impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let (path, damage, seed) = (self.path.clone(), self.kind, self.seed);
         let request = DamageRequest { path, damage, seed };
-        let report = self.flags.locked(cancel, |context| ops::damage(&request, context))?;
-        output.report(&report, |report| match report.offsets_bytes.as_slice() {
+        let report = self.flags.locked(output, cancel, |context| ops::damage(&request, context))?;
+        output.outcome(&report, |report| match report.offsets_bytes.as_slice() {
             [] => format!("{} has nothing that can be damaged like this\n", report.path),
             offsets => format!("{} is damaged at {offsets:?}\n", report.path),
         })

@@ -40,8 +40,9 @@ impl Args {
             compact_above_percent: self.compact_above,
             ..self.disk.request()
         };
-        let report = self.flags.changing(cancel, |context| ops::ensure(&request, context))?;
-        output.report(&report, text)
+        let report =
+            self.flags.changing(output, cancel, |context| ops::ensure(&request, context))?;
+        output.outcome(&report, text)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 use super::names::{bytes, one_of, size};
+use super::output::Output;
 use super::progress::ProgressChoice;
 use crate::error::Result;
 use crate::host::LockPolicy;
@@ -23,6 +24,12 @@ pub(super) struct OutputFlags {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub(super) json: bool,
+    /// Print nothing but what was asked for, and errors
+    #[arg(long, short, global = true)]
+    pub(super) quiet: bool,
+    /// Tell on standard error what is done; -vv tells every step
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub(super) verbose: u8,
 }
 
 /// The forms in which some results are told besides.
@@ -101,11 +108,12 @@ impl ChangeFlags {
     /// Runs a verb that changes a disk, telling its progress.
     pub(super) fn changing<R>(
         &self,
+        output: Output,
         cancel: &Cancel,
         verb: impl FnOnce(Context<'_>) -> Result<R>,
     ) -> Result<R> {
         let (trust, locks) = (self.trust.options().policy()?, self.locks.options().policy()?);
-        let progress = self.progress.start();
+        let progress = self.progress.start(output);
         verb(Context { progress: progress.as_ref(), cancel, trust: &trust, locks: &locks })
     }
 }
@@ -125,11 +133,12 @@ impl LockedFlags {
     /// Runs a verb on one disk, telling its progress.
     pub(super) fn locked<R>(
         &self,
+        output: Output,
         cancel: &Cancel,
         verb: impl FnOnce(Context<'_>) -> Result<R>,
     ) -> Result<R> {
         let (trust, locks) = (Trust::none(), self.locks.options().policy()?);
-        let progress = self.progress.start();
+        let progress = self.progress.start(output);
         verb(Context { progress: progress.as_ref(), cancel, trust: &trust, locks: &locks })
     }
 }

@@ -32,8 +32,9 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let request = FlattenRequest { path: self.path.clone(), format: self.format };
-        let report = self.flags.changing(cancel, |context| ops::flatten(&request, context))?;
-        output.report(&report, text)
+        let report =
+            self.flags.changing(output, cancel, |context| ops::flatten(&request, context))?;
+        output.outcome(&report, text)
     }
 }
 

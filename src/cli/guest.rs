@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::flags::TrustFlags;
 use super::names::one_of;
-use super::output::{Output, notes};
+use super::output::{IN_USE, Output};
 use crate::error::Result;
 use crate::ops::{self, FilesystemReport, Format, InsideReport, InsideRequest, PartitionReport};
 use crate::task::Cancel;
@@ -32,7 +32,7 @@ impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let request = InsideRequest { path: self.path.clone(), format: self.format };
         let report = self.trust.looking(cancel, |context| ops::guest(&request, context))?;
-        output.report(&report, text)
+        output.report(&report, |report| text(report) + &notes(output, report))
     }
 }
 
@@ -65,10 +65,12 @@ fn text(report: &InsideReport) -> String {
         let reason = reason.unwrap_or_default();
         text.push_str(&format!("  interrupted: the journal {path} is {state}{reason}\n"));
     }
-    if report.in_use {
-        text.push_str("  note: in use: what is told may be out of date already\n");
-    }
-    text + &notes(&report.notes)
+    text
+}
+
+fn notes(output: Output, report: &InsideReport) -> String {
+    let in_use = report.in_use.then(|| output.notes(&[IN_USE.to_owned()]));
+    in_use.unwrap_or_default() + &output.notes(&report.notes)
 }
 
 fn partition(report: &PartitionReport) -> String {

@@ -39,7 +39,7 @@ impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let (format, snapshot) = (self.format, self.snapshot.clone());
         let request = HashRequest { format, snapshot, ..HashRequest::new(self.path.clone()) };
-        let report = self.flags.changing(cancel, |context| ops::hash(&request, context))?;
+        let report = self.flags.changing(output, cancel, |context| ops::hash(&request, context))?;
         output.report(&report, text)
     }
 }

@@ -6,6 +6,7 @@ mod capabilities;
 mod chain;
 mod check;
 mod clone;
+mod colour;
 mod commit;
 mod compact;
 mod compare;
@@ -22,6 +23,7 @@ mod hash;
 mod hint;
 mod info;
 mod inspect;
+mod logs;
 mod map;
 mod measure;
 mod names;
@@ -34,12 +36,15 @@ mod salvage;
 mod snapshot;
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 
 use clap::error::ErrorKind as ClapErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+use self::colour::Colours;
 pub use self::exit::Exit;
 use self::flags::OutputFlags;
+use self::logs::LogForm;
 use self::output::Output;
 use crate::error::{Error, ErrorKind, Result, guarded};
 use crate::host::trip_on_signals;
@@ -55,7 +60,11 @@ use crate::task::Cancel;
                   are: no QEMU, no root, no mounts, no daemon.",
     after_help = "Sizes: 20G and 20GiB are 20 x 2^30 bytes, 20GB is 20 x 10^9. Exit codes: 0 done, \
                   1 failed, 2 not understood, 75 locked by another process (try again), 130/143 \
-                  ended by a signal.",
+                  ended by a signal.
+
+Environment: VMDISK_LOG, else RUST_LOG, says what is logged on standard error: a level \
+                  (error, warn, info, debug, trace) or the level of a module (vmdisk::qcow2=debug). \
+                  Colours are for terminals alone, and not for those with NO_COLOR or TERM=dumb.",
     disable_help_subcommand = true
 )]
 pub(crate) struct Cli {
@@ -104,7 +113,7 @@ const FINDS: &[&str] = &["inspect", "check", "salvage", "compare"];
 /// Runs the program with these arguments, the program's name first.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     let args: Vec<OsString> = args.into_iter().collect();
-    let cli = match Cli::try_parse_from(&args) {
+    let cli = match Cli::try_parse_from(&args).and_then(Cli::consistent) {
         Ok(cli) => cli,
         Err(error) => {
             let exit = usage(&error, args.iter().any(|arg| arg == "--json"));
@@ -113,20 +122,32 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
             return if finds { exit.beside_findings(ErrorKind::BadRequest) } else { exit };
         }
     };
+    logs::start(&cli.output, cli.verb.log_form());
     let cancel = Cancel::new();
     let result = trip_on_signals(&cancel).and_then(|()| guarded(|| cli.dispatch(&cancel)));
     match result {
         Ok(exit) => exit,
         Err(error) => {
-            Output::new(cli.output.json).error(&error, cli.verb.hint(&error));
+            Output::new(&cli.output).error(&error, cli.verb.hint(&error));
             cli.verb.exit_of(&error, &cancel)
         }
     }
 }
 
 impl Cli {
+    /// Refuses what the parser does not see where one flag stands before the verb and one behind it.
+    fn consistent(self) -> Result<Self, clap::Error> {
+        match self.output.quiet && self.output.verbose > 0 {
+            true => {
+                let message = "--quiet and --verbose cannot be used together";
+                Err(Cli::command().error(ClapErrorKind::ArgumentConflict, message))
+            }
+            false => Ok(self),
+        }
+    }
+
     fn dispatch(&self, cancel: &Cancel) -> Result<Exit> {
-        let output = Output::new(self.output.json);
+        let output = Output::new(&self.output);
         match &self.verb {
             Verb::Create(args) => args.run(output, cancel),
             Verb::Ensure(args) => args.run(output, cancel),
@@ -162,6 +183,13 @@ impl Cli {
 }
 
 impl Verb {
+    fn log_form(&self) -> LogForm {
+        match self {
+            Verb::Rpc(args) => args.log_format,
+            _ => LogForm::Text,
+        }
+    }
+
     /// The exit code of an error of this verb.
     fn exit_of(&self, error: &Error, cancel: &Cancel) -> Exit {
         let exit = Exit::of(error, cancel);
@@ -224,7 +252,7 @@ fn usage(error: &clap::Error, json: bool) -> Exit {
     match error.kind() {
         ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
             // A closed pipe before anything happened is no failure.
-            let _ = error.print();
+            let _ = write_styled(&mut std::io::stdout(), error);
             Exit::Done
         }
         _ if json => {
@@ -233,12 +261,23 @@ fn usage(error: &clap::Error, json: bool) -> Exit {
                 ClapErrorKind::ArgumentConflict => ErrorKind::IncompatibleOptions,
                 _ => cause.map_or(ErrorKind::BadRequest, Error::kind),
             };
-            Output::new(true).error(&Error::new(kind, message_of(error)), None);
+            Output::of_json().error(&Error::new(kind, message_of(error)), None);
             Exit::NotUnderstood
         }
         _ => {
-            let _ = error.print();
+            // Nowhere to say that standard error is closed.
+            let _ = write_styled(&mut std::io::stderr(), error);
             Exit::NotUnderstood
         }
     }
+}
+
+/// By the same rule as everything else that has colours.
+fn write_styled(stream: &mut (impl Write + IsTerminal), error: &clap::Error) -> io::Result<()> {
+    let styled = error.render();
+    let text = match Colours::of(stream).are_on() {
+        true => styled.ansi().to_string(),
+        false => styled.to_string(),
+    };
+    stream.write_all(text.as_bytes())
 }

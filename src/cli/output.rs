@@ -5,13 +5,19 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::colour::{ASIDE, BAD, Colours};
+use super::flags::OutputFlags;
 use crate::error::{Error, Result};
 use crate::protocol::{ErrorObject, Reply};
 
-/// Text or JSON.
+/// The note on a disk that somebody may be writing to.
+pub(super) const IN_USE: &str = "in use: what is told may be out of date already";
+
+/// Text or JSON, and how much of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
     json: bool,
+    quiet: bool,
 }
 
 #[derive(Serialize)]
@@ -20,8 +26,13 @@ struct Failure {
 }
 
 impl Output {
-    pub(super) fn new(json: bool) -> Self {
-        Output { json }
+    pub(super) fn new(flags: &OutputFlags) -> Self {
+        Output { json: flags.json, quiet: flags.quiet }
+    }
+
+    /// One that prints JSON.
+    pub(super) fn of_json() -> Self {
+        Output { json: true, quiet: false }
     }
 
     /// Whether one JSON object is printed.
@@ -29,7 +40,22 @@ impl Output {
         self.json
     }
 
-    /// Prints a report, as JSON or as `text` tells it.
+    /// Whether nothing is told that was not asked for.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// The colours of what is told in text.
+    pub(super) fn colours(&self) -> Colours {
+        Colours::of(&std::io::stdout())
+    }
+
+    /// Notes, a line each, unless only what was asked for is told.
+    pub(super) fn notes(&self, notes: &[String]) -> String {
+        if self.quiet { String::new() } else { self::notes(notes) }
+    }
+
+    /// Prints what was asked for, as JSON or as `text` tells it.
     pub(super) fn report<R: Serialize>(
         &self,
         report: &R,
@@ -37,6 +63,19 @@ impl Output {
     ) -> Result<()> {
         let line = if self.json { json(&Reply::new(report)) } else { text(report) };
         print(&line)
+    }
+
+    /// Prints what became of a disk: its exit code says the same, so that in text only who is not
+    /// quiet is told.
+    pub(super) fn outcome<R: Serialize>(
+        &self,
+        report: &R,
+        text: impl FnOnce(&R) -> String,
+    ) -> Result<()> {
+        match self.quiet && !self.json {
+            true => Ok(()),
+            false => self.report(report, text),
+        }
     }
 
     /// Prints an error: as text on standard error, as JSON on standard output.
@@ -47,9 +86,10 @@ impl Output {
                 return;
             }
         }
-        let mut text = format!("vmdisk: {error}\n");
+        let colours = Colours::of(&std::io::stderr());
+        let mut text = format!("{} {error}\n", colours.paint(BAD, "vmdisk:"));
         if let Some(hint) = hint {
-            text.push_str(&format!("hint: {hint}\n"));
+            text.push_str(&format!("{} {hint}\n", colours.paint(ASIDE, "hint:")));
         }
         // Nowhere to say that standard error is closed.
         let _ = std::io::stderr().write_all(text.as_bytes());

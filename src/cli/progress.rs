@@ -1,13 +1,15 @@
 //! Progress on standard error: a bar, on a terminal only and only for what takes its time, or
 //! lines of JSON.
 
-use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::colour::understands_escapes;
+use super::output::Output;
 use crate::protocol::ProgressLines;
 use crate::task::{Progress, Silent};
 
@@ -23,10 +25,11 @@ pub(super) enum ProgressChoice {
 }
 
 impl ProgressChoice {
-    /// What shows it.
-    pub(super) fn start(self) -> Box<dyn Progress> {
+    /// What shows it. Who wants nothing told but what was asked for gets no bar.
+    pub(super) fn start(self, output: Output) -> Box<dyn Progress> {
+        let is_drawn = || !output.is_quiet() && understands_escapes(&std::io::stderr());
         match self {
-            ProgressChoice::Auto if std::io::stderr().is_terminal() => Box::new(Bar::new()),
+            ProgressChoice::Auto if is_drawn() => Box::new(Bar { started: Instant::now() }),
             ProgressChoice::Auto | ProgressChoice::Off => Box::new(Silent),
             ProgressChoice::Json => Box::new(ProgressLines::new(|line: &str| {
                 // Nowhere to say that standard error is closed.
@@ -36,16 +39,25 @@ impl ProgressChoice {
     }
 }
 
+/// The bar on standard error, which everything has to know of that writes there.
+static DRAWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// OK to ignore poison: a bar is only drawn.
+fn drawn() -> MutexGuard<'static, Option<ProgressBar>> {
+    DRAWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets `write` write lines to standard error: a bar moves out of their way.
+pub(super) fn beside_bar(write: impl FnOnce()) {
+    match &*drawn() {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
 /// Draws on standard error.
 struct Bar {
     started: Instant,
-    bar: Mutex<Option<ProgressBar>>,
-}
-
-impl Bar {
-    fn new() -> Self {
-        Bar { started: Instant::now(), bar: Mutex::new(None) }
-    }
 }
 
 impl Progress for Bar {
@@ -53,8 +65,7 @@ impl Progress for Bar {
         if self.started.elapsed() < PATIENCE {
             return;
         }
-        // OK to ignore poison: a bar is only drawn.
-        let mut bar = self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut bar = drawn();
         let bar = bar.get_or_insert_with(|| {
             let style = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes}";
             let style = ProgressStyle::with_template(style);
@@ -73,7 +84,7 @@ impl Progress for Bar {
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        if let Some(bar) = self.bar.lock().ok().and_then(|mut bar| bar.take()) {
+        if let Some(bar) = drawn().take() {
             bar.finish_and_clear();
         }
     }

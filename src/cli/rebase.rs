@@ -66,8 +66,9 @@ impl Args {
             name_alone: self.name_alone,
             force: self.force,
         };
-        let report = self.flags.changing(cancel, |context| ops::rebase(&request, context))?;
-        output.report(&report, text)
+        let report =
+            self.flags.changing(output, cancel, |context| ops::rebase(&request, context))?;
+        output.outcome(&report, text)
     }
 }
 

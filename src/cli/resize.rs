@@ -72,8 +72,9 @@ impl Args {
             restore_gpt: self.restore_gpt,
             force: self.force,
         };
-        let report = self.flags.changing(cancel, |context| ops::resize(&request, context))?;
-        output.report(&report, text)
+        let report =
+            self.flags.changing(output, cancel, |context| ops::resize(&request, context))?;
+        output.outcome(&report, text)
     }
 }
 

@@ -1,16 +1,15 @@
 //! `vmdisk rpc` and `vmdisk schema`.
 
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 use std::panic::{PanicHookInfo, set_hook};
 
-use clap::ValueEnum;
-
 use super::exit::Exit;
+use super::logs::LogForm;
 use super::output::print;
 use crate::error::{ErrorKind, Result};
 use crate::host::Stdin;
 use crate::host::Stdout;
-use crate::protocol::{DOCUMENT, Ended, Log, LogFormat, Session};
+use crate::protocol::{DOCUMENT, Ended, Session};
 use crate::task::Cancel;
 
 /// Answer JSON-RPC requests, one a line
@@ -23,30 +22,15 @@ use crate::task::Cancel;
   echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"info\",\"params\":{\"path\":\"m.qcow2\"}}' | vmdisk rpc
 The methods: vmdisk schema")]
 pub(super) struct RpcArgs {
-    /// How warnings look on standard error
+    /// How warnings and logs look on standard error
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
-    log_format: LogChoice,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogChoice {
-    Text,
-    Json,
+    pub(super) log_format: LogForm,
 }
 
 impl RpcArgs {
     pub(super) fn run(&self, cancel: &Cancel) -> Result<Exit> {
-        let format = match self.log_format {
-            LogChoice::Text => LogFormat::Text,
-            LogChoice::Json => LogFormat::Json,
-        };
-        let log = Log::new(format, |line| {
-            // Nowhere to say that standard error is closed.
-            let _ = std::io::stderr().write_all(line.as_bytes());
-        });
-        let told = log.clone();
-        set_hook(Box::new(move |panic: &PanicHookInfo<'_>| told.error(&panic.to_string())));
-        let session = Session::new(cancel, log.clone());
+        set_hook(Box::new(|panic: &PanicHookInfo<'_>| log::error!("{panic}")));
+        let session = Session::new(cancel);
         let input = BufReader::new(Stdin::watched(cancel, session.stopper())?);
         // The reading thread watches on: another one would cost a short call a tenth of its time.
         let linger = |input: BufReader<Stdin<_>>| input.into_inner().linger();
@@ -54,7 +38,7 @@ impl RpcArgs {
             Ok(ended) => ended,
             // Standard output is the protocol's alone.
             Err(error) => {
-                log.error(&error.to_string());
+                log::error!("{error}");
                 return Ok(Exit::of(&error, cancel));
             }
         };

@@ -53,9 +53,12 @@ impl Args {
             if_exists,
             ..SalvageRequest::new(self.path.clone(), self.out.clone())
         };
-        let report = self.flags.changing(cancel, |context| ops::salvage(&request, context))?;
-        output.report(&report, text)?;
-        Ok(if report.lost_bytes == 0 { Exit::Done } else { Exit::Lost })
+        let report =
+            self.flags.changing(output, cancel, |context| ops::salvage(&request, context))?;
+        match report.lost_bytes {
+            0 => output.outcome(&report, text).map(|()| Exit::Done),
+            _ => output.report(&report, text).map(|()| Exit::Lost),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::flags::{LockedFlags, asking};
 use super::names::one_of;
-use super::output::{Output, notes};
+use super::output::Output;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{
     self, Format, SnapshotApplyRequest, SnapshotChangeReport, SnapshotCreateRequest,
@@ -165,7 +165,7 @@ impl ShowArgs {
     fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let request = self.disk.request(&self.snapshot);
         let report = asking(cancel, |context| ops::snapshot_show(&request, context))?;
-        output.report(&report, show)
+        output.report(&report, |report| show(report) + &output.notes(&report.notes))
     }
 }
 
@@ -174,7 +174,8 @@ impl CreateArgs {
         let (path, name) = (self.disk.path.clone(), self.name.clone());
         let request = SnapshotCreateRequest { path, name, format: self.disk.format };
         let create = |context: ops::Context<'_>| ops::snapshot_create(&request, context);
-        output.report(&self.flags.locked(cancel, create)?, |report| changed("Kept", report))
+        output
+            .outcome(&self.flags.locked(output, cancel, create)?, |report| changed("Kept", report))
     }
 }
 
@@ -188,7 +189,9 @@ impl ApplyArgs {
             force: self.force,
         };
         let apply = |context: ops::Context<'_>| ops::snapshot_apply(&request, context);
-        output.report(&self.flags.locked(cancel, apply)?, |report| changed("Applied", report))
+        output.outcome(&self.flags.locked(output, cancel, apply)?, |report| {
+            changed("Applied", report)
+        })
     }
 }
 
@@ -196,7 +199,9 @@ impl DeleteArgs {
     fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
         let request = self.disk.request(&self.snapshot);
         let delete = |context: ops::Context<'_>| ops::snapshot_delete(&request, context);
-        output.report(&self.flags.locked(cancel, delete)?, |report| changed("Deleted", report))
+        output.outcome(&self.flags.locked(output, cancel, delete)?, |report| {
+            changed("Deleted", report)
+        })
     }
 }
 
@@ -258,7 +263,7 @@ fn show(report: &SnapshotShowReport) -> String {
     rows.extend(report.exclusive_bytes.map(|held| ("held by it alone", bytes(held))));
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     let rows = rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n"));
-    rows.collect::<String>() + &notes(&report.notes)
+    rows.collect()
 }
 
 fn changed(what: &str, report: &SnapshotChangeReport) -> String {

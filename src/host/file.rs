@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use nix::errno::Errno;
 
@@ -86,6 +87,8 @@ impl FileStorage {
             }
             failed(error)
         })?;
+        let how = if access == Access::Write { "be written" } else { "be read" };
+        log::debug!("opened {} to {how}", path.display());
         Self::from_file(file, path.to_owned(), access)
     }
 
@@ -291,7 +294,10 @@ impl Storage for FileStorage {
             let message = format!("a block device of {present} bytes cannot become {len} bytes");
             return Err(Error::new(ErrorKind::UnsupportedFeature, message).at_path(&self.path));
         }
-        sys::set_len(&self.file, len).map_err(|error| self.io("cannot change the length", error))
+        sys::set_len(&self.file, len)
+            .map_err(|error| self.io("cannot change the length", error))?;
+        log::debug!("{} has {len} bytes now", self.path.display());
+        Ok(())
     }
 
     fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Result<()> {
@@ -319,9 +325,11 @@ impl Storage for FileStorage {
             return Ok(());
         }
         let (start, len) = self.range(start, end - start)?;
-        let punched = sys::punch_hole(&self.file, start, len);
-        let punched = punched.map(drop);
-        punched.map_err(|error| self.io("cannot punch a hole in", error).at_offset(offset))
+        let is_hole = sys::punch_hole(&self.file, start, len)
+            .map_err(|error| self.io("cannot punch a hole in", error).at_offset(offset))?;
+        let what = if is_hole { "punched a hole into" } else { "no hole can be punched into" };
+        log::trace!("{what} {}: {len} bytes at {start}", self.path.display());
+        Ok(())
     }
 
     fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
@@ -340,7 +348,10 @@ impl Storage for FileStorage {
     }
 
     fn sync(&self) -> Result<()> {
-        sys::sync_data(&self.file).map_err(|error| self.io("cannot sync", error))
+        let begun = Instant::now();
+        sys::sync_data(&self.file).map_err(|error| self.io("cannot sync", error))?;
+        log::debug!("synced {} in {:.1?}", self.path.display(), begun.elapsed());
+        Ok(())
     }
 
     fn run(&self, offset: u64, end: u64) -> Result<Run> {

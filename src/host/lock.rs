@@ -12,6 +12,7 @@ mod qemu_tests;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::fs::TryLockError;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -45,6 +46,15 @@ pub enum LockMode {
     Writer,
     /// A reader that takes no notice of writers (`--force-share`): what it reads may be torn.
     Shared,
+}
+
+impl LockMode {
+    fn purpose(self) -> &'static str {
+        match self {
+            LockMode::Writer => "writing",
+            LockMode::Reader | LockMode::Shared => "reading",
+        }
+    }
 }
 
 /// How long to try, and what to do where there are no locks.
@@ -139,6 +149,7 @@ impl FileStorage {
             return Err(Error::new(ErrorKind::Internal, message).at_path(self.path()));
         }
         let start = Instant::now();
+        let mut waits = false;
         let state = loop {
             cancel.check()?;
             match attempt(self, mode) {
@@ -151,6 +162,9 @@ impl FileStorage {
                     if left.is_zero() {
                         return Err(held(self, mode, obstacle));
                     }
+                    if !std::mem::replace(&mut waits, true) {
+                        log::info!("{} is in use: waiting {left:.1?}", self.path().display());
+                    }
                     sleep(delay().min(left));
                 }
             }
@@ -160,7 +174,19 @@ impl FileStorage {
             return Err(Error::new(ErrorKind::LockUnavailable, message).at_path(self.path()));
         }
         self.remember(state);
+        log::debug!("locked {} for {} {state}", self.path().display(), mode.purpose());
         Ok(state)
+    }
+}
+
+impl fmt::Display for LockState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.ofd, self.flock) {
+            (true, true) => "by bytes and flock",
+            (true, false) => "by bytes",
+            (false, true) => "by flock",
+            (false, false) => "without any lock",
+        })
     }
 }
 
@@ -270,7 +296,6 @@ pub(super) fn release(storage: &FileStorage, state: LockState) {
 /// The error for a lock that somebody else has. Our own are released by now, so that every lock
 /// that the system still lists is another's.
 fn held(storage: &FileStorage, mode: LockMode, obstacle: Obstacle) -> Error {
-    let purpose = if mode == LockMode::Writer { "writing" } else { "reading" };
     let holder = storage.id().ok().and_then(|id| holder::find(id, obstacle));
     let by = match obstacle {
         _ if holder.as_ref().is_some_and(|holder| holder.pid == std::process::id()) => {
@@ -288,7 +313,7 @@ fn held(storage: &FileStorage, mode: LockMode, obstacle: Obstacle) -> Error {
         },
         Obstacle::Flock => "somebody has a flock on it",
     };
-    let message = format!("cannot lock for {purpose}: {by}");
+    let message = format!("cannot lock for {}: {by}", mode.purpose());
     Error::new(ErrorKind::Locked, message).at_path(storage.path()).with_holder(holder)
 }
 

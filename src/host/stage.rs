@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions, Permissions, remove_file};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use tempfile::{Builder, TempPath};
@@ -70,6 +71,7 @@ impl Staging {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
         let (storage, temporary) = make(&folder_path, &target, |path| options.open(path))?;
+        log::debug!("making {} as {}", target.display(), temporary.display());
         Ok(Staging { temporary, storage, folder, target, mode, owner })
     }
 
@@ -108,6 +110,7 @@ impl Staging {
         // The name goes before the lock.
         self.temporary = temporary;
         self.storage = storage;
+        log::debug!("{} shares all of its blocks", self.target.display());
         Ok(true)
     }
 
@@ -131,7 +134,9 @@ impl Staging {
         // After the owner: changing that one clears set-user-ID bits.
         file.set_permissions(Permissions::from_mode(mode))
             .map_err(failed("cannot change the mode"))?;
+        let begun = Instant::now();
         sys::sync_all(file).map_err(failed("cannot sync"))?;
+        log::debug!("synced what is to be {} in {:.1?}", target.display(), begun.elapsed());
         let renamed = match how {
             Publish::NoReplace => temporary.persist_noclobber(&target),
             Publish::Replace(replaced) => {
@@ -150,7 +155,9 @@ impl Staging {
             _ => failed("cannot publish")(refused.error),
         })?;
         sync_folder(&folder)
-            .map_err(|error| failed("cannot sync the folder")(error).after_changes())
+            .map_err(|error| failed("cannot sync the folder")(error).after_changes())?;
+        log::info!("published {}", target.display());
+        Ok(())
     }
 }
 
@@ -169,7 +176,9 @@ pub fn unpublish(path: &Path) -> Result<()> {
         _ => {}
     }
     sync_folder(&folder)
-        .map_err(|error| Error::io("cannot sync the folder of", path, error).after_changes())
+        .map_err(|error| Error::io("cannot sync the folder of", path, error).after_changes())?;
+    log::info!("removed {}", path.display());
+    Ok(())
 }
 
 /// The folder of `target`, open so that it can be synced, and its path.

@@ -19,6 +19,7 @@ use crate::host::{
 use crate::qcow2::{Backing, Header, Incompatible, Parts, Qcow2, find_snapshot, read_snapshots};
 use crate::raw::Raw;
 use crate::task::{Cancel, Silent, Task};
+use crate::units::ByteSize;
 
 /// How files of a chain are opened.
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +171,7 @@ impl Opening<'_> {
         }
         let storage = self.open_named(&path, what, &link.path, seen)?;
         let kind = storage.info()?.kind;
+        log::info!("{} lies above {}", link.path.display(), path.display());
         let format = match backing.format.as_deref() {
             Some(b"qcow2") => Format::Qcow2,
             Some(b"raw") => Format::Raw,
@@ -269,6 +271,7 @@ impl Opening<'_> {
         };
         let what = if writable { Named::DataFileToWrite } else { Named::DataFile };
         let path = self.trust.admit(image, what, name)?;
+        log::info!("{} has its data in {}", image.display(), path.display());
         self.open_named(&path, what, image, seen).map(Some)
     }
 }
@@ -344,6 +347,13 @@ impl Link {
             Format::Qcow2 => Some(Header::read(&storage).map_err(|error| error.at_path(path))?),
             Format::Raw => None,
         };
+        match &header {
+            Some(header) => {
+                let size = ByteSize::from_bytes(header.virtual_size);
+                log::info!("{} is {format}, a disk of {size}", path.display());
+            }
+            None => log::info!("{} is {format}", path.display()),
+        }
         Ok(Link { path: path.to_owned(), format, header, storage, is_snapshot: false })
     }
 

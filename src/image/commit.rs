@@ -116,6 +116,8 @@ fn write_base(
     }
     done.base_size = base.size();
     copy_down(top, between, &base, done, task)?;
+    let (data, zeros) = (done.data_bytes, done.zero_bytes);
+    log::info!("wrote into {}: {data} bytes of data, {zeros} of zeros", base.path().display());
     base.close()
 }
 

@@ -8,7 +8,6 @@ mod error;
 mod hint;
 mod json;
 mod lines;
-mod log;
 mod methods;
 #[cfg(test)]
 mod openrpc;
@@ -21,7 +20,6 @@ mod shape;
 mod unknown;
 
 pub(crate) use error::ErrorObject;
-pub use log::{Log, LogFormat};
 pub(crate) use progress::ProgressLines;
 pub(crate) use reply::Reply;
 #[cfg(any(test, fuzzing))]

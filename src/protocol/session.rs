@@ -10,12 +10,12 @@ mod tests;
 
 use std::io::{self, BufRead, Write};
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::envelope::{self, Message, Notification, Refused, Response};
+use super::envelope::{self, Id, Message, Notification, Refused, Response};
 use super::error::{Code, ErrorObject, Fault};
 use super::hint::hint;
 use super::lines::{Line, MAX_LINE, Output, next_line};
-use super::log::Log;
 use super::methods::{CANCEL, Methods, Surroundings};
 use super::queue::{End, Item, Queue};
 use super::unknown::shortened;
@@ -40,15 +40,14 @@ pub enum Ended {
 pub struct Session {
     queue: Arc<Queue>,
     cancel: Cancel,
-    log: Log,
     methods: Methods,
 }
 
 impl Session {
-    /// `cancel` stops every request; what happens to this session does not trip it.
-    pub fn new(cancel: &Cancel, log: Log) -> Self {
-        let methods = Methods::all();
-        Session { queue: Arc::default(), cancel: cancel.child(), log, methods }
+    /// `cancel` stops every request; what happens to this session does not trip it. What gets no
+    /// answer, and what is told of requests beside their answers, goes to the [`log`].
+    pub fn new(cancel: &Cancel) -> Self {
+        Session { queue: Arc::default(), cancel: cancel.child(), methods: Methods::all() }
     }
 
     /// What stops the session from any thread: the request that runs and those that wait are
@@ -88,8 +87,8 @@ impl Session {
         };
         let mut worker =
             Worker { session: &self, output: &output, offer: &offer, answers: 0, only: None };
-        let (queue, cancel, log) = (self.queue.clone(), self.cancel.clone(), self.log.clone());
-        let mut reader = Reader { input, line: Vec::new(), queue, cancel, log };
+        let (queue, cancel) = (self.queue.clone(), self.cancel.clone());
+        let mut reader = Reader { input, line: Vec::new(), queue, cancel };
         // Alone, until there is something to do for which somebody else has to read on.
         let rest = loop {
             match reader.next() {
@@ -133,11 +132,18 @@ impl Session {
 
     fn answer(&self, item: Item, offer: &(dyn Fn(&str) + Send + Sync)) -> Answer {
         let (id, method, outcome) = match item {
-            Item::Refused(Refused { id, fault }) => (id, String::new(), Err(fault)),
+            Item::Refused(Refused { id, fault }) => {
+                log::info!("refused: {}", fault.error);
+                (id, String::new(), Err(fault))
+            }
             Item::Request(request, cancel) => {
                 let (id, method) = (request.id.clone(), request.method.clone());
+                log::debug!("request {}: {}", shown(&id), shortened(&method));
                 let around = Surroundings { cancel: &cancel, send: offer };
-                (Some(id), method, self.methods.call(request, &around))
+                let begun = Instant::now();
+                let outcome = self.methods.call(request, &around);
+                log_outcome(&id, &method, &outcome, begun);
+                (Some(id), method, outcome)
             }
         };
         let object = |fault| ErrorObject::of(fault, hint(&method, &fault.error));
@@ -150,6 +156,23 @@ impl Session {
         let line = serde_json::to_string(&response).unwrap_or_default() + "\n";
         Answer { line, failed: outcome.err().map(|(kind, _)| kind) }
     }
+}
+
+/// An id as logs have it.
+fn shown(id: &Id) -> String {
+    shortened(&id.to_string())
+}
+
+/// Tells how a request ended, and how long it took.
+fn log_outcome<T>(id: &Id, method: &str, outcome: &Result<T, Fault>, begun: Instant) {
+    let kind = outcome.as_ref().err().map(|fault| fault.error.kind().name());
+    log::info!(
+        "request {}: {}: {} after {:.1?}",
+        shown(id),
+        shortened(method),
+        kind.unwrap_or("done"),
+        begun.elapsed()
+    );
 }
 
 /// What is said about one item.
@@ -226,7 +249,6 @@ struct Reader<I> {
     line: Vec<u8>,
     queue: Arc<Queue>,
     cancel: Cancel,
-    log: Log,
 }
 
 impl<I: BufRead + Send + 'static> Reader<I> {
@@ -279,7 +301,7 @@ impl<I: BufRead + Send + 'static> Reader<I> {
                 None
             }
             Ok(Message::Ignored(why)) => {
-                self.log.warn(&format!("ignored: a notification (it has no id): {why}"));
+                log::warn!("ignored: a notification (it has no id): {why}");
                 None
             }
         }
@@ -289,7 +311,7 @@ impl<I: BufRead + Send + 'static> Reader<I> {
         let Notification { method, params } = notification;
         if method != CANCEL {
             let method = shortened(method);
-            self.log.warn(&format!("ignored: a notification '{method}' (a request has an id)"));
+            log::warn!("ignored: a notification '{method}' (a request has an id)");
             return;
         }
         match params.named_id() {
@@ -297,10 +319,10 @@ impl<I: BufRead + Send + 'static> Reader<I> {
             Ok(Some(id)) => {
                 let id = id.to_string();
                 let id = shortened(&id);
-                self.log.warn(&format!("cancel: nothing is known of request '{id}'"));
+                log::warn!("cancel: nothing is known of request '{id}'");
             }
-            Ok(None) => self.log.warn("cancel: params need the id of a request"),
-            Err(fault) => self.log.warn(&format!("cancel: {}", fault.error)),
+            Ok(None) => log::warn!("cancel: params need the id of a request"),
+            Err(fault) => log::warn!("cancel: {}", fault.error),
         }
     }
 }

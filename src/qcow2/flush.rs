@@ -24,7 +24,14 @@ pub(super) fn switch_header(storage: &dyn Storage, header: &Header) -> Result<()
     storage.sync()?;
     let (offset, bytes) = header.encode_switch();
     storage.write_at(offset, &bytes)?;
-    storage.sync()
+    storage.sync()?;
+    log::debug!(
+        "the switch is done: a disk of {} bytes, L1 table at {}, refcount table at {}",
+        header.virtual_size,
+        header.l1.offset,
+        header.refcount_table.offset
+    );
+    Ok(())
 }
 
 impl Qcow2 {
@@ -126,6 +133,7 @@ impl Qcow2 {
         drop(live);
         if changed {
             storage.sync()?;
+            log::debug!("data, counts and tables are on the medium");
         }
         // Nothing on the medium refers to these any more.
         let free = self.leave_quarantine(&mut self.live_mut())?;

@@ -136,6 +136,7 @@ impl HeaderChange {
             let written = piece.write(storage).and_then(|()| storage.sync());
             written.map_err(Error::after_changes)?;
         }
+        log::debug!("the header is switched, by {} writes", self.switch.len());
         Ok(())
     }
 }

@@ -168,6 +168,8 @@ impl Qcow2 {
             at = end;
         }
         task.step("rebase", size, size)?;
+        let Rebased { written_bytes, zeroed_bytes } = rebased;
+        log::info!("kept what differs: {written_bytes} bytes of data, {zeroed_bytes} of zeros");
         Ok(rebased)
     }
 

@@ -51,6 +51,7 @@ impl Qcow2 {
         self.refuse_counts(report.ledger())?;
         let counts =
             TrueCounts::plan(&*self.storage, &self.header, report.ledger(), HostCluster::ZERO)?;
+        log::info!("rebuilding the reference counts, in which {} are wrong", report.corruptions);
         self.change_whole(|image| {
             let written = image.make_true(&counts);
             written.map(|header| (header, ())).map_err(Error::after_changes)

@@ -85,7 +85,11 @@ impl<'a> Releaser<'a> {
     /// not on the medium then is leaked at worst.
     pub(super) fn finish(mut self) -> Result<u64> {
         self.lower_counts()?;
-        Ok(self.geometry.bytes_of(self.freed))
+        let freed_bytes = self.geometry.bytes_of(self.freed);
+        if freed_bytes > 0 {
+            log::debug!("released what nothing refers to any more: {freed_bytes} bytes");
+        }
+        Ok(freed_bytes)
     }
 
     /// As [`finish`](Self::finish), and drops refcount blocks that count nothing, and cuts the file

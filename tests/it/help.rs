@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Env, VMDISK};
 
-const VERBS: &[&str] = &[
+pub(crate) const VERBS: &[&str] = &[
     "create",
     "ensure",
     "resize",
@@ -37,7 +37,7 @@ const VERBS: &[&str] = &[
 ];
 
 /// What verbs that have several actions can do.
-const ACTIONS: &[&str] = &[
+pub(crate) const ACTIONS: &[&str] = &[
     "snapshot list",
     "snapshot show",
     "snapshot create",

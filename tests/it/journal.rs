@@ -120,6 +120,9 @@ fn whoever_writes_next_completes_it() {
         Image::open(&machine.link, &OpenOptions::to_write()).unwrap().close().unwrap();
         machine.is_complete();
     }
+    machine.interrupt(512);
+    let told = machine.env.vmdisk("resize m.raw --size 3M -v").exits(0).stderr;
+    assert!(told.contains("found the journal ") && told.contains("completed the inter"), "{told}");
     // An error that comes later does not promise that nothing was changed.
     machine.interrupt(0);
     let error = machine.env.fails("resize m.raw --size 2M", 1, "would_shrink");

@@ -51,6 +51,7 @@ mod rpc;
 mod salvage;
 mod scan;
 mod snapshots;
+mod streams;
 mod support;
 mod tidy;
 mod unfinished;

@@ -170,7 +170,8 @@ fn pictures() {
 
     // `script` is a terminal.
     let on_terminal = |variables: &str| {
-        let command = format!("stty cols 40; {variables} '{VMDISK}' map d.qcow2 --picture");
+        let command =
+            format!("stty cols 40; TERM=xterm {variables} '{VMDISK}' map d.qcow2 --picture");
         env.run("script", ["-qec", &command, "/dev/null"]).exits(0).stdout
     };
     let coloured = on_terminal("");

@@ -40,6 +40,11 @@ impl Run {
     }
 }
 
+/// Whoever runs the tests may want other programs to log.
+fn without_logs(command: &mut Command) {
+    command.env_remove("VMDISK_LOG").env_remove("RUST_LOG");
+}
+
 /// A folder of its own for one test.
 pub(crate) struct Env {
     folder: tempfile::TempDir,
@@ -81,6 +86,7 @@ impl Env {
         let program = program.as_ref();
         let mut command = Command::new(program);
         command.args(args).current_dir(self.folder.path()).stdin(std::process::Stdio::null());
+        without_logs(&mut command);
         let output = command.output();
         Run::of(output.unwrap_or_else(|error| panic!("cannot run {program:?}: {error}")))
     }
@@ -318,6 +324,7 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) fn of(mut command: Command) -> Running {
         let what = format!("{command:?}");
+        without_logs(&mut command);
         let child = command.spawn();
         Running { child: child.unwrap_or_else(|error| panic!("cannot run {what}: {error}")), what }
     }

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use crate::cli::colour::Colours;
 use crate::error::Result;
 use crate::host::terminal_columns;
 use crate::ops::{MapKind, OpenMap};
@@ -12,7 +13,8 @@ const COLUMNS: usize = 80;
 
 /// How a kind is drawn, in the order of [`MapKind::ALL`]: its colour, and its letter where there are
 /// no colours.
-const LOOKS: [(u8, char); 6] = [(32, 'd'), (36, 'c'), (34, 'b'), (33, 'l'), (90, 'z'), (90, '.')];
+const LOOKS: [(&str, char); 6] =
+    [("32", 'd'), ("36", 'c'), ("34", 'b'), ("33", 'l'), ("90", 'z'), ("90", '.')];
 /// From little to much of a column.
 const SHADES: [char; 4] = ['░', '▒', '▓', '█'];
 
@@ -20,10 +22,9 @@ const SHADES: [char; 4] = ['░', '▒', '▓', '█'];
 pub(super) fn drawn(map: &OpenMap) -> Result<String> {
     let stdout = std::io::stdout();
     let is_terminal = stdout.is_terminal();
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let columns = terminal_columns().filter(|_| is_terminal).unwrap_or(COLUMNS);
     let picture = map.draw(columns)?;
-    let colours = is_terminal && !plain;
+    let colours = Colours::of(&stdout);
     let range = picture.range();
     let size = range.end - range.start;
     let mut text: String = picture.shares().map(|shares| cell(shares, colours)).collect();
@@ -38,7 +39,7 @@ pub(super) fn drawn(map: &OpenMap) -> Result<String> {
 }
 
 /// A column: of what there is most of, unless there is nothing, and how much of it is used.
-fn cell(shares: [f64; LOOKS.len()], colours: bool) -> String {
+fn cell(shares: [f64; LOOKS.len()], colours: Colours) -> String {
     let nothing = MapKind::Nothing as usize;
     let used = &shares[..nothing];
     let mut most = 0;
@@ -53,13 +54,13 @@ fn cell(shares: [f64; LOOKS.len()], colours: bool) -> String {
     }
 }
 
-fn look(kind: usize, used: f64, colours: bool) -> String {
+fn look(kind: usize, used: f64, colours: Colours) -> String {
     let (colour, letter) = LOOKS[kind];
-    match colours {
-        true if kind == MapKind::Nothing as usize => format!("\x1b[{colour}m·\x1b[0m"),
+    match colours.are_on() {
+        true if kind == MapKind::Nothing as usize => colours.paint(colour, '·'),
         true => {
             let shade = SHADES[((used * SHADES.len() as f64) as usize).min(SHADES.len() - 1)];
-            format!("\x1b[{colour}m{shade}\x1b[0m")
+            colours.paint(colour, shade)
         }
         // More than half of it is used: a capital.
         false if used > 0.5 => letter.to_ascii_uppercase().to_string(),
@@ -73,9 +74,10 @@ mod tests {
 
     #[test]
     fn a_column_shows_what_there_is_most_of() {
-        assert_eq!(cell([0.1, 0.0, 0.2, 0.0, 0.0, 0.7], false), "b");
-        assert_eq!(cell([0.6, 0.0, 0.2, 0.0, 0.0, 0.2], false), "D");
-        assert_eq!(cell([0.0, 0.0, 0.0, 0.0, 0.0, 1.0], false), ".");
-        assert_eq!(cell([0.0, 1.0, 0.0, 0.0, 0.0, 0.0], true), "\x1b[36m█\x1b[0m");
+        let (plain, coloured) = (Colours::OFF, Colours::ON);
+        assert_eq!(cell([0.1, 0.0, 0.2, 0.0, 0.0, 0.7], plain), "b");
+        assert_eq!(cell([0.6, 0.0, 0.2, 0.0, 0.0, 0.2], plain), "D");
+        assert_eq!(cell([0.0, 0.0, 0.0, 0.0, 0.0, 1.0], plain), ".");
+        assert_eq!(cell([0.0, 1.0, 0.0, 0.0, 0.0, 0.0], coloured), "\x1b[36m█\x1b[0m");
     }
 }

@@ -37,8 +37,8 @@ fn remove(path: &Path) -> Option<()> {
     }
     file.try_lock().ok()?;
     // Whoever removes holds the lock, so from here on the name cannot come to mean another file.
-    if is_named(&file, path) {
-        let _ = remove_file(path);
+    if is_named(&file, path) && remove_file(path).is_ok() {
+        log::info!("removed {}, which a run left that was killed", path.display());
     }
     // Not left to closing: a child between fork and exec would hold it a while longer.
     file.unlock().ok()

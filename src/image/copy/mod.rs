@@ -115,6 +115,7 @@ pub fn copy(
         return Err(Error::new(ErrorKind::BadSize, message));
     }
     let recipe = Recipe::of(target, options)?;
+    log::info!("copying a disk of {size} bytes");
     // Above a base, what lies behind the source's end must read as zeros too.
     let end = if options.base.is_some() { room } else { size };
     let source = DeviceSource::new(from, end, &recipe);

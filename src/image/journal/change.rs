@@ -49,6 +49,13 @@ pub(in crate::image) fn change(
     if !journal.fits() {
         return Err(too_large());
     }
+    log::info!(
+        "plan: {} -> {} bytes, and {} ranges change in {} stages, by a journal",
+        journal.old_len,
+        journal.new_len,
+        journal.spans().count(),
+        journal.stages.len()
+    );
     task.check()?;
     if let Err(error) = place.publish(&journal) {
         return Err(match error.changed() {
@@ -106,8 +113,9 @@ pub(super) fn complete(
     journal: &Journal<'_>,
 ) -> Result<()> {
     let written = || {
-        for stage in &journal.stages {
+        for (number, stage) in (1..).zip(&journal.stages) {
             write(storage, stage)?;
+            log::debug!("stage {number} of {} is on the medium", journal.stages.len());
         }
         place.remove()
     };

@@ -68,6 +68,7 @@ pub(super) fn settle_at(
     task: Task<'_>,
 ) -> Result<Option<Settled>> {
     let Some(bytes) = place.load()? else { return Ok(None) };
+    log::info!("found the journal {}: a change was interrupted", place.name().display());
     let (journal, untouched) = believe(&bytes, storage, place, task)?;
     let settled = Settled { old_size: journal.old_len, completed: true };
     if let Err(error) = make_room(storage, &journal, task) {
@@ -82,11 +83,13 @@ pub(super) fn settle_at(
             && behind().is_ok_and(|written| written.is_none())
             && take_back(storage, place, &journal).is_ok()
         {
+            log::info!("took the interrupted change back: there is no room for it");
             return Ok(Some(Settled { completed: false, ..settled }));
         }
         return Err(interrupted(error, place));
     }
     complete(storage, place, &journal)?;
+    log::info!("completed the interrupted change");
     Ok(Some(settled))
 }
 

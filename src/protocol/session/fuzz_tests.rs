@@ -11,7 +11,6 @@ use super::{Ended, Session};
 #[cfg(test)]
 use crate::fuzz_tests::again;
 use crate::protocol::methods::Understood;
-use crate::protocol::{Log, LogFormat};
 use crate::task::Cancel;
 
 /// What lines are made of: the bytes from 128 on stand for these, in turn; those below, for
@@ -116,7 +115,7 @@ fn written(byte: u8) -> Vec<u8> {
 
 /// What is answered.
 fn served(input: &[u8]) -> Vec<Value> {
-    let mut session = Session::new(&Cancel::new(), Log::new(LogFormat::Json, |_| {}));
+    let mut session = Session::new(&Cancel::new());
     session.methods = Understood::all();
     let mut output = Vec::new();
     let ended = session.serve(Cursor::new(input.to_vec()), drop, &mut output, |_| true).unwrap();

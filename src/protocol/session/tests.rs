@@ -3,11 +3,10 @@ use std::io::{BufReader, Cursor};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::protocol::LogFormat;
 use crate::protocol::envelope::Id;
 
 fn session(cancel: &Cancel) -> Session {
-    let mut session = Session::new(cancel, Log::new(LogFormat::Text, |_| {}));
+    let mut session = Session::new(cancel);
     session.methods = Methods::all()
         .and("panics", |request, _| {
             match request.params.read().unwrap().contains_key("formatted") {

@@ -170,6 +170,7 @@ impl<'a> Plan<'a> {
     /// is cut back to what it was.
     fn write_new(&mut self, storage: &dyn Storage, task: Task<'_>) -> Result<()> {
         let added = self.place.growth.added();
+        log::info!("plan: {} new clusters", (added.end - added.start).get());
         if added.is_empty() {
             return Ok(());
         }

@@ -66,6 +66,8 @@ pub(in crate::qcow2) fn scan_with(
     scan.l2_tables(&l1)?;
     drop(l1);
     scan.compare()?;
+    let (corruptions, leaks) = (scan.report.corruptions, scan.report.leaks);
+    log::info!("scanned all tables: {corruptions} faults, {leaks} leaked clusters");
     Ok(scan.report)
 }
 

@@ -105,6 +105,8 @@ impl Mover<'_> {
         } else if !batch.more.is_empty() {
             self.storage.sync()?;
         }
+        let (copies, words) = (batch.copies.len(), batch.words.len());
+        log::debug!("copied {copies} clusters, switched {words} references");
         self.learn_moved_counts(&batch.words)?;
         self.lower(&batch.less)
     }

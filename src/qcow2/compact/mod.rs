@@ -225,6 +225,7 @@ impl<'a> Mover<'a> {
         self.drop_empty_tables()?;
         let target = room::mark(&mut self.stored_counts())?;
         let mut end = self.end_of_use()?;
+        log::info!("plan: of {end} clusters, those from {target} on move to the front");
         // Packed data lies less close where it moves to, so that there may not be room for all of it:
         // what lies last goes first.
         let steps = if self.has_packed { 8 } else { 1 };

@@ -43,6 +43,8 @@ impl RepairPlan {
     }
 
     fn write_in_order(&self, storage: &dyn Storage) -> Result<()> {
+        let (sectors, copies) = (self.changes.len(), self.transfers.len());
+        log::info!("plan: {sectors} sectors of metadata change, and {copies} clusters are copied");
         if let Some(marked) = self.marked() {
             // It is on the medium with the next sync: before anything refers to what is new.
             Self::write_header(storage, &marked)?;

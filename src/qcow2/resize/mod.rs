@@ -125,6 +125,7 @@ impl Qcow2 {
     ) -> Result<(Header, Resized)> {
         let rewrites = self.rewrites(options, patches, task)?;
         let (plan, preallocation) = self.plan(options, &rewrites, Some(task))?;
+        plan.log(self.header.virtual_size);
         let header = plan.header.clone();
         let freed_bytes = self.apply(plan, preallocation, &rewrites, task)?;
         Ok((header, Resized { preallocation, freed_bytes, rebuilt: false }))

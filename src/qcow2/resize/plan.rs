@@ -94,6 +94,17 @@ pub(super) struct Released {
 }
 
 impl Plan {
+    /// Tells how large it is.
+    pub(super) fn log(&self, old_size: u64) {
+        let added = self.growth.added();
+        log::info!(
+            "plan: {old_size} -> {} bytes, {} new clusters, {} of them for guest data that changes",
+            self.header.virtual_size,
+            (added.end - added.start).get(),
+            self.shadow.data.len()
+        );
+    }
+
     /// Plans the change to `new_size`; `growth` says how what is added is laid out, `rewrites` what
     /// becomes of guest data, `kept_end` where what stays ends.
     pub(super) fn new(

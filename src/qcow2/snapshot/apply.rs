@@ -22,6 +22,7 @@ impl Qcow2 {
         let (storage, geometry) = (&*self.storage, self.header.geometry);
         let old_len = storage.len()?;
         let added = plan.room.added();
+        log::info!("plan: {} new clusters", (added.end - added.start).get());
         let new_len = geometry.host_offset(added.end).get();
         let grows = storage.can_grow() && new_len > old_len;
         let extended = if grows { storage.set_len(new_len) } else { Ok(()) };
