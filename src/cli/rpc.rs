@@ -9,7 +9,7 @@ use super::output::print;
 use crate::error::{ErrorKind, Result};
 use crate::host::Stdin;
 use crate::host::Stdout;
-use crate::protocol::{DOCUMENT, Ended, Session};
+use crate::protocol::{Ended, Session, document};
 use crate::task::Cancel;
 
 /// Answer JSON-RPC requests, one a line
@@ -61,6 +61,6 @@ pub(super) struct SchemaArgs {}
 
 impl SchemaArgs {
     pub(super) fn run(&self) -> Result<()> {
-        print(DOCUMENT)
+        print(document())
     }
 }

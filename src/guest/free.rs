@@ -12,11 +12,11 @@ use super::{Contents, FilesystemKind, VolumeKind, identify};
 use crate::block::{BlockDevice, Slice};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The header of swap, which says how large it is and what it is called, is the first page, and a
-/// page has 64 KiB at most.
-const SWAP_HEADER: u64 = 64 << 10;
-/// Where its signature may be: in the last ten bytes of a page of 4, 16 or 64 KiB.
-const SWAP_SIGNATURES: [u64; 3] = [4086, 16374, 65526];
+/// The header of swap, which says how large it is and what it is called, is the first page, in bytes;
+/// its signature is in the last ten.
+const SWAP_PAGES: [u64; 3] = [4 << 10, 16 << 10, 64 << 10];
+/// What that is.
+const SWAP: [&[u8]; 2] = [b"SWAPSPACE2", b"SWAP-SPACE"];
 /// What is there instead while a machine is suspended to disk (Linux `kernel/power/swap.c`; uswsusp,
 /// TuxOnIce; `libblkid`).
 const SUSPENDED: [&[u8]; 4] = [b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001"];
@@ -48,7 +48,8 @@ struct Part {
 #[derive(Debug)]
 enum What {
     Filesystem(Box<FreeMap>),
-    Swap,
+    /// Its header has so many bytes.
+    Swap(u64),
 }
 
 /// Why nothing is taken from what the guest has: what seems free may be needed.
@@ -141,12 +142,15 @@ impl FreeSpace {
     fn look(&mut self, disk: &dyn BlockDevice, place: Range<u64>) -> Result<Result<(), Doubt>> {
         let len = place.end.saturating_sub(place.start);
         let slice = Slice::new(disk, place.start, len);
-        if is_suspended(&slice)? {
+        if swap_header(&slice, &SUSPENDED)?.is_some() {
             return Ok(Err(Doubt::Suspended));
         }
         let contents = identify(&slice)?;
         let what = match contents {
-            Contents::Volume(VolumeKind::Swap) => What::Swap,
+            Contents::Volume(VolumeKind::Swap) => match swap_header(&slice, &SWAP)? {
+                Some(len) => What::Swap(len),
+                None => return self.skip(contents),
+            },
             Contents::Filesystem(_) => match Filesystem::read(&slice)? {
                 ext4::Reading::Filesystem(filesystem) => {
                     if let Some(array) = foreign::array_of(&slice)? {
@@ -179,7 +183,7 @@ impl FreeSpace {
     /// disk, ascending.
     pub fn likely_zeros(&self) -> Vec<Range<u64>> {
         let of_part = |part: &Part| match &part.what {
-            What::Swap => Vec::new(),
+            What::Swap(_) => Vec::new(),
             What::Filesystem(map) => {
                 let at = |offset: u64| part.place.start.saturating_add(offset).min(part.place.end);
                 map.unused_inodes().into_iter().map(|run| at(run.start)..at(run.end)).collect()
@@ -201,8 +205,8 @@ impl FreeSpace {
         for Part { place, what } in &self.parts {
             let at = |offset: u64| place.start.saturating_add(offset).min(place.end);
             match what {
-                What::Swap => {
-                    let run = at(SWAP_HEADER)..place.end;
+                What::Swap(header) => {
+                    let run = at(*header)..place.end;
                     if !run.is_empty() {
                         visit(run, Unneeded::Swap)?;
                     }
@@ -233,15 +237,16 @@ fn places(table: &Table) -> Vec<Range<u64>> {
     places
 }
 
-fn is_suspended(place: &dyn BlockDevice) -> Result<bool> {
-    for at in SWAP_SIGNATURES {
+/// How long the header of swap is that has one of these signatures, if there is one.
+fn swap_header(place: &dyn BlockDevice, signatures: &[&[u8]]) -> Result<Option<u64>> {
+    for page in SWAP_PAGES.into_iter().rev() {
         let mut signature = [0; 10];
-        if at.saturating_add(10) <= place.size() {
-            place.read_at(at, &mut signature)?;
+        if page <= place.size() {
+            place.read_at(page.saturating_sub(10), &mut signature)?;
         }
-        if SUSPENDED.iter().any(|suspended| signature.starts_with(suspended)) {
-            return Ok(true);
+        if signatures.iter().any(|one| signature.starts_with(one)) {
+            return Ok(Some(page));
         }
     }
-    Ok(false)
+    Ok(None)
 }

@@ -229,11 +229,11 @@ impl FileStorage {
     }
 
     fn write_zeros(&self, mut offset: u64, mut len: u64) -> Result<()> {
-        static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+        // OK, both times: the smaller of the two fits a usize.
+        let zeros = vec![0; len.min(1 << 20) as usize];
         while len > 0 {
-            // OK: a usize always fits, and the smaller of the two fits a usize.
-            let piece = len.min(ZEROS.len() as u64);
-            self.write_at(offset, &ZEROS[..piece as usize])?;
+            let piece = len.min(zeros.len() as u64);
+            self.write_at(offset, &zeros[..piece as usize])?;
             offset += piece;
             len -= piece;
         }

@@ -3,6 +3,7 @@
 //! The reference for those who write clients:
 #![doc = include_str!("README.md")]
 
+mod document;
 mod envelope;
 mod error;
 mod hint;
@@ -19,6 +20,7 @@ mod session;
 mod shape;
 mod unknown;
 
+pub use document::document;
 pub(crate) use error::ErrorObject;
 pub(crate) use progress::ProgressLines;
 pub(crate) use reply::Reply;
@@ -28,9 +30,6 @@ pub use session::{Ended, Session};
 
 /// The major version of the protocol.
 pub const VERSION: &str = "1";
-
-/// The OpenRPC document: what `rpc.discover` answers and `vmdisk schema` prints.
-pub const DOCUMENT: &str = include_str!("openrpc.json");
 
 /// The versions that a client may ask for.
 const SUPPORTED: &[&str] = &[VERSION];

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use super::DOCUMENT;
+use super::document;
 
 /// Where the document keeps the schemas of named types, and refers to them.
 pub(super) const NAMED: &str = "#/components/schemas/";
@@ -13,7 +13,7 @@ pub(super) const NAMED: &str = "#/components/schemas/";
 pub(super) fn published() -> &'static Value {
     static PUBLISHED: LazyLock<Value> = LazyLock::new(|| {
         // OK to default: the document is part of the program, and a test reads it.
-        serde_json::from_str(DOCUMENT).unwrap_or_default()
+        serde_json::from_str(document()).unwrap_or_default()
     });
     &PUBLISHED
 }

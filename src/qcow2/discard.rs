@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// The most clusters whose entries are changed at once: others wait for less than a millisecond.
 const BATCH: u64 = 512;
 /// The most zeros that are written at once.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+const ZEROS: usize = 64 << 10;
 
 impl Qcow2 {
     /// Makes the range read as zeros: whole subclusters by their entries, what is left by writing.
@@ -104,9 +104,10 @@ impl Qcow2 {
 
     /// Writes zeros into one cluster.
     fn write_zero_bytes(&self, mut offset: GuestOffset, mut len: u64) -> Result<()> {
+        let zeros = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS)];
         while len > 0 {
-            let piece = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS.len());
-            self.write_mapped(offset, ZEROS.get(..piece).unwrap_or_default())?;
+            let piece = usize::try_from(len).unwrap_or(usize::MAX).min(zeros.len());
+            self.write_mapped(offset, zeros.get(..piece).unwrap_or_default())?;
             let piece = u64::try_from(piece).unwrap_or(u64::MAX);
             offset = offset.plus_bytes(piece);
             len = len.saturating_sub(piece);

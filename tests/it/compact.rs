@@ -162,14 +162,36 @@ fn doubts_are_refused() {
 #[test]
 fn swap_is_emptied() {
     let env = Env::new();
-    fs::write(env.path("swap"), vec![5; mib(8) as usize]).expect("a disk");
-    env.system("mkswap", &["swap"]).exits(0);
-    let head = fs::read(env.path("swap")).expect("the disk")[..64 << 10].to_vec();
-    let done = env.report("compact swap --format raw");
-    assert_eq!(bytes(&done, "swap_bytes"), mib(8) - (64 << 10));
-    let left = fs::read(env.path("swap")).expect("the disk");
-    assert!(left[..64 << 10] == head && left[64 << 10..].iter().all(|&byte| byte == 0));
-    env.system("swaplabel", &["swap"]).exits(0);
+    for page in [4 << 10, 16 << 10, 64 << 10] {
+        fs::write(env.path("swap"), vec![5; mib(8) as usize]).expect("a disk");
+        env.system("mkswap", &["-p", &page.to_string(), "swap"]).exits(0);
+        let head = fs::read(env.path("swap")).expect("the disk")[..page].to_vec();
+        let done = env.report("compact swap --format raw");
+        assert_eq!(bytes(&done, "swap_bytes"), mib(8) - page as u64);
+        let left = fs::read(env.path("swap")).expect("the disk");
+        assert!(left[..page] == head && left[page..].iter().all(|&byte| byte == 0));
+        env.system("swaplabel", &["swap"]).exits(0);
+    }
+}
+
+/// Of an external data file, holes are made and nothing moves; it is written where that is allowed.
+#[test]
+fn data_files_get_holes() {
+    for raw in ["on", "off"] {
+        let env = Env::new();
+        let options = format!("data_file=d.data,data_file_raw={raw}");
+        env.qemu_img(&format!("create -q -f qcow2 -o {options} d.qcow2 8M"));
+        env.qemu_io("qcow2", "d.qcow2", "write -P 7 0 8M");
+        env.qemu_io("qcow2", "d.qcow2", "write -P 0 1M 5M");
+        let before = env.disk("qcow2", "d.qcow2");
+        env.refuses("compact d.qcow2", "access_denied");
+        let done = env.report("compact d.qcow2 --trust full");
+        assert_eq!(bytes(&done, "zero_bytes"), mib(5), "{done:#}");
+        assert!(env.disk("qcow2", "d.qcow2") == before);
+        env.is_clean("d.qcow2");
+        assert!(allocated(&env, "d.data") <= mib(3) + (64 << 10), "raw={raw}");
+        assert_eq!(fs::metadata(env.path("d.data")).expect("a file").len(), mib(8), "raw={raw}");
+    }
 }
 
 /// Where nothing says what is free, data is read for zeros; bitmaps stay true, what is below is hidden.
@@ -213,4 +235,30 @@ fn a_machine_starts_compact() {
     env.qemu_img("convert -O qcow2 disk n.qcow2");
     let noted = env.report("ensure n.qcow2 --compact-above 1%");
     assert!(noted["notes"].to_string().contains("not compacted"), "{noted:#}");
+}
+
+/// On a device, what lies behind the end is given back, for it is not cut.
+#[test]
+fn devices_are_not_cut() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 d.qcow2 8M");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 7 0 8M");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 0 1M 5M");
+    let before = env.disk("qcow2", "d.qcow2");
+    fs::write(env.path("backing"), vec![0; mib(16) as usize]).expect("a file");
+    env.patch("backing", 0, &fs::read(env.path("d.qcow2")).expect("the image"));
+    let mut losetup = std::process::Command::new("losetup");
+    let attached = losetup.args(["--find", "--show"]).arg(env.path("backing")).output();
+    let Some(device) = attached.ok().filter(|output| output.status.success()) else {
+        println!("no loop device can be had: block devices were not tested");
+        return;
+    };
+    let device = String::from_utf8_lossy(&device.stdout).trim().to_owned();
+    let done = env.vmdisk(&format!("compact {device} --format qcow2 --json"));
+    env.system("losetup", &["--detach", &device]).exits(0);
+    let done = done.exits(0).json();
+    assert_eq!((bytes(&done, "zero_bytes"), bytes(&done, "moved_bytes")), (mib(5), mib(2)));
+    env.is_clean("backing");
+    assert!(env.disk("qcow2", "backing") == before);
+    assert!(allocated(&env, "backing") < mib(4), "{}", allocated(&env, "backing"));
 }

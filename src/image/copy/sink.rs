@@ -118,10 +118,10 @@ impl<'a> StreamSink<'a> {
     }
 
     fn zeros_to(&mut self, offset: u64) -> Result<()> {
-        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let zeros = vec![0; offset.saturating_sub(self.at).min(64 << 10) as usize];
         while self.at < offset {
-            let len = (offset - self.at).min(ZEROS.len() as u64);
-            self.put(&ZEROS[..len as usize])?;
+            let len = (offset - self.at).min(zeros.len() as u64);
+            self.put(&zeros[..len as usize])?;
         }
         Ok(())
     }

@@ -1,7 +1,10 @@
 //! The document that is published: made from the declarations, valid, and never broken.
 
+use std::io::Write;
 use std::path::Path;
 
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
 use jsonschema::{Draft, Registry};
 use schemars::JsonSchema;
 use serde_json::{Value, json};
@@ -10,7 +13,7 @@ use super::compat::breaks;
 use super::document;
 use super::schema::Schemas;
 use crate::ops::{LockOptions, TrustOptions};
-use crate::protocol::DOCUMENT;
+use crate::protocol::document as published_text;
 use crate::protocol::params::{CallOptions, Options};
 use crate::units::ByteSize;
 
@@ -18,7 +21,7 @@ const OPENRPC: &str = include_str!("../../../tests/data/openrpc/openrpc-1.3.json
 const DRAFT_07: &str = include_str!("../../../tests/data/openrpc/json-schema-draft-07.json");
 
 fn published() -> Value {
-    serde_json::from_str(DOCUMENT).unwrap()
+    serde_json::from_str(published_text()).unwrap()
 }
 
 /// After an addition, run it with `VMDISK_BLESS=1`. What would break clients is refused in either
@@ -30,10 +33,14 @@ fn the_published_document_is_made_from_the_declarations() {
     assert!(breaks.is_empty(), "clients would break:\n{}", breaks.join("\n"));
     let text = serde_json::to_string_pretty(&made).unwrap() + "\n";
     if std::env::var_os("VMDISK_BLESS").is_some() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/protocol/openrpc.json");
-        return std::fs::write(file, text).unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/protocol");
+        let mut packed = DeflateEncoder::new(Vec::new(), Compression::best());
+        packed.write_all(text.as_bytes()).unwrap();
+        std::fs::write(folder.join("openrpc.json.deflate"), packed.finish().unwrap()).unwrap();
+        return std::fs::write(folder.join("openrpc.json"), text).unwrap();
     }
-    assert!(text == DOCUMENT, "openrpc.json is not what the declarations say now");
+    assert!(text == published_text(), "openrpc.json is not what the declarations say now");
+    assert!(text == include_str!("../openrpc.json"), "what is packed is not openrpc.json");
 }
 
 #[test]

@@ -222,6 +222,7 @@ impl<'a> Mover<'a> {
     }
 
     fn run(&mut self) -> Result<()> {
+        let counted_end = self.counted_end();
         self.drop_empty_tables()?;
         let target = room::mark(&mut self.stored_counts())?;
         let mut end = self.end_of_use()?;
@@ -244,15 +245,25 @@ impl<'a> Mover<'a> {
             self.move_behind(target)?;
         }
         self.cut()?;
-        self.give_back_free()?;
+        self.give_back_free(counted_end)?;
         self.storage.sync()
     }
 
-    /// Gives the room of clusters back that are free and that nothing moved to.
-    fn give_back_free(&self) -> Result<()> {
-        let mut free = FreeClusters::before(self.end_of_use()?);
-        let mut counts = self.stored_counts();
-        while let Some(run) = free.take_run(&mut counts)? {
+    /// The end of what refcount blocks count, used or not.
+    fn counted_end(&self) -> HostCluster {
+        let blocks = self.counts.iter().rposition(|entry| *entry != RefcountTableEntry::EMPTY);
+        let blocks =
+            blocks.map_or(0, |last| u64::try_from(last).unwrap_or(u64::MAX).saturating_add(1));
+        self.geometry.first_cluster_of_refblock(blocks)
+    }
+
+    /// Gives the room of clusters back that are free and that nothing moved to. A device is not cut:
+    /// what was counted there and lies behind the end is given back, too.
+    fn give_back_free(&self, counted_end: HostCluster) -> Result<()> {
+        let end = self.end_of_use()?;
+        let (mut free, mut counts) = (FreeClusters::before(end), self.stored_counts());
+        let mut behind = (end < counted_end).then_some(end..counted_end);
+        while let Some(run) = free.take_run(&mut counts)?.or_else(|| behind.take()) {
             // Room that the file system keeps is no reason to fail: nothing is lost.
             let _ = give_back(self.storage, self.geometry, run);
         }
