@@ -22,6 +22,9 @@ use crate::units::ByteSize;
   vmdisk measure m.qcow2 --format raw
   vmdisk measure m.qcow2 --cluster-size 2M --output qemu-json")]
 #[command(group(clap::ArgGroup::new("contents").args(["path", "size"]).required(true)))]
+#[command(mut_arg("preallocation", |flag| flag.help(
+    "What is laid out from the start [default: off]"
+)))]
 pub(super) struct Args {
     /// The disk whose contents the new image would have
     path: Option<PathBuf>,

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use super::hint::aftermath;
+use crate::error::{Case, Error, Result};
 use crate::protocol::{ErrorObject, Reply};
 
 /// Text or JSON.
@@ -51,6 +52,9 @@ impl Output {
         if let Some(hint) = hint {
             text.push_str(&format!("hint: {hint}\n"));
         }
+        if let Some(aftermath) = aftermath(error) {
+            text.push_str(&format!("note: {aftermath}\n"));
+        }
         // Nowhere to say that standard error is closed.
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
@@ -77,7 +81,8 @@ pub(super) fn print_by(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>
     let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::io("cannot write the report", Path::new("standard output"), error))
+            let error = Error::io("cannot write the report", Path::new("standard output"), error);
+            Err(error.in_case(Case::Unheard))
         }
         _ => Ok(()),
     }
