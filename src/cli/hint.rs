@@ -13,6 +13,10 @@ pub(super) const BACKING_FORMAT: &str =
 pub(super) const FORMATS: &str = "if you know what it is, say so: --format raw or --format qcow2 \
                                   (--backing-format for a backing file)";
 
+/// Where `--format` is that of the new disk.
+pub(super) const SOURCE_FORMAT: &str =
+    "if you know what it is, say so: --source-format raw or --source-format qcow2";
+
 /// The remedy that is the same for every verb, if there is one.
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     error.case().and_then(of_case).or_else(|| of_kind(error))

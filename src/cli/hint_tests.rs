@@ -59,11 +59,11 @@ fn has(command: &clap::Command, flag: &str) -> bool {
 }
 
 /// What only a verb with this flag meets.
-fn flag_of(kind: ErrorKind) -> Option<&'static str> {
+fn flag_of(kind: ErrorKind, command: &clap::Command) -> Option<&'static str> {
     Some(match kind {
         ErrorKind::Locked | ErrorKind::LockUnavailable => "--lock-timeout",
         ErrorKind::BackingRefused => "--allow",
-        ErrorKind::FormatMismatch => "--format",
+        ErrorKind::FormatMismatch if !has(command, "--source-format") => "--format",
         _ => return None,
     })
 }
@@ -74,7 +74,7 @@ fn errors(command: &clap::Command) -> Vec<Error> {
     let mut errors = Vec::new();
     for case in cases {
         for kind in ErrorKind::ALL.iter().copied() {
-            if flag_of(kind).is_some_and(|flag| !has(command, flag)) {
+            if flag_of(kind, command).is_some_and(|flag| !has(command, flag)) {
                 continue;
             }
             let disk_only = (command.get_name() == "apply").then_some("disk_only");
@@ -92,6 +92,10 @@ fn errors(command: &clap::Command) -> Vec<Error> {
 fn can_meet(command: &clap::Command, error: &Error) -> bool {
     match error.case() {
         Some(Case::NoSize) => ["create", "ensure"].contains(&command.get_name()),
+        // Of the actions on snapshots, one alone asks who depends on the disk.
+        _ if error.kind() == ErrorKind::HasDependents => {
+            !["list", "show", "create", "delete"].contains(&command.get_name())
+        }
         _ => true,
     }
 }
@@ -145,6 +149,19 @@ fn a_foreign_image_is_never_called_raw() {
         let error = Error::new(ErrorKind::FormatMismatch, "VMDK").in_case(Case::ForeignFormat);
         let hint = cli.verb.hint(&error).unwrap_or_default();
         assert!(hint.contains("convert") && !hint.contains("raw"), "{call}: {hint}");
+    }
+}
+
+/// Where `--format` is that of the new disk, it is not what a doubt is settled with.
+#[test]
+fn a_doubt_is_about_the_source() {
+    for call in CALLS {
+        let (own, _) = command_of(call.split(' '));
+        let cli = Cli::try_parse_from(format!("vmdisk {call}").split(' ')).expect(call);
+        let hint = cli.verb.hint(&Error::new(ErrorKind::FormatMismatch, "refused"));
+        if has(&own, "--source-format") {
+            assert!(hint.is_some_and(|hint| hint.contains("--source-format")), "{call}: {hint:?}");
+        }
     }
 }
 

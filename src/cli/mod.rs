@@ -202,10 +202,10 @@ impl Verb {
             Verb::Check(_) => check::hint(error),
             Verb::Salvage(_) => salvage::hint(error),
             Verb::Hash(_) => hash::hint(error),
+            Verb::Measure(_) => measure::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Map(_)
-            | Verb::Measure(_)
             | Verb::Chain(_)
             | Verb::Inspect(_)
             | Verb::Compare(_)

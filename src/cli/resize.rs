@@ -80,7 +80,7 @@ impl Args {
 
 fn target_size(text: &str) -> Result<TargetSize, Error> {
     match text.strip_prefix('+') {
-        Some(more) if more.is_empty() => Err(Error::new(
+        Some("") => Err(Error::new(
             ErrorKind::BadSize,
             "'+' is not a size: write how much more, such as +20G",
         )),

@@ -2,14 +2,15 @@
 
 use crate::error::{Case, Error, ErrorKind};
 use crate::ops::{
-    Amend, BitmapAdd, Check, Clone, Commit, Compact, Convert, Create, Ensure, Flatten, Rebase,
-    Resize, Salvage, SnapshotApply, SnapshotCreate, Verb,
+    Amend, BitmapAdd, Check, Clone, Commit, Compact, Convert, Create, Ensure, Flatten, Measure,
+    Rebase, Resize, Salvage, SnapshotApply, SnapshotCreate, Verb,
 };
 
 const CREATE: &str = Create::NAME;
 const CONVERT: &str = Convert::NAME;
 const ENSURE: &str = Ensure::NAME;
 const RESIZE: &str = Resize::NAME;
+const MEASURE: &str = Measure::NAME;
 const CHECK: &str = Check::NAME;
 const SALVAGE: &str = Salvage::NAME;
 const COMMIT: &str = Commit::NAME;
@@ -98,6 +99,7 @@ fn of_disk(method: &str, error: &Error) -> Option<&'static str> {
             "give up zeros and leaks alone with guest_fs off, which shows nowhere; or all with force: the \
              images above may show zeros there"
         }
+        (ErrorKind::FormatMismatch, MEASURE) => "if you know what it is, say so with source_format",
         (ErrorKind::FormatMismatch, CONVERT) => {
             "if you know what it is, say so with source_format (backing.format for a backing file)"
         }
@@ -203,4 +205,46 @@ fn of_kind(error: &Error) -> Option<&'static str> {
 /// counts, which have a place.
 fn is_of_bitmap(method: &str, error: &Error) -> bool {
     method.starts_with("bitmap_") && error.errno().is_none() && error.offset().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Visitor, each_verb};
+    use crate::protocol::DOCUMENT;
+
+    struct Hints(Vec<&'static str>);
+
+    impl Visitor for Hints {
+        fn visit<V: Verb>(&mut self) {
+            for case in Case::ALL.iter().copied().map(Some).chain([None]) {
+                for kind in ErrorKind::ALL.iter().copied() {
+                    let error = Error::new(kind, "refused");
+                    let error = case.into_iter().fold(error, Error::in_case);
+                    self.0.extend(hint(V::NAME, &error));
+                }
+            }
+        }
+    }
+
+    /// Fields and methods that hints speak of exist; they speak of no flags, and never call an image
+    /// of another format raw.
+    #[test]
+    fn hints_speak_of_what_there_is() {
+        let mut hints = Hints(Vec::new());
+        each_verb(&mut hints);
+        assert!(hints.0.len() > 500, "{} hints", hints.0.len());
+        for hint in hints.0 {
+            assert!(!hint.contains("--") && !hint.contains("vmdisk "), "{hint}");
+            let names = hint.split(|c: char| !c.is_alphanumeric() && c != '_');
+            for name in names.filter(|word| word.contains('_')) {
+                assert!(DOCUMENT.contains(&format!("\"{name}\"")), "there is no {name}: {hint}");
+            }
+        }
+        for method in [RESIZE, CONVERT, ENSURE, CREATE] {
+            let error = Error::new(ErrorKind::FormatMismatch, "VMDK").in_case(Case::ForeignFormat);
+            let hint = hint(method, &error).unwrap_or_default();
+            assert!(hint.contains("convert") && !hint.contains("raw"), "{method}: {hint}");
+        }
+    }
 }
