@@ -91,7 +91,7 @@ fn errors(command: &clap::Command) -> Vec<Error> {
 /// Which verbs meet a case that speaks of their own flags.
 fn can_meet(command: &clap::Command, error: &Error) -> bool {
     match error.case() {
-        Some(Case::NoSize) => ["create", "ensure"].contains(&command.get_name()),
+        Some(Case::NoSize) => has(command, "--size") && has(command, "--backing"),
         // Of the actions on snapshots, one alone asks who depends on the disk.
         _ if error.kind() == ErrorKind::HasDependents => {
             !["list", "show", "create", "delete"].contains(&command.get_name())
