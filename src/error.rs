@@ -5,11 +5,15 @@
 //! [`ErrorKind`] is a contract (programs branch on it); the message is for people and may change.
 //! What to do about a failure is not said here: hints are added at the rim.
 
+mod case;
+
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub(crate) use self::case::Case;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -131,6 +135,7 @@ struct Inner {
     offset: Option<u64>,
     guest_offset: Option<u64>,
     field: Option<&'static str>,
+    case: Option<Case>,
     holder: Option<Holder>,
     changed: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -147,6 +152,7 @@ impl Error {
             offset: None,
             guest_offset: None,
             field: None,
+            case: None,
             holder: None,
             changed: false,
             source: None,
@@ -182,6 +188,24 @@ impl Error {
     /// Records which field of the request is to blame.
     pub fn in_field(mut self, field: &'static str) -> Self {
         self.0.field.get_or_insert(field);
+        self
+    }
+
+    /// Records what a hint has to know beside the kind.
+    pub(crate) fn in_case(mut self, case: Case) -> Self {
+        self.0.case.get_or_insert(case);
+        self
+    }
+
+    /// The same without its path, where that is told already.
+    pub(crate) fn without_path(mut self) -> Self {
+        self.0.path = None;
+        self
+    }
+
+    /// The same about the file under another name of it.
+    pub(crate) fn with_path(mut self, path: &Path) -> Self {
+        self.0.path = Some(path.to_owned());
         self
     }
 
@@ -226,6 +250,11 @@ impl Error {
     /// The field of the request that is to blame, for a request that contradicts itself.
     pub fn field(&self) -> Option<&'static str> {
         self.0.field
+    }
+
+    /// What a hint has to know beside the kind.
+    pub(crate) fn case(&self) -> Option<Case> {
+        self.0.case
     }
 
     /// The process that holds the lock, for [`ErrorKind::Locked`].
@@ -282,11 +311,21 @@ impl fmt::Display for Error {
         if let Some(Holder { pid, command }) = &inner.holder {
             write!(f, " (held by {command}, pid {pid})")?;
         }
-        if let Some(source) = &inner.source {
-            write!(f, ": {source}")?;
+        match (&inner.source, self.cause::<io::Error>()) {
+            _ if inner.case == Some(Case::Absent) => Ok(()),
+            (_, Some(error)) => write!(f, ": {}", without_number(error)),
+            (Some(source), None) => write!(f, ": {source}"),
+            (None, None) => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// What the system says. Its number is for programs, which have it apart.
+fn without_number(error: &io::Error) -> String {
+    let text = error.to_string();
+    let number = error.raw_os_error().map(|number| format!(" (os error {number})"));
+    let short = number.and_then(|number| text.strip_suffix(&number).map(str::to_owned));
+    short.unwrap_or(text)
 }
 
 impl std::error::Error for Error {
@@ -361,6 +400,7 @@ mod tests {
             assert_eq!(later.errno(), Some(errno));
             assert_eq!(later.is_file_too_large(), errno == nix::libc::EFBIG);
             assert_eq!(later.to_string(), format!("later: {error}"));
+            assert!(!later.to_string().contains("os error"), "{later}");
         }
     }
 

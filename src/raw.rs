@@ -13,7 +13,7 @@ use crate::host::storage::{
     refuse_read_only, write_zeros,
 };
 use crate::task::Task;
-use crate::units::VirtualSize;
+use crate::units::{VirtualSize, exactly};
 
 /// What of a raw disk's room is taken from the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,8 +214,8 @@ pub fn create(
     task: Task<'_>,
 ) -> Result<()> {
     if initial.len() as u64 > size.bytes() {
-        let message =
-            format!("size {size} is smaller than the {} bytes to begin with", initial.len());
+        let initial = exactly(initial.len() as u64);
+        let message = format!("size {size} is smaller than what the disk begins with: {initial}");
         return Err(Error::new(ErrorKind::BadSize, message));
     }
     allocate(storage, 0, size.bytes(), how, task)?;

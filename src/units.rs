@@ -40,6 +40,11 @@ impl ByteSize {
         self.0
     }
 
+    /// As text for people who may want to reckon with it: `20 GiB (21474836480 bytes)`.
+    pub const fn exactly(self) -> ExactSize {
+        ExactSize(self)
+    }
+
     /// Reads a size that must name its unit, because a bare number has meant 2^20, 10^6 and
     /// 107 374 bytes a unit in this family of tools.
     ///
@@ -82,6 +87,30 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A [`ByteSize`] whose text has the number of bytes too, where it is not the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExactSize(ByteSize);
+
+impl fmt::Display for ExactSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.bytes() {
+            bytes if bytes < 1024 => write!(f, "{bytes} bytes"),
+            bytes => write!(f, "{} ({bytes} bytes)", self.0),
+        }
+    }
+}
+
+/// So many bytes, as [`ByteSize::exactly`] tells them.
+pub(crate) fn exactly(bytes: u64) -> ExactSize {
+    ByteSize(bytes).exactly()
+}
+
+/// A number of things, in words: `1 cluster`, `2 clusters`.
+pub(crate) fn counted(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
 /// The size of a guest's disk: a positive multiple of 512 bytes that a file offset can address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VirtualSize(NonZeroU64);
@@ -100,7 +129,7 @@ impl VirtualSize {
     pub fn round_up(size: ByteSize) -> Result<Self> {
         let bytes = size.bytes();
         let rounded = bytes.checked_next_multiple_of(SECTOR_SIZE).filter(|&r| r <= LARGEST);
-        let rounded = rounded.ok_or_else(|| too_large(&format!("{bytes} bytes")))?;
+        let rounded = rounded.ok_or_else(|| too_large(&size.exactly().to_string()))?;
         let rounded = NonZeroU64::new(rounded)
             .ok_or_else(|| bad("size is 0: a disk has at least 512 bytes".to_owned()))?;
         Ok(VirtualSize(rounded))
@@ -119,7 +148,7 @@ impl VirtualSize {
 
 impl fmt::Display for VirtualSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} bytes)", self.byte_size(), self.bytes())
+        self.byte_size().exactly().fmt(f)
     }
 }
 
@@ -128,7 +157,10 @@ fn bad(message: String) -> Error {
 }
 
 fn too_large(what: &str) -> Error {
-    bad(format!("size {what} is too large: the largest possible is {LARGEST} bytes"))
+    bad(format!(
+        "size {what} is too large: the largest possible is {}",
+        ByteSize(LARGEST).exactly()
+    ))
 }
 
 /// The size, and its unit if the text named one.
@@ -139,7 +171,9 @@ fn parse(text: &str) -> Result<(ByteSize, Option<u64>)> {
         ))
     };
     if text.starts_with('-') {
-        return Err(bad(format!("size '{text}' is negative")));
+        return Err(bad(format!(
+            "size '{text}' is negative: write the size that the disk shall have"
+        )));
     }
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
@@ -241,6 +275,9 @@ mod tests {
         assert_eq!(show(196_928), "192.31 KiB");
         assert_eq!(show(512), "512 B");
         assert_eq!(show(u64::MAX), "15.99 EiB");
+        let exactly = |n| ByteSize::from_bytes(n).exactly().to_string();
+        assert_eq!(exactly(20 << 30), "20 GiB (21474836480 bytes)");
+        assert_eq!(exactly(512), "512 bytes");
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::flags::{ChangeFlags, backing_options, on_off};
+use super::hint::FORMATS;
 use super::names::{bytes, one_of};
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
@@ -104,6 +105,7 @@ impl Args {
 /// What to do about an error of this verb.
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
+        ErrorKind::FormatMismatch => Some(FORMATS),
         ErrorKind::HasDependents => Some(
             "put the disk above another file with vmdisk rebase, which reads the same then; with \
              --force those above it show what the new backing file has",
@@ -124,7 +126,13 @@ fn text(report: &AmendReport) -> String {
     let mut text = format!("{} {what}\n", report.path);
     for amendment in &report.amendments {
         let (from, to) = (&amendment.from, &amendment.to);
-        let [from, to] = [from, to].map(|value| value.as_deref().unwrap_or("none"));
+        let shown = |value: &Option<String>| match value.as_deref() {
+            Some(bytes) if amendment.option == "cluster_size" => {
+                bytes.parse().map_or(bytes.to_owned(), |n| ByteSize::from_bytes(n).to_string())
+            }
+            value => value.unwrap_or("none").to_owned(),
+        };
+        let [from, to] = [from, to].map(shown);
         text.push_str(&format!("  {}: {from} -> {to}\n", amendment.option));
     }
     if report.unsaid_zero_bytes > 0 {

@@ -217,7 +217,6 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
             "remove it with vmdisk bitmap remove, add a new one and begin with a full backup; if a \
              machine is using it, stop that first"
         }
-        ErrorKind::Corrupt => "vmdisk check tells what is wrong, and check --repair all mends it",
         _ => return None,
     })
 }

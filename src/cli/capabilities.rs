@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::Command;
+
+use super::docs::shown;
 use super::flags::asking;
 use super::output::Output;
 use crate::error::Result;
@@ -32,7 +35,8 @@ fn text(report: &CapabilitiesReport) -> String {
     }
     let limits = &report.limits;
     let mut rows = vec![
-        ("verbs", report.verbs.join(", ")),
+        // As they are typed: those of the report are the protocol's.
+        ("verbs", shown().get_subcommands().map(Command::get_name).collect::<Vec<_>>().join(", ")),
         ("formats", names(&report.formats)),
         ("presets", names(&report.presets)),
         ("guests", names(&report.guests)),

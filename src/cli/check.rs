@@ -7,13 +7,13 @@ use super::exit::Exit;
 use super::flags::LockedFlags;
 use super::names::one_of;
 use super::output::Output;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{
     self, BrokenRuleReport, CheckReport, CheckRequest, CheckVerdict, FindingSeverity, Format,
     Reader, ReaderEffect, ReaderReport, Repair, RepairReport, UndoRepairRequest,
 };
 use crate::task::Cancel;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, counted, exactly};
 
 /// So many findings are printed; `--json` has more.
 const SHOWN: usize = 20;
@@ -30,7 +30,11 @@ const SHOWN: usize = 20;
 
 Examples:
   vmdisk check m.qcow2
-  vmdisk check m.qcow2 --json
+  vmdisk check m.qcow2 --repair all --dry-run
+      tells what a repair would do
+  vmdisk check m.qcow2 --repair all --save-to undo.json
+  vmdisk check m.qcow2 --undo undo.json
+      takes the repair back
   vmdisk check m.qcow2 --for hyperkit"
 )]
 pub(super) struct Args {
@@ -106,6 +110,42 @@ fn loses(report: &CheckReport) -> bool {
     repair.is_some_and(|repair| !repair.lost.is_empty() || repair.lost_left_out > 0)
 }
 
+/// What to do about an error of this verb.
+pub(super) fn hint(error: &Error) -> Option<&'static str> {
+    match error.kind() {
+        ErrorKind::Corrupt => Some("vmdisk salvage reads what is left into a new disk"),
+        _ => None,
+    }
+}
+
+/// What to type next, if anything.
+fn advice(report: &CheckReport) -> String {
+    let path = quoted(&report.path);
+    let mut lines = Vec::new();
+    match (&report.repair, report.verdict) {
+        (None, CheckVerdict::Corrupt) => lines.push(format!(
+            "to see what a repair would do: vmdisk check {path} --repair all --dry-run"
+        )),
+        (None, CheckVerdict::Leaks) => {
+            lines.push(format!("to free them: vmdisk check {path} --repair leaks"));
+        }
+        (None, CheckVerdict::Clean) if report.marked_corrupt => {
+            lines.push(format!("to take the mark away: vmdisk check {path} --repair all"));
+        }
+        (Some(repair), _) if repair.unmended.iter().any(|left| left.repairable_by.is_none()) => {
+            lines.push(format!("to read what is left: vmdisk salvage {path} NEW.raw"));
+        }
+        _ => {}
+    }
+    if let Some(reader) = report.reader.as_ref().filter(|reader| !reader.broken.is_empty()) {
+        let preset = reader.reader;
+        lines.push(format!(
+            "to have one that it takes: vmdisk convert {path} NEW.qcow2 --preset {preset}"
+        ));
+    }
+    lines.iter().map(|line| format!("  {line}\n")).collect()
+}
+
 fn text(report: &CheckReport, colours: Colours) -> String {
     let mut text = String::new();
     for finding in report.findings.iter().take(SHOWN) {
@@ -126,19 +166,25 @@ fn text(report: &CheckReport, colours: Colours) -> String {
         text.push_str(&format!("and {} more\n", all - shown));
     }
     let verdict = match report.verdict {
-        CheckVerdict::Clean => colours.paint(GOOD, "is sound"),
-        CheckVerdict::Leaks => {
-            format!("{}, and wastes {} clusters", colours.paint(GOOD, "is sound"), report.leaks)
+        CheckVerdict::Clean if report.marked_corrupt => {
+            format!("{}, but marked corrupt", colours.paint(GOOD, "is sound"))
         }
+        CheckVerdict::Clean => colours.paint(GOOD, "is sound"),
+        CheckVerdict::Leaks => format!(
+            "{}, and wastes {}",
+            colours.paint(GOOD, "is sound"),
+            counted(report.leaks, "cluster")
+        ),
         CheckVerdict::Corrupt => format!(
-            "{}: {} faults, {} leaked clusters",
+            "{}: {}, {}",
             colours.paint(BAD, "is CORRUPT"),
-            report.corruptions,
-            report.leaks
+            counted(report.corruptions, "fault"),
+            counted(report.leaks, "leaked cluster")
         ),
     };
     text.push_str(&format!("{} {verdict}\n", report.path));
-    let flags = [(report.dirty, "was not closed"), (report.marked_corrupt, "is marked corrupt")];
+    let is_marked = report.marked_corrupt && report.verdict != CheckVerdict::Clean;
+    let flags = [(report.dirty, "was not closed"), (is_marked, "is marked corrupt")];
     for (_, flag) in flags.iter().filter(|(set, _)| *set) {
         text.push_str(&format!("  the image {flag}\n"));
     }
@@ -155,7 +201,7 @@ fn text(report: &CheckReport, colours: Colours) -> String {
         report.compressed_clusters,
         ByteSize::from_bytes(report.image_end_bytes),
     ));
-    text
+    text + &advice(report)
 }
 
 fn judged(report: &ReaderReport) -> String {
@@ -196,14 +242,15 @@ fn repaired(path: &str, report: &RepairReport) -> String {
     let (leaks, corruptions) = (report.leaks_before, report.corruptions_before);
     let mut text = match (&report.undo_file, report.unmended.is_empty()) {
         (Some(_), _) => {
-            format!("  repaired: {corruptions} faults and {leaks} leaked clusters before\n")
+            let faults = counted(corruptions, "fault");
+            format!("  repaired: {faults} and {} before\n", counted(leaks, "leaked cluster"))
         }
         (None, false) => "  not repaired:\n".to_owned(),
         (None, true) if report.replaced_bytes == 0 => "  nothing to repair\n".to_owned(),
         (None, true) => format!(
-            "  a repair would replace {} of metadata, copy {} clusters and add {}\n",
+            "  a repair would replace {} of metadata, copy {} and add {}\n",
             ByteSize::from_bytes(report.replaced_bytes),
-            report.copied_clusters,
+            counted(report.copied_clusters, "cluster"),
             ByteSize::from_bytes(report.added_bytes),
         ),
     };
@@ -217,9 +264,13 @@ fn repaired(path: &str, report: &RepairReport) -> String {
     for lost in report.lost.iter().take(SHOWN) {
         let place = match lost.guest_offset_bytes {
             Some(guest) => {
-                format!("guest bytes {guest} to {}", guest.saturating_add(lost.length_bytes))
+                let end = guest.saturating_add(lost.length_bytes);
+                format!(
+                    "guest bytes {guest} to {end} ({})",
+                    ByteSize::from_bytes(lost.length_bytes)
+                )
             }
-            None => format!("{} bytes of a snapshot", lost.length_bytes),
+            None => format!("{} of a snapshot", exactly(lost.length_bytes)),
         };
         let how = if lost.kept { "doubtful, kept" } else { "lost" };
         text.push_str(&format!("  {how}: {place}\n"));

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::flags::ChangeFlags;
+use super::hint::REPLACE;
 use super::names::one_of;
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
@@ -56,9 +57,7 @@ impl Args {
     /// What to do about an error of this verb.
     pub(super) fn hint(&self, error: &Error) -> Option<&'static str> {
         match error.kind() {
-            ErrorKind::Exists => Some(
-                "choose another path, or replace what is there: vmdisk clone --if-exists replace",
-            ),
+            ErrorKind::Exists => Some(REPLACE),
             ErrorKind::UnsupportedFeature if self.method.is_some() => {
                 Some("leave --method away for the best way that there is")
             }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::flags::ChangeFlags;
 use super::names::one_of;
 use super::output::{Output, notes};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::ops::{self, CompactReport, CompactRequest, Format, GuestFs, ReadZeros};
 use crate::task::Cancel;
 use crate::units::ByteSize;
@@ -32,12 +32,13 @@ pub(super) struct Args {
     /// Only tell what would be given back
     #[arg(long)]
     dry_run: bool,
-    /// Whether what the guest calls free is given up: where it is known, not at all, or else fail
+    /// Whether what the guest calls free is given up: where it is known (auto), not at all (off), or
+    /// else fail (require)
     #[arg(long, value_name = "HOW", default_value_t = GuestFs::Auto,
           value_parser = one_of(GuestFs::ALL, GuestFs::name))]
     guest_fs: GuestFs,
     /// Whether all data is read to find zeros in it: where there is anything else to give up or no
-    /// filesystem says what is free, always or never
+    /// filesystem says what is free (auto), always or never
     #[arg(long, value_name = "WHEN", default_value_t = ReadZeros::Auto,
           value_parser = one_of(ReadZeros::ALL, ReadZeros::name))]
     read_zeros: ReadZeros,
@@ -70,6 +71,9 @@ impl Args {
 /// What to do about an error of this verb.
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
+        ErrorKind::GuestRefused if error.case() == Some(Case::UnknownContents) => {
+            Some("with --guest-fs auto it gives up what it can")
+        }
         ErrorKind::GuestRefused => Some(
             "start the machine and shut it down cleanly; or pass --guest-fs off to give up zeros and \
              leaks alone",

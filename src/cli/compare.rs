@@ -9,6 +9,7 @@ use super::output::Output;
 use crate::error::Result;
 use crate::ops::{self, CompareReport, CompareRequest, Difference, Format};
 use crate::task::Cancel;
+use crate::units::exactly;
 
 /// Compare what the guests of two disks see
 ///
@@ -18,9 +19,8 @@ use crate::task::Cancel;
     after_help = "Exit codes, as qemu-img compare: 0 the same, 1 they differ, 2 they could not \
                         be compared; 64 not understood, 75 in use.
 
-Examples:
-  vmdisk compare m.qcow2 m.qcow2
-  vmdisk compare m.qcow2 m.qcow2 --strict --json"
+Example:
+  vmdisk compare m.qcow2 m.raw"
 )]
 pub(super) struct Args {
     /// One disk
@@ -79,7 +79,8 @@ fn text(report: &CompareReport) -> String {
     };
     if ours != theirs {
         let (path, other) = (&report.path, &report.other.path);
-        text.push_str(&format!("  sizes: {path} has {ours} bytes, {other} has {theirs}\n"));
+        let [ours, theirs] = [ours, theirs].map(exactly);
+        text.push_str(&format!("  sizes: {path} has {ours}, {other} has {theirs}\n"));
     }
     text
 }

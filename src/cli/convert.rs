@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::flags::{BackingFlags, ChangeFlags, LayoutFlags};
+use super::hint::REPLACE;
 use super::names::{bytes, one_of};
 use super::output::{Output, notes};
+use super::snapshot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Stdin;
 use crate::host::Stdout;
@@ -29,6 +31,9 @@ const STREAM: &str = "-";
   vmdisk convert m.qcow2 old.raw --sparse-size 64K --progress json
 
 A - in the place of a path is a raw disk from standard input, or to standard output.")]
+#[command(mut_arg("preallocation", |flag| flag.help(
+    "What is laid out from the start [default: off]"
+)))]
 pub(super) struct Args {
     /// The disk; - for a raw disk from standard input
     source: PathBuf,
@@ -132,7 +137,10 @@ impl Args {
 /// What to do about an error of this verb.
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
-        ErrorKind::Exists => Some("choose another path, or pass --if-exists replace"),
+        ErrorKind::Exists => Some(REPLACE),
+        ErrorKind::NotFound | ErrorKind::BadRequest if error.field() == Some("snapshot") => {
+            Some(snapshot::LIST)
+        }
         ErrorKind::FormatMismatch => Some(
             "if you know what it is, say so: --source-format raw or --source-format qcow2 \
              (--backing-format for a backing file)",

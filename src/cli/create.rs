@@ -1,6 +1,7 @@
 //! `vmdisk create`.
 
 use super::flags::{ChangeFlags, DiskFlags};
+use super::hint::BACKING_FORMAT;
 use super::names::one_of;
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
@@ -51,6 +52,7 @@ impl Args {
             (ErrorKind::Exists, IfExists::Keep) => {
                 Some("ask for what is there, or pass --if-exists replace to give it up")
             }
+            (ErrorKind::FormatMismatch, _) => Some(BACKING_FORMAT),
             (ErrorKind::GuestNotEmpty, _) => {
                 Some("pass --overwrite-guest to write over it all the same")
             }

@@ -1,6 +1,6 @@
 //! `vmdisk completions` and `vmdisk man`: made from the parser, so they cannot drift from it.
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use serde::Serialize;
 
@@ -11,16 +11,24 @@ use crate::error::{Error, ErrorKind, Result};
 /// Print completions for a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  vmdisk completions bash > /etc/bash_completion.d/vmdisk")]
+  vmdisk completions bash > ~/.local/share/bash-completion/completions/vmdisk")]
 pub(super) struct CompletionsArgs {
     /// The shell
     shell: Shell,
 }
 
+/// The parser without verbs that are hidden: nobody is led to what damages images.
+pub(super) fn shown() -> Command {
+    let all = Cli::command();
+    let verbs = all.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned();
+    let program = Command::new("vmdisk").version(env!("CARGO_PKG_VERSION"));
+    program.disable_help_subcommand(true).args(all.get_arguments().cloned()).subcommands(verbs)
+}
+
 impl CompletionsArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "vmdisk", &mut script);
+        clap_complete::generate(self.shell, &mut shown(), "vmdisk", &mut script);
         output.report(&Document::of(&script), Document::text)
     }
 }

@@ -1,6 +1,7 @@
 //! `vmdisk ensure`.
 
 use super::flags::{ChangeFlags, DiskFlags};
+use super::hint::FORMATS;
 use super::names::one_of;
 use super::output::{Output, notes};
 use super::{compact, create, resize};
@@ -21,7 +22,7 @@ pub(super) struct Args {
     #[command(flatten)]
     disk: DiskFlags,
     /// Whether partition and filesystem grow to fill the disk, also those of a backing file in a new
-    /// one: where they can, not at all, or else fail
+    /// one: where they can (auto), not at all (off), or else fail (require)
     #[arg(long, value_name = "HOW", default_value_t = GuestFs::Auto, help_heading = "Guest",
           value_parser = one_of(GuestFs::ALL, GuestFs::name))]
     guest_fs: GuestFs,
@@ -53,6 +54,7 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
         ErrorKind::Exists => Some("ask for what is there, or remove the disk to have a new one"),
         ErrorKind::GuestRefused => Some(resize::GROW_ANYWAY),
         ErrorKind::HasDependents => Some(resize::GROW_ABOVE),
+        ErrorKind::FormatMismatch => Some(FORMATS),
         ErrorKind::GuestNotEmpty => Some("pass --overwrite-guest to write over it all the same"),
         _ => None,
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::names::{bytes, one_of, size};
+use super::names::{bytes, mebibytes, one_of, size};
 use super::output::Output;
 use super::progress::ProgressChoice;
 use crate::error::Result;
@@ -43,7 +43,7 @@ pub(super) enum OutputForm {
 #[command(next_help_heading = "Locks")]
 pub(super) struct LockFlags {
     /// Wait this many seconds for a disk that is in use
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, allow_hyphen_values = true)]
     lock_timeout: f64,
     /// Go on where the file system offers no locks
     #[arg(long)]
@@ -54,8 +54,8 @@ pub(super) struct LockFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Trust")]
 pub(super) struct TrustFlags {
-    /// Which files an image may make us open: none, those at or under its own folder, also those
-    /// that --allow names, or all [default: folder; named with --allow]
+    /// Which files an image may make us open: none, those at or under its own folder (folder), also
+    /// those that --allow names (named), or all (full) [default: folder; named with --allow]
     #[arg(long, value_name = "LEVEL", value_parser = one_of(TrustLevel::ALL, TrustLevel::name))]
     trust: Option<TrustLevel>,
     /// Also files at or under this folder (repeatable)
@@ -152,7 +152,7 @@ pub(super) struct DiskFlags {
     #[arg(long, short, value_parser = size, allow_hyphen_values = true)]
     size: Option<ByteSize>,
     /// The same in MiB, for scripts that carry docker-machine's flag
-    #[arg(long, value_name = "MIB", conflicts_with = "size")]
+    #[arg(long, value_name = "MIB", conflicts_with = "size", value_parser = mebibytes)]
     docker_machine_mb: Option<u64>,
     /// Format [default: what the path's name promises, else qcow2]
     #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
@@ -210,8 +210,7 @@ pub(super) struct LayoutFlags {
     /// Who will use the disk [default: qemu]
     #[arg(long, value_parser = one_of(Preset::ALL, Preset::name))]
     preset: Option<Preset>,
-    /// What is laid out from the start [default: metadata; tables with --backing; off for raw, and
-    /// by convert]
+    /// What is laid out from the start [default: metadata; tables with --backing; off for raw]
     #[arg(long, value_parser = one_of(Preallocation::ALL, Preallocation::name))]
     preallocation: Option<Preallocation>,
     /// Version of qcow2 [default: 1.1]

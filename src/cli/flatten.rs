@@ -16,9 +16,8 @@ use crate::units::ByteSize;
 /// every point the disk shows what it showed; stopped half-way, it is still above its backing file,
 /// and the same call goes on from there.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  vmdisk flatten m.qcow2
-  vmdisk flatten m.qcow2 --json")]
+#[command(after_help = "Example:
+  vmdisk flatten m.qcow2")]
 pub(super) struct Args {
     /// The disk
     path: PathBuf,
@@ -42,7 +41,7 @@ impl Args {
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::HasSnapshots => Some(
-            "delete the snapshots first, or clone the disk with --method overlay and flatten that",
+            "delete the snapshots first, or flatten an overlay of it: vmdisk clone --method overlay",
         ),
         _ => None,
     }

@@ -15,9 +15,8 @@ use crate::units::ByteSize;
 /// Says of each how large it is, how much is free, and how far resize would grow it. Works while a
 /// machine runs, and writes nothing.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  vmdisk guest m.qcow2
-  vmdisk guest m.qcow2 --json")]
+#[command(after_help = "Example:
+  vmdisk guest m.qcow2")]
 pub(super) struct Args {
     /// The disk
     path: PathBuf,
@@ -63,7 +62,7 @@ fn text(report: &InsideReport) -> String {
         let reason = journal.reason.as_ref().map(|reason| format!(": {reason}"));
         let (path, state) = (&journal.path, journal.state);
         let reason = reason.unwrap_or_default();
-        text.push_str(&format!("  interrupted: the journal {path} is {state}{reason}\n"));
+        text.push_str(&format!("  interrupted: journal {path} ({state}{reason})\n"));
     }
     text
 }
@@ -79,7 +78,7 @@ fn partition(report: &PartitionReport) -> String {
     if let Some(name) = &report.name {
         text.push_str(&format!("  '{name}'"));
     }
-    text.push_str(&grows(report.would_grow_to_bytes));
+    text.push_str(&grows(Some(report.size_bytes), report.would_grow_to_bytes));
     match &report.filesystem {
         Some(found) => text.push_str(&format!("\n    {}\n", filesystem(found))),
         None => text.push_str(&format!("\n    {}\n", report.contents)),
@@ -102,9 +101,16 @@ fn filesystem(report: &FilesystemReport) -> String {
         Some(false) => text.push_str(", not clean"),
         None => {}
     }
-    text + &grows(report.would_grow_to_bytes)
+    text + &grows(report.size_bytes, report.would_grow_to_bytes)
 }
 
-fn grows(to: Option<u64>) -> String {
-    to.map_or_else(String::new, |to| format!(", would grow to {}", size(to)))
+/// By how much, where both sizes look the same.
+fn grows(from: Option<u64>, to: Option<u64>) -> String {
+    match (from, to) {
+        (_, None) => String::new(),
+        (Some(from), Some(to)) if size(from) == size(to) => {
+            format!(", would grow by {}", size(to.saturating_sub(from)))
+        }
+        (_, Some(to)) => format!(", would grow to {}", size(to)),
+    }
 }

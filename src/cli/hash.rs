@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::flags::ChangeFlags;
 use super::names::one_of;
 use super::output::Output;
-use crate::error::Result;
+use super::snapshot;
+use crate::error::{Error, Result};
 use crate::ops::{self, Format, HashReport, HashRequest};
 use crate::task::Cancel;
 
@@ -18,9 +19,8 @@ use crate::task::Cancel;
     after_help = "The hash is one of this program, and not that of any other over the raw disk; how \
                         it is computed is in the protocol's reference, under `hash`.
 
-Examples:
-  vmdisk hash m.qcow2
-  vmdisk hash m.qcow2 --json"
+Example:
+  vmdisk hash m.qcow2"
 )]
 pub(super) struct Args {
     /// The disk
@@ -42,6 +42,11 @@ impl Args {
         let report = self.flags.changing(output, cancel, |context| ops::hash(&request, context))?;
         output.report(&report, text)
     }
+}
+
+/// What to do about an error of this verb.
+pub(super) fn hint(error: &Error) -> Option<&'static str> {
+    (error.field() == Some("snapshot")).then_some(snapshot::LIST)
 }
 
 fn text(report: &HashReport) -> String {

@@ -16,7 +16,6 @@ use crate::units::ByteSize;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vmdisk info m.qcow2
-  vmdisk info m.qcow2 --json
   vmdisk info m.qcow2 --output qemu-json
       for programs that read what qemu-img info --output=json prints
   vmdisk info m.qcow2 --chain --allow /var/lib/images

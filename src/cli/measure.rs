@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::flags::{LayoutFlags, OutputForm, TrustFlags};
+use super::hint::SOURCE_FORMAT;
 use super::names::{one_of, size};
 use super::output::{Output, print};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, Format, MeasureReport, MeasureRequest};
 use crate::task::Cancel;
 use crate::units::ByteSize;
@@ -22,6 +23,9 @@ use crate::units::ByteSize;
   vmdisk measure m.qcow2 --format raw
   vmdisk measure m.qcow2 --cluster-size 2M --output qemu-json")]
 #[command(group(clap::ArgGroup::new("contents").args(["path", "size"]).required(true)))]
+#[command(mut_arg("preallocation", |flag| flag.help(
+    "What is laid out from the start [default: off]"
+)))]
 pub(super) struct Args {
     /// The disk whose contents the new image would have
     path: Option<PathBuf>,
@@ -42,6 +46,11 @@ pub(super) struct Args {
     layout: LayoutFlags,
     #[command(flatten)]
     trust: TrustFlags,
+}
+
+/// What to do about an error of this verb.
+pub(super) fn hint(error: &Error) -> Option<&'static str> {
+    (error.kind() == ErrorKind::FormatMismatch).then_some(SOURCE_FORMAT)
 }
 
 /// The figures under the names that they have there.

@@ -21,6 +21,8 @@ mod flatten;
 mod guest;
 mod hash;
 mod hint;
+#[cfg(test)]
+mod hint_tests;
 mod info;
 mod inspect;
 mod logs;
@@ -34,9 +36,11 @@ mod resize;
 mod rpc;
 mod salvage;
 mod snapshot;
+mod usage;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use clap::error::ErrorKind as ClapErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -48,6 +52,7 @@ use self::logs::LogForm;
 use self::output::Output;
 use crate::error::{Error, ErrorKind, Result, guarded};
 use crate::host::trip_on_signals;
+use crate::ops::as_named;
 use crate::task::Cancel;
 
 /// Disks of local virtual machines: created, grown and inspected.
@@ -58,8 +63,11 @@ use crate::task::Cancel;
     about,
     long_about = "Creates boot2docker-ready disks (qcow2 or raw), grows them and tells what they \
                   are: no QEMU, no root, no mounts, no daemon.",
-    after_help = "Sizes: 20G and 20GiB are 20 x 2^30 bytes, 20GB is 20 x 10^9. Exit codes: 0 done, \
-                  1 failed, 2 not understood, 75 locked by another process (try again), 130/143 \
+    after_help = "Begin with: vmdisk create m.qcow2 --size 20G --ssh-key ~/.ssh/id_ed25519.pub
+
+Sizes: 20G and 20GiB are 20 x 2^30 bytes, 20GB is 20 x 10^9.
+
+Exit codes: 0 done, 1 failed, 2 not understood, 75 locked by another process (try again), 130/143 \
                   ended by a signal.
 
 Environment: VMDISK_LOG, else RUST_LOG, says what is logged on standard error: a level \
@@ -112,11 +120,11 @@ const FINDS: &[&str] = &["inspect", "check", "salvage", "compare"];
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
-    let args: Vec<OsString> = args.into_iter().collect();
+    let args = usage::with_help(args.into_iter().collect());
     let cli = match Cli::try_parse_from(&args).and_then(Cli::consistent) {
         Ok(cli) => cli,
         Err(error) => {
-            let exit = usage(&error, args.iter().any(|arg| arg == "--json"));
+            let exit = usage(&error, &args);
             let verb = args.iter().skip(1).find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
             let finds = verb.is_some_and(|verb| FINDS.iter().any(|finds| verb == finds));
             return if finds { exit.beside_findings(ErrorKind::BadRequest) } else { exit };
@@ -128,6 +136,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     match result {
         Ok(exit) => exit,
         Err(error) => {
+            let error = as_typed(error, &args);
             Output::new(&cli.output).error(&error, cli.verb.hint(&error));
             cli.verb.exit_of(&error, &cancel)
         }
@@ -205,6 +214,7 @@ impl Verb {
     /// What to do about an error of this verb.
     fn hint(&self, error: &Error) -> Option<&'static str> {
         let own = match self {
+            _ if hint::is_special(error) => None,
             Verb::Create(args) => args.hint(error),
             Verb::Ensure(_) => ensure::hint(error),
             Verb::Resize(_) => resize::hint(error),
@@ -217,16 +227,16 @@ impl Verb {
             Verb::Convert(_) => convert::hint(error),
             Verb::Amend(_) => amend::hint(error),
             Verb::Bitmap(_) => bitmap::hint(error),
+            Verb::Check(_) => check::hint(error),
+            Verb::Salvage(_) => salvage::hint(error),
+            Verb::Hash(_) => hash::hint(error),
+            Verb::Measure(_) => measure::hint(error),
             Verb::Info(_)
             | Verb::Guest(_)
             | Verb::Map(_)
-            | Verb::Measure(_)
             | Verb::Chain(_)
             | Verb::Inspect(_)
-            | Verb::Check(_)
-            | Verb::Salvage(_)
             | Verb::Compare(_)
-            | Verb::Hash(_)
             | Verb::Damage(_)
             | Verb::Capabilities(_)
             | Verb::Rpc(_)
@@ -238,35 +248,33 @@ impl Verb {
     }
 }
 
-/// What clap has to say, without usage and pointers to the help, on one line.
-fn message_of(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let text = text.split("\n\nUsage:").next().unwrap_or_default();
-    let text = text.split("\n\nFor more information").next().unwrap_or_default();
-    let words: Vec<_> = text.trim_start_matches("error: ").split_whitespace().collect();
-    words.join(" ")
+/// The error about the file as it was typed, also behind an equals sign.
+fn as_typed(error: Error, args: &[OsString]) -> Error {
+    let value = |arg: &OsString| match arg.as_bytes().iter().position(|&byte| byte == b'=') {
+        Some(at) if arg.as_bytes().starts_with(b"--") => {
+            OsString::from_vec(arg.as_bytes()[at + 1..].to_vec())
+        }
+        _ => arg.clone(),
+    };
+    as_named(error, args.iter().skip(1).map(value))
 }
 
 /// Help and version are what was asked for; everything else was not understood.
-fn usage(error: &clap::Error, json: bool) -> Exit {
+fn usage(error: &clap::Error, args: &[OsString]) -> Exit {
     match error.kind() {
         ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
             // A closed pipe before anything happened is no failure.
             let _ = write_styled(&mut std::io::stdout(), error);
             Exit::Done
         }
-        _ if json => {
-            let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<Error>());
-            let kind = match error.kind() {
-                ClapErrorKind::ArgumentConflict => ErrorKind::IncompatibleOptions,
-                _ => cause.map_or(ErrorKind::BadRequest, Error::kind),
-            };
-            Output::of_json().error(&Error::new(kind, message_of(error)), None);
+        ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Nowhere to say that standard error is closed.
+            let _ = write_styled(&mut std::io::stderr(), error);
             Exit::NotUnderstood
         }
         _ => {
-            // Nowhere to say that standard error is closed.
-            let _ = write_styled(&mut std::io::stderr(), error);
+            let output = Output::of_typed(args.iter().any(|arg| arg == "--json"));
+            output.error(&usage::error(error), Some(&usage::hint(error, args)));
             Exit::NotUnderstood
         }
     }

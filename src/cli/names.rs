@@ -25,3 +25,10 @@ pub(super) fn size(text: &str) -> Result<ByteSize, Error> {
 pub(super) fn bytes(text: &str) -> Result<ByteSize, Error> {
     ByteSize::parse_bytes(text)
 }
+
+/// A number of MiB, which has no unit.
+pub(super) fn mebibytes(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| {
+        format!("'{text}' is no number of MiB: write it without a unit, such as 20000")
+    })
+}

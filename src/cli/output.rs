@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::colour::{ASIDE, BAD, Colours};
 use super::flags::OutputFlags;
-use crate::error::{Error, Result};
+use super::hint::aftermath;
+use crate::error::{Case, Error, Result};
 use crate::protocol::{ErrorObject, Reply};
 
 /// The note on a disk that somebody may be writing to.
@@ -30,9 +31,9 @@ impl Output {
         Output { json: flags.json, quiet: flags.quiet }
     }
 
-    /// One that prints JSON.
-    pub(super) fn of_json() -> Self {
-        Output { json: true, quiet: false }
+    /// For what was typed and not understood.
+    pub(super) fn of_typed(json: bool) -> Self {
+        Output { json, quiet: false }
     }
 
     /// Whether one JSON object is printed.
@@ -91,6 +92,9 @@ impl Output {
         if let Some(hint) = hint {
             text.push_str(&format!("{} {hint}\n", colours.paint(ASIDE, "hint:")));
         }
+        if let Some(aftermath) = aftermath(error) {
+            text.push_str(&format!("note: {aftermath}\n"));
+        }
         // Nowhere to say that standard error is closed.
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
@@ -117,7 +121,8 @@ pub(super) fn print_by(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>
     let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::io("cannot write the report", Path::new("standard output"), error))
+            let error = Error::io("cannot write the report", Path::new("standard output"), error);
+            Err(error.in_case(Case::Unheard))
         }
         _ => Ok(()),
     }

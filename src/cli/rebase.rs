@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::flags::{ChangeFlags, backing_options};
+use super::hint::FORMATS;
 use super::names::one_of;
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
@@ -75,6 +76,7 @@ impl Args {
 /// What to do about an error of this verb.
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
+        ErrorKind::FormatMismatch => Some(FORMATS),
         ErrorKind::HasSnapshots => Some(
             "delete the snapshots first; or, where the new backing file reads the same as the old \
              one, pass --unsafe to change the name alone",

@@ -4,9 +4,9 @@ use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use super::flags::ChangeFlags;
-use super::names::one_of;
+use super::names::{mebibytes, one_of};
 use super::output::{Output, notes};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::ops::{
     self, Format, GrowthReport, GuestFs, Preallocation, ResizeReport, ResizeRequest, TargetSize,
 };
@@ -34,7 +34,7 @@ pub(super) struct Args {
           required_unless_present = "docker_machine_mb")]
     size: Option<TargetSize>,
     /// The same in MiB, for scripts that carry docker-machine's flag
-    #[arg(long, value_name = "MIB", conflicts_with = "size")]
+    #[arg(long, value_name = "MIB", conflicts_with = "size", value_parser = mebibytes)]
     docker_machine_mb: Option<u64>,
     /// Its format, where name and content leave a doubt
     #[arg(long, short, value_parser = one_of(Format::ALL, Format::name))]
@@ -45,7 +45,8 @@ pub(super) struct Args {
     /// Allow the disk to become smaller
     #[arg(long)]
     shrink: bool,
-    /// Whether partition and filesystem grow too: where they can, not at all, or else fail
+    /// Whether partition and filesystem grow too: where they can (auto), not at all (off), or else fail
+    /// (require)
     #[arg(long, value_name = "HOW", default_value_t = GuestFs::Auto,
           value_parser = one_of(GuestFs::ALL, GuestFs::name))]
     guest_fs: GuestFs,
@@ -80,6 +81,10 @@ impl Args {
 
 fn target_size(text: &str) -> Result<TargetSize, Error> {
     match text.strip_prefix('+') {
+        Some("") => Err(Error::new(
+            ErrorKind::BadSize,
+            "'+' is not a size: write how much more, such as +20G",
+        )),
         Some(more) => ByteSize::parse_with_unit(more).map(TargetSize::More),
         None => ByteSize::parse_with_unit(text).map(TargetSize::Absolute),
     }
@@ -92,10 +97,14 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
             Some("pass --shrink to cut the disk: what its guest has behind the new end is lost")
         }
         ErrorKind::GuestRefused => Some(GROW_ANYWAY),
-        ErrorKind::HasDependents => Some(
-            "a disk below others may become larger: with --guest-fs auto it alone grows; with --force \
-             it becomes smaller, and they show zeros instead of what is cut",
+        ErrorKind::HasDependents if error.case() == Some(Case::ShrinksBelow) => Some(
+            "flatten what lies above it first, or pass --force: that shows zeros then instead of what \
+             is cut",
         ),
+        ErrorKind::HasDependents => Some(GROW_ABOVE),
+        ErrorKind::NotFound if error.case() == Some(Case::Absent) => {
+            Some("vmdisk create makes a disk, and ensure makes it or grows it")
+        }
         _ => None,
     }
 }

@@ -16,7 +16,7 @@ use crate::task::Cancel;
 ///
 /// Reads requests from standard input and writes one line for each to standard output. Ends at the
 /// end of input, when everything that was asked has been answered. The exit code is that of the
-/// request if there was one alone, as if it had been a verb; else 0.
+/// request if there was one alone, as if it had been a verb; else 0. It is JSON with and without --json.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"info\",\"params\":{\"path\":\"m.qcow2\"}}' | vmdisk rpc
@@ -54,6 +54,8 @@ impl RpcArgs {
 }
 
 /// Print the protocol's methods as an OpenRPC document
+///
+/// It is JSON with and without --json.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   vmdisk schema > openrpc.json")]

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use super::exit::Exit;
 use super::flags::ChangeFlags;
+use super::hint::REPLACE;
 use super::names::one_of;
 use super::output::{Output, notes};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, Format, IfTaken, SalvageReport, SalvageRequest};
 use crate::task::Cancel;
 use crate::units::ByteSize;
@@ -26,7 +27,7 @@ const SHOWN: usize = 20;
 
 Examples:
   vmdisk salvage m.qcow2 rescued.raw
-  vmdisk salvage m.qcow2 rescued.raw --json
+  vmdisk salvage m.qcow2 rescued.raw --json > lost.json
       with a map of what is lost"
 )]
 pub(super) struct Args {
@@ -62,6 +63,15 @@ impl Args {
     }
 }
 
+/// What to do about an error of this verb.
+pub(super) fn hint(error: &Error) -> Option<&'static str> {
+    match error.kind() {
+        ErrorKind::Exists => Some(REPLACE),
+        ErrorKind::Corrupt => Some("restore it from a copy"),
+        _ => None,
+    }
+}
+
 fn text(report: &SalvageReport) -> String {
     let size = ByteSize::from_bytes(report.virtual_size_bytes);
     let allocated = ByteSize::from_bytes(report.allocated_bytes);
@@ -72,7 +82,8 @@ fn text(report: &SalvageReport) -> String {
     for loss in report.lost.iter().take(SHOWN) {
         let end = loss.guest_offset_bytes.saturating_add(loss.length_bytes);
         let (from, reason) = (loss.guest_offset_bytes, loss.reason);
-        text.push_str(&format!("  lost: guest bytes {from} to {end} ({reason})\n"));
+        let size = ByteSize::from_bytes(loss.length_bytes);
+        text.push_str(&format!("  lost: guest bytes {from} to {end} ({size}, {reason})\n"));
     }
     let unlisted = report.lost.len().saturating_sub(SHOWN) as u64;
     let more = unlisted.saturating_add(report.lost_left_out);

@@ -13,6 +13,9 @@ use crate::ops::{
 use crate::task::Cancel;
 use crate::units::ByteSize;
 
+/// Where a snapshot is not the one that was meant.
+pub(super) const LIST: &str = "vmdisk snapshot list has the id of each";
+
 /// Keep what a disk holds, go back to it, or tell what is kept
 ///
 /// A snapshot lies inside of the image and shares what has not changed since with the disk. QEMU's
@@ -22,8 +25,11 @@ use crate::units::ByteSize;
 #[command(
     disable_help_subcommand = true,
     after_help = "Examples:
+  vmdisk snapshot create m.qcow2 before-upgrade
   vmdisk snapshot list m.qcow2
-  vmdisk snapshot create m.qcow2 before-upgrade"
+  vmdisk snapshot apply m.qcow2 before-upgrade
+      the disk is as it was then
+  vmdisk snapshot delete m.qcow2 before-upgrade"
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -137,16 +143,13 @@ impl Args {
     pub(super) fn hint(&self, error: &Error) -> Option<&'static str> {
         match (error.kind(), error.field()) {
             (ErrorKind::Exists, _) => Some("choose another name, or delete that snapshot first"),
-            (ErrorKind::NotFound | ErrorKind::BadRequest, Some("snapshot")) => {
-                Some("vmdisk snapshot list has the id of each")
-            }
+            (ErrorKind::NotFound | ErrorKind::BadRequest, Some("snapshot")) => Some(LIST),
             (ErrorKind::HasDependents, _) => {
                 Some("pass --force if the images above it may show something else afterwards")
             }
             (ErrorKind::UnsupportedFeature, Some("disk_only")) => {
                 Some("pass --disk-only to have the disk as after a power cut at that moment")
             }
-            (ErrorKind::Corrupt, _) => Some("vmdisk check --repair all mends what can be mended"),
             _ => None,
         }
     }

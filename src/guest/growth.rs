@@ -105,6 +105,9 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::Partitions(refusal) => refusal.fmt(f),
             Refusal::Filesystem(refusal) => refusal.fmt(f),
+            Refusal::Unsupported(Contents::Unknown) => {
+                f.write_str("it is of no kind that is known here")
+            }
             Refusal::Unsupported(contents) => write!(f, "{contents} grows in its guest alone"),
             Refusal::Member(of) => write!(f, "the filesystem is a part of {of}"),
         }

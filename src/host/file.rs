@@ -25,7 +25,7 @@ pub(super) use steps::set_len_in_steps;
 
 use stream::Stream;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::lock::{LockState, release};
 use crate::host::storage::{Allocation, Run, Storage, refuse_read_only};
 use crate::host::sys;
@@ -57,7 +57,10 @@ pub struct FileStorage {
 /// [`ErrorKind::BadRequest`] for an empty path.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     refuse_empty(path)?;
-    path.canonicalize().map_err(|error| Error::io("cannot find", path, error))
+    path.canonicalize().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::io("does not exist", path, error).in_case(Case::Absent),
+        _ => Error::io("cannot find", path, error),
+    })
 }
 
 /// Refuses the path that names nothing, and that no message could show.

@@ -105,7 +105,7 @@ pub fn refuse_dependents_beside(path: &Path, known: &[FileId]) -> Result<()> {
         let Ok(Looked::Image { id, names, .. }) = look_at(&other) else { continue };
         let named = names.into_iter().find(|(_, below)| *below == disk);
         if let Some((named, _)) = named.filter(|_| !known.contains(&id)) {
-            let message = format!("is the {named} of {}", other.display());
+            let message = format!("it is the {named} of {}", other.display());
             return Err(Error::new(ErrorKind::HasDependents, message).at_path(&path));
         }
     }

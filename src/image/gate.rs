@@ -6,7 +6,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::{folder_of, resolve};
 
 /// The deepest backing chain that is followed, in images.
@@ -30,6 +30,14 @@ impl Named {
     /// Whether it is written.
     pub(super) fn is_written(self) -> bool {
         matches!(self, Named::BackingFileToWrite | Named::DataFileToWrite)
+    }
+
+    /// The error in a case that is mended with another backing file, where it is about one.
+    fn case_of(self, error: Error, case: Case) -> Error {
+        match self {
+            Named::BackingFile | Named::BackingFileToWrite => error.in_case(case),
+            Named::DataFile | Named::DataFileToWrite => error,
+        }
     }
 }
 
@@ -103,7 +111,9 @@ impl Trust {
         };
         if let Some(protocol) = protocol(name) {
             let protocol = protocol.escape_ascii();
-            return refuse(&format!("is no file name: protocol '{protocol}' is not followed"));
+            let refused =
+                refuse(&format!("is no file name: protocol '{protocol}' is not followed"));
+            return refused.map_err(|error| what.case_of(error, Case::NoFileName));
         }
         if *self == Trust::none() {
             // Not even whether it exists is looked up.
@@ -113,7 +123,8 @@ impl Trust {
         let path = resolve(&folder.join(OsStr::from_bytes(name))).map_err(|error| {
             if error.kind() == ErrorKind::NotFound {
                 let message = format!("{what} '{shown}' is missing");
-                return Error::new(ErrorKind::BackingMissing, message).at_path(image);
+                let error = Error::new(ErrorKind::BackingMissing, message).at_path(image);
+                return what.case_of(error, Case::NamedByImage);
             }
             error
         })?;
@@ -122,10 +133,9 @@ impl Trust {
         let beside = *own_folder && path.starts_with(&folder);
         match beside && !what.is_written() || also.any(|place| path.starts_with(place)) {
             true => Ok(path),
-            false if beside => refuse(
-                "may be read, and not written, as long as the image alone names it: allow the \
-                 file or its folder (Trust::and)",
-            ),
+            false if beside => {
+                refuse("may be read, and not written, as long as the image alone names it")
+            }
             false => refuse("lies outside the folders that may be opened"),
         }
     }

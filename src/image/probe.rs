@@ -5,7 +5,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 use crate::qcow2;
 
@@ -148,7 +148,11 @@ impl Evidence<'_> {
     /// [`FormatMismatch`](ErrorKind::FormatMismatch), naming what disagrees.
     pub fn believe(&self, told: Option<Format>) -> Result<Format> {
         let refuse = |message: String| {
-            Err(Error::new(ErrorKind::FormatMismatch, message).at_path(self.path))
+            let error = Error::new(ErrorKind::FormatMismatch, message).at_path(self.path);
+            Err(match (told, self.magic) {
+                (None, Some(Magic::Foreign(_))) => error.in_case(Case::ForeignFormat),
+                _ => error,
+            })
         };
         match (told, self.promised(), self.magic) {
             (Some(Format::Raw), ..) => Ok(Format::Raw),
@@ -181,7 +185,12 @@ impl Evidence<'_> {
             (None, Some(Magic::Qcow2)) => Format::Qcow2,
             (None, _) => Format::Raw,
         };
-        let contradiction = self.believe(told).err().map(|error| error.to_string());
+        let contradiction = self.believe(told).err().map(|error| match error.case() {
+            Some(Case::ForeignFormat) => {
+                format!("{}; the sizes are those of the file", error.without_path())
+            }
+            _ => error.without_path().to_string(),
+        });
         (shown, contradiction)
     }
 }
@@ -211,6 +220,8 @@ mod tests {
         for (path, magic) in doubted {
             let error = evidence(path, magic).believe(None).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::FormatMismatch, "{path}");
+            let foreign = (magic == vmdk).then_some(Case::ForeignFormat);
+            assert_eq!(error.case(), foreign, "{path}");
             assert_eq!(evidence(path, magic).believe(Some(Format::Raw)).unwrap(), Format::Raw);
         }
         let device = Evidence { path: Path::new("/dev/x"), block_device: true, magic: qcow2 };

@@ -150,7 +150,8 @@ pub struct AmendmentReport {
 /// lose; as [`rebase`](super::rebase()) of the backing file; what the system says.
 pub fn amend(request: &AmendRequest, context: Context<'_>) -> Result<AmendReport> {
     if request.asks_nothing() {
-        return Err(Error::new(ErrorKind::BadRequest, "an amendment needs something to amend"));
+        let message = "nothing to change is named: say what, such as compat";
+        return Err(Error::new(ErrorKind::BadRequest, message).at_path(&request.path));
     }
     if request.backing.is_some() && request.no_backing {
         let message = "backing and no_backing exclude each other";

@@ -9,7 +9,7 @@ use super::choices::Format;
 use super::context::Context;
 use super::existing::Existing;
 use super::wire::{self, bytes_hex, lossy, stored_text};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 use crate::host::{Access, FileId, FileKind, FileStorage, resolve};
 use crate::image::chain::Link;
@@ -239,10 +239,11 @@ pub fn bitmap_add(request: &BitmapAddRequest, context: Context<'_>) -> Result<Bi
 }
 
 fn granularity(asked: ByteSize) -> Result<Granularity> {
-    let bytes = asked.bytes();
-    Granularity::from_bytes(bytes).ok_or_else(|| {
-        let message =
-            format!("granularity of {bytes} bytes: allowed are powers of two from 512 to 2 GiB");
+    Granularity::from_bytes(asked.bytes()).ok_or_else(|| {
+        let message = format!(
+            "granularity {}: allowed are powers of two from 512 bytes to 2 GiB",
+            asked.exactly()
+        );
         Error::new(ErrorKind::BadSize, message).in_field("granularity")
     })
 }
@@ -331,11 +332,15 @@ pub fn bitmap_merge(
     let image = image.map(|(storage, header)| (storage as &dyn Storage, header));
     let names = request.from.iter().map(String::as_bytes);
     let sources = names.map(|name| BitmapSource { image, name }).collect();
-    change(
+    let merged = change(
         (&request.path, request.format),
         &BitmapChange::Merge { into: request.name.as_bytes(), sources },
         context,
-    )
+    );
+    merged.map_err(|error| match (error.case(), &request.source) {
+        (Some(Case::OtherImage), Some(source)) => error.with_path(source),
+        _ => error,
+    })
 }
 
 fn change(

@@ -122,7 +122,7 @@ fn commit_open(top: Link, request: &CommitRequest, context: Context<'_>) -> Resu
     chain.refuse(request)?;
     let mut notes = chain.notes(request);
     let stale = chain.between.iter().map(|link| lossy(&link.path)).collect::<Vec<_>>();
-    let base_path = chain.base.path.clone();
+    let base_path = request.into.clone().unwrap_or_else(|| chain.base.path.clone());
     let base_format = chain.base.format.into();
     let (top_path, top_id) = (chain.top.storage.path().to_owned(), chain.top.storage.id()?);
     let new_backing = chain.new_backing(request)?;
@@ -201,8 +201,8 @@ impl Chain {
             let count = link.header.as_ref().map_or(0, |header| header.snapshots.count);
             if count > 0 {
                 let message = format!(
-                    "{count} internal snapshots show what is below where they hold nothing, and that \
-                     changes"
+                    "internal snapshots ({count}) show what is below where they hold nothing, and \
+                     that changes"
                 );
                 return Err(Error::new(ErrorKind::HasSnapshots, message).at_path(&link.path));
             }

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::existing::Existing;
 use super::resize::{auto, note_settled};
 use super::wire::{bytes_hex, lossy};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::guest::{FreeSpace, Unneeded};
 use crate::host::{Access, FileStorage};
 use crate::image::{GivenUp, Image, Zeros, refuse_dependents};
@@ -196,6 +196,7 @@ fn known_free(
     let refused = |why: &str| {
         Error::new(ErrorKind::GuestRefused, format!("what the guest calls free is kept: {why}"))
             .at_path(&request.path)
+            .in_case(Case::UnknownContents)
     };
     if request.guest_fs == GuestFs::Off {
         return Ok(FreeSpace::default());

@@ -16,7 +16,7 @@ use super::context::Context;
 use super::create::BackingReport;
 use super::existing::Existing;
 use super::options::{BackingOptions, LayoutOptions};
-use super::place::{Place, exists, is_taken, note_name};
+use super::place::{Place, exists, is_taken, note_name, refuse_foreign_name};
 use super::salvage::IfTaken;
 use super::source::Source;
 use super::wire::{self, bytes_hex, choice, lossy, stored_text};
@@ -165,6 +165,7 @@ pub struct ConvertReport {
 /// [`Corrupt`](ErrorKind::Corrupt) where it was asked to verify and the new disk is another;
 /// [`Cancelled`](ErrorKind::Cancelled). Whatever it is, both paths are as before.
 pub fn convert(request: &ConvertRequest, context: Context<'_>) -> Result<ConvertReport> {
+    refuse_foreign_name(&request.out, request.format)?;
     let (told, snapshot) = (request.source_format, request.snapshot.as_deref());
     let source = Source::open(&request.path, told, snapshot, context)?;
     Job::new(request, context).run(source.files(), |job| job.write_disk(source))
@@ -188,6 +189,7 @@ pub fn convert_from(
         (request.verify, "verify", "it cannot be read again"),
     ];
     refuse_unfit(&unfit, "standard input")?;
+    refuse_foreign_name(&request.out, request.format)?;
     Job::new(request, context).run(Vec::new(), |job| job.write_stream(stream))
 }
 

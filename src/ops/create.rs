@@ -14,11 +14,11 @@ use super::fits::check_fit;
 use super::growth::GrowthReport;
 use super::options::CreateRequest;
 use super::payload::Prepared;
-use super::place::{Place, exists, is_taken, note_name};
+use super::place::{Place, exists, is_taken, note_name, refuse_foreign_name};
 use super::wire::{bytes_hex, lossy, stored_text};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::{FileStorage, Staging, resolve_target};
-use crate::units::{ByteSize, VirtualSize};
+use crate::units::{ByteSize, VirtualSize, exactly};
 use crate::{qcow2, raw};
 
 /// What was created.
@@ -162,11 +162,13 @@ pub(super) fn build(
     let mut notes = Vec::new();
     let Place { mode, owner, publish } =
         Place::of(target, replaced.as_ref(), request.mode, request.owner.as_deref())?;
+    refuse_foreign_name(&request.path, request.format)?;
     let format = request.format();
     let base = match &request.backing {
         Some(_) if format == Format::Raw => {
-            let message = "a raw disk cannot have a backing file";
-            return Err(Error::new(ErrorKind::IncompatibleOptions, message));
+            let refused =
+                Error::new(ErrorKind::IncompatibleOptions, "a raw disk has no backing file");
+            return Err(refused.at_path(&request.path).in_field("backing"));
         }
         Some(options) => Some(Base::open(options, target, context)?),
         None => None,
@@ -217,8 +219,9 @@ fn virtual_size(
         (Some(size), _) => size,
         (None, Some(base)) => ByteSize::from_bytes(base.size()),
         (None, None) => {
-            let message = "a disk without a backing file needs a size";
-            return Err(Error::new(ErrorKind::BadRequest, message).in_field("size"));
+            let refused = Error::new(ErrorKind::BadRequest, "a new disk needs a size");
+            let refused = refused.at_path(&request.path).in_case(Case::NoSize);
+            return Err(refused.in_field("size"));
         }
     };
     let size = VirtualSize::round_up(asked)?;
@@ -227,10 +230,9 @@ fn virtual_size(
     }
     if let Some(base) = base.filter(|base| base.size() > size.bytes()) {
         let message = format!(
-            "backing file {} has {} bytes, more than the size asked for: {} bytes",
+            "backing file {} has {}, more than the size asked for: {size}",
             base.path.display(),
-            base.size(),
-            size.bytes()
+            exactly(base.size())
         );
         return Err(Error::new(ErrorKind::BadSize, message));
     }
@@ -263,15 +265,17 @@ impl Plan {
         if format == Format::Raw {
             let initial = prepared.map_or_else(Vec::new, |p| p.payload.bytes().to_vec());
             let preallocation = request.layout.preallocation.unwrap_or(Preallocation::Off);
-            let incompatible = |what: &str| {
-                Error::new(ErrorKind::IncompatibleOptions, format!("a raw disk has no {what}"))
+            let incompatible = |what: &str, field| {
+                let message = format!("a raw disk has no {what}");
+                let refused = Error::new(ErrorKind::IncompatibleOptions, message);
+                refused.at_path(&request.path).in_field(field)
             };
-            if let Some(option) = request.layout.first_qcow2_option() {
-                return Err(incompatible(option));
+            if let Some((option, field)) = request.layout.first_qcow2_option() {
+                return Err(incompatible(option, field));
             }
-            let allocation = preallocation.for_raw();
-            let allocation = allocation
-                .ok_or_else(|| incompatible(&format!("preallocation {preallocation}")))?;
+            let allocation = preallocation.for_raw().ok_or_else(|| {
+                incompatible(&format!("preallocation {preallocation}"), "layout.preallocation")
+            })?;
             return Ok(Plan::Raw(size, preallocation, allocation, initial));
         }
         let options = request.layout.resolve(size, base.map(Base::backing_name))?;

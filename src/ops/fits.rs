@@ -3,9 +3,10 @@
 use super::choices::{Compat, Compression, Preset};
 use super::existing::Existing;
 use super::options::CreateRequest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::{folder_of, resolve};
 use crate::qcow2::Header;
+use crate::units::exactly;
 
 /// Refuses an existing disk that is not as the request explicitly asks.
 ///
@@ -22,7 +23,9 @@ pub(super) fn check_fit(
     let refuse = |kind, message| Err(Error::new(kind, message).at_path(&request.path));
     if is != asked || looks.is_some_and(|looks| looks != asked) {
         let is = looks.unwrap_or(is);
-        return refuse(ErrorKind::FormatMismatch, format!("the disk is {is}, asked for {asked}"));
+        let message = format!("the disk is {is}, asked for {asked}");
+        return refuse(ErrorKind::FormatMismatch, message)
+            .map_err(|error| error.in_case(Case::AnotherFormat));
     }
     let differs = differences(existing, request, compare_size)?;
     if !differs.is_empty() {
@@ -48,12 +51,12 @@ fn differences(
     if compare_size {
         let asked = request.asked_size()?.map(crate::units::VirtualSize::round_up).transpose()?;
         let is = existing.virtual_size()?;
-        compare("size", is.to_string(), asked.map(|size| size.bytes().to_string()));
+        compare("size", exactly(is).to_string(), asked.map(|size| size.to_string()));
     }
     let layout = &request.layout;
     let Some(header) = existing.header() else {
         let backing = request.backing.as_ref().map(|_| "backing file");
-        let option = layout.first_qcow2_option().or(backing);
+        let option = layout.first_qcow2_option().map(|(option, _)| option).or(backing);
         differs.extend(option.map(|option| format!("a raw disk has no {option}")));
         return Ok(differs);
     };
@@ -70,8 +73,8 @@ fn differences(
         layout.compat.or(compat_of_preset).map(|c| c.to_string()),
     );
     let geometry = header.geometry;
-    let cluster_size = layout.cluster_size.map(|size| size.bytes().to_string());
-    compare("cluster size", geometry.cluster_size().to_string(), cluster_size);
+    let cluster_size = layout.cluster_size.map(|size| size.exactly().to_string());
+    compare("cluster size", exactly(geometry.cluster_size()).to_string(), cluster_size);
     let bits = layout.refcount_bits.map(|bits| bits.to_string());
     compare("refcount bits", geometry.refcount_order().bits().to_string(), bits);
     let extended = layout.extended_l2.map(on_off);

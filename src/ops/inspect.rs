@@ -105,7 +105,7 @@ pub fn inspect(request: &InspectRequest, context: Context<'_>) -> Result<Inspect
         path: lossy(&request.path),
         path_bytes_hex: bytes_hex(&request.path),
         content: magic.map_or("raw", Magic::name).to_owned(),
-        format_doubt: evidence.believe(told).err().map(|error| error.to_string()),
+        format_doubt: evidence.believe(told).err().map(|error| error.without_path().to_string()),
         file_size_bytes: info.len,
         allocated_bytes: info.allocated_bytes,
         header: claims.as_ref().map(HeaderReport::of),

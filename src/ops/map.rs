@@ -20,7 +20,7 @@ use crate::host::FileId;
 use crate::image::chain::Opening;
 use crate::image::{ChainMap, MapRun};
 use crate::task::Cancel;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, exactly};
 
 /// So many entries are answered at once, unless fewer or more are asked for.
 const ENTRIES: u64 = 10_000;
@@ -210,7 +210,8 @@ impl OpenMap {
         let start = request.start_offset.map_or(0, ByteSize::bytes);
         let size = chain.size();
         if start > size {
-            let message = format!("begins at {start}, beyond the end of a disk of {size} bytes");
+            let [start, size] = [start, size].map(exactly);
+            let message = format!("begins at {start}, beyond the end of a disk of {size}");
             let error = Error::new(ErrorKind::BadRequest, message).in_field("start_offset");
             return Err(error.at_path(&request.path));
         }

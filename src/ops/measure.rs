@@ -70,8 +70,8 @@ pub fn measure(request: &MeasureRequest, context: Context<'_>) -> Result<Measure
         Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field(field))
     };
     let format = request.format.unwrap_or(Format::Qcow2);
-    if let (Format::Raw, Some(option)) = (format, request.layout.first_qcow2_option()) {
-        return incompatible(format!("a raw disk has no {option}"), "layout");
+    if let (Format::Raw, Some((option, field))) = (format, request.layout.first_qcow2_option()) {
+        return incompatible(format!("a raw disk has no {option}"), field);
     }
     match (&request.path, request.size) {
         (None, None) => {

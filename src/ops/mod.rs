@@ -30,6 +30,7 @@ mod info;
 mod inspect;
 mod map;
 mod measure;
+mod named;
 mod options;
 mod payload;
 mod place;
@@ -90,6 +91,7 @@ pub use inspect::{
 };
 pub use map::{MapEntry, MapImage, MapKind, MapReport, MapRequest, OpenMap, Picture, map};
 pub use measure::{MeasureReport, MeasureRequest, measure};
+pub(crate) use named::as_named;
 pub use options::{BackingOptions, CreateRequest, EnsureRequest, GuestOptions, LayoutOptions};
 pub use policy::{LockOptions, TrustOptions};
 pub use rebase::{RebaseReport, RebaseRequest, rebase};

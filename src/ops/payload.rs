@@ -39,7 +39,9 @@ impl GuestOptions {
         }
         let profile = match self.profile {
             Some(Guest::None) if asks => {
-                return incompatible("guest none has no use for keys or userdata");
+                return incompatible(
+                    "guest none has no use for keys or userdata: leave it or them away",
+                );
             }
             Some(Guest::None) => return Ok(None),
             None if backing && !asks => return Ok(None),

@@ -74,8 +74,25 @@ pub(super) fn note_name(path: &Path, format: Format, notes: &mut Vec<String>) {
              {format}"
         ));
     }
-    let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-    if ["vmdk", "vhd", "vhdx", "vdi", "qed", "dmg"].iter().any(|foreign| extension == *foreign) {
+    if promises_foreign(path).is_some() {
         notes.push(format!("the disk is {format}, whatever its name says"));
     }
+}
+
+/// Refuses the path of a new disk that promises a format which is not made here, unless the format is
+/// `told`.
+///
+/// # Errors
+/// [`BadRequest`](ErrorKind::BadRequest).
+pub(super) fn refuse_foreign_name(path: &Path, told: Option<Format>) -> Result<()> {
+    let Some(promised) = promises_foreign(path).filter(|_| told.is_none()) else { return Ok(()) };
+    let message =
+        format!("the name promises {promised}, which is not made here: say format raw or qcow2");
+    Err(Error::new(ErrorKind::BadRequest, message).at_path(path).in_field("format"))
+}
+
+/// The format that is not handled here and that the name of a file promises.
+fn promises_foreign(path: &Path) -> Option<&'static str> {
+    let extension = path.extension()?.to_ascii_lowercase();
+    ["vmdk", "vhd", "vhdx", "vdi", "qed", "dmg"].into_iter().find(|foreign| extension == *foreign)
 }

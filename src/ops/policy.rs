@@ -48,7 +48,9 @@ impl TrustOptions {
         };
         match self.trust {
             Some(level @ (TrustLevel::Folder | TrustLevel::Full)) if !self.allow.is_empty() => {
-                let message = format!("trust {level} has no use for places to allow: say named");
+                let message = format!(
+                    "trust {level} has no use for what is allowed beside it: say trust named, or leave it away"
+                );
                 Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("trust"))
             }
             _ => Ok(self.allow.iter().cloned().fold(level, Trust::and)),
@@ -64,7 +66,8 @@ impl LockOptions {
     pub fn policy(&self) -> Result<LockPolicy> {
         let seconds = self.lock_timeout_seconds;
         let timeout = Duration::try_from_secs_f64(seconds).map_err(|_| {
-            let message = format!("lock timeout {seconds} is no number of seconds from 0 up");
+            let message =
+                format!("lock timeout {seconds:?} is no number of seconds from 0 to 1.8e19");
             Error::new(ErrorKind::BadRequest, message).in_field("lock_timeout_seconds")
         })?;
         Ok(LockPolicy { timeout, required: !self.no_lock })

@@ -11,15 +11,15 @@ use crate::units::VirtualSize;
 
 impl LayoutOptions {
     /// Whether anything is asked for that only qcow2 has.
-    pub(super) fn first_qcow2_option(&self) -> Option<&'static str> {
+    pub(super) fn first_qcow2_option(&self) -> Option<(&'static str, &'static str)> {
         let asked = [
-            (self.preset.is_some(), "preset"),
-            (self.compat.is_some(), "compat"),
-            (self.cluster_size.is_some(), "cluster-size"),
-            (self.refcount_bits.is_some(), "refcount-bits"),
-            (self.extended_l2.is_some(), "extended-l2"),
-            (self.compression_type.is_some(), "compression-type"),
-            (self.lazy_refcounts.is_some(), "lazy-refcounts"),
+            (self.preset.is_some(), ("preset", "layout.preset")),
+            (self.compat.is_some(), ("compat", "layout.compat")),
+            (self.cluster_size.is_some(), ("cluster size", "layout.cluster_size")),
+            (self.refcount_bits.is_some(), ("refcount bits", "layout.refcount_bits")),
+            (self.extended_l2.is_some(), ("extended L2", "layout.extended_l2")),
+            (self.compression_type.is_some(), ("compression type", "layout.compression_type")),
+            (self.lazy_refcounts.is_some(), ("lazy refcounts", "layout.lazy_refcounts")),
         ];
         asked.into_iter().find(|(asked, _)| *asked).map(|(_, name)| name)
     }
@@ -73,8 +73,8 @@ impl LayoutOptions {
             None => ClusterBits::DEFAULT,
             Some(size) => ClusterBits::from_cluster_size(size.bytes()).ok_or_else(|| {
                 bad(format!(
-                    "cluster size {} bytes: allowed are powers of two from 512 bytes to 2 MiB",
-                    size.bytes()
+                    "cluster size {}: allowed are powers of two from 512 bytes to 2 MiB",
+                    size.exactly()
                 ))
             })?,
         };

@@ -12,11 +12,11 @@ use super::context::Context;
 use super::existing::Existing;
 use super::growth::{GrowthReport, Inside};
 use super::wire::{self, bytes_hex, lossy, one_size};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::image::journal::Settled;
 use crate::image::{Change, Image, refuse_dependents};
 use crate::raw::RawAllocation;
-use crate::units::{ByteSize, VirtualSize};
+use crate::units::{ByteSize, VirtualSize, exactly};
 
 /// The size that a disk gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,8 +174,7 @@ pub(super) fn resize_open(
     check_request(request, existing.format(), size.bytes() < old)?;
     match size.bytes().cmp(&old) {
         Ordering::Less if !request.shrink => {
-            let message =
-                format!("the disk has {old} bytes, more than the {} asked for", size.bytes());
+            let message = format!("the disk has {}, more than the {size} asked for", exactly(old));
             Err(at_path(Error::new(ErrorKind::WouldShrink, message)))
         }
         Ordering::Equal => {
@@ -206,7 +205,13 @@ fn change_size(
     // What is added shows nowhere above: an image there has a size of its own, and zeros behind what
     // is below it.
     if !grows && !request.force {
-        refuse_dependents(existing.storage().path())?;
+        refuse_dependents(existing.storage().path()).map_err(|error| match error.kind() {
+            ErrorKind::HasDependents => {
+                let message = format!("cannot become smaller: {}", error.without_path());
+                Error::new(ErrorKind::HasDependents, message).in_case(Case::ShrinksBelow)
+            }
+            _ => error,
+        })?;
     }
     let mut image = existing.assemble(grows, context, &mut report.notes)?;
     let mut inside = match request.guest_fs {
@@ -310,7 +315,7 @@ fn new_size(target: TargetSize, old: u64, notes: &mut Vec<String>) -> Result<Vir
         TargetSize::More(more) => {
             let sum = old.checked_add(more.bytes());
             ByteSize::from_bytes(sum.ok_or_else(|| {
-                let message = format!("{old} bytes and {} more are too large", more.bytes());
+                let message = format!("{} and {} more are too large", exactly(old), more.exactly());
                 Error::new(ErrorKind::BadSize, message)
             })?)
         }

@@ -156,7 +156,7 @@ pub(super) fn read(line: &[u8]) -> Result<Message, Refused> {
 fn broken(what: &str, error: &serde_json::Error) -> Fault {
     match error.is_data() {
         true => Fault::new(Code::InvalidRequest, format!("in {what}: {error}")),
-        false => Fault::new(Code::Parse, format!("{what}: no JSON: {error}")),
+        false => Fault::new(Code::Parse, format!("{what}: not JSON: {error}")),
     }
 }
 

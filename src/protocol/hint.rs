@@ -1,15 +1,18 @@
 //! What to do about an error, in the words of the protocol.
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Case, Error, ErrorKind};
 use crate::ops::{
-    Amend, BitmapAdd, Clone, Commit, Compact, Convert, Create, Ensure, Flatten, Rebase, Resize,
-    SnapshotApply, SnapshotCreate, Verb,
+    Amend, BitmapAdd, Check, Clone, Commit, Compact, Convert, Create, Ensure, Flatten, Measure,
+    Rebase, Resize, Salvage, SnapshotApply, SnapshotCreate, Verb,
 };
 
 const CREATE: &str = Create::NAME;
 const CONVERT: &str = Convert::NAME;
 const ENSURE: &str = Ensure::NAME;
 const RESIZE: &str = Resize::NAME;
+const MEASURE: &str = Measure::NAME;
+const CHECK: &str = Check::NAME;
+const SALVAGE: &str = Salvage::NAME;
 const COMMIT: &str = Commit::NAME;
 const FLATTEN: &str = Flatten::NAME;
 const COMPACT: &str = Compact::NAME;
@@ -22,7 +25,42 @@ const AMEND: &str = Amend::NAME;
 
 /// The remedy, if there is one.
 pub(super) fn hint(method: &str, error: &Error) -> Option<&'static str> {
-    of_disk(method, error).or_else(|| of_inside(method, error)).or_else(|| of_kind(error))
+    let of_case = error.case().and_then(|case| of_case(method, case));
+    of_case
+        .or_else(|| of_disk(method, error))
+        .or_else(|| of_inside(method, error))
+        .or_else(|| of_kind(error))
+}
+
+/// What helps in this case alone.
+fn of_case(method: &str, case: Case) -> Option<&'static str> {
+    Some(match case {
+        Case::ForeignFormat => "convert it first: qemu-img convert -O qcow2 OLD NEW.qcow2",
+        Case::AnotherFormat => "ask for the format that it has, or choose another path",
+        Case::NoJournal => "it is not ours: move it away",
+        Case::OrphanedJournal => "delete it by hand, unless that disk comes back",
+        Case::NoFileName => "put it above a file with rebase, its name alone with unsafe",
+        Case::NamedByImage => {
+            "if it was moved: rebase with unsafe, which changes the name alone; if it is lost, \
+             salvage reads what the disk has of its own"
+        }
+        Case::UnknownContents => "with guest_fs auto it gives up what it can",
+        Case::ShrinksBelow => {
+            "flatten what lies above it first, or cut it with force: that shows zeros then instead of \
+             what is cut"
+        }
+        Case::BrokenHeader => "restore it from a copy: without its header, nothing of it is found",
+        Case::MarkedCorrupt => {
+            "check with repair all mends what can be mended, and takes the mark away"
+        }
+        Case::HasBitmaps => "remove them with bitmap_remove, and begin with a full backup",
+        Case::Encrypted => "decrypt it first, with a program that has the key: qemu-img convert",
+        Case::ExternalData => "make one that holds its data with convert",
+        Case::NoSize => "give it a size; above a backing file it is as large as that",
+        Case::PrivateKey => "name its public half, which ssh-keygen wrote beside it: KEY.pub",
+        Case::Absent if method == RESIZE => "create makes a disk, and ensure makes it or grows it",
+        Case::Absent | Case::OtherImage | Case::Unheard => return None,
+    })
 }
 
 /// What this verb for whole disks offers.
@@ -35,9 +73,11 @@ fn of_disk(method: &str, error: &Error) -> Option<&'static str> {
         (ErrorKind::Exists, ENSURE) => {
             "ask for what is there, or remove the disk to have a new one"
         }
-        (ErrorKind::Exists, CLONE) => {
+        (ErrorKind::Exists, CLONE | CONVERT | SALVAGE) => {
             "choose another path, or replace what is there with if_exists replace"
         }
+        (ErrorKind::Corrupt, CHECK) => "salvage reads what is left into a new disk",
+        (ErrorKind::Corrupt, SALVAGE) => "restore it from a copy",
         (ErrorKind::BackingRefused, COMMIT) => {
             "name the image that is to be written with into, or its folder in allow: what only an \
              image names is not written to"
@@ -59,9 +99,7 @@ fn of_disk(method: &str, error: &Error) -> Option<&'static str> {
             "give up zeros and leaks alone with guest_fs off, which shows nowhere; or all with force: the \
              images above may show zeros there"
         }
-        (ErrorKind::Exists, CONVERT) => {
-            "choose another path, or give up what is there with if_exists replace"
-        }
+        (ErrorKind::FormatMismatch, MEASURE) => "if you know what it is, say so with source_format",
         (ErrorKind::FormatMismatch, CONVERT) => {
             "if you know what it is, say so with source_format (backing.format for a backing file)"
         }
@@ -83,10 +121,6 @@ fn of_disk(method: &str, error: &Error) -> Option<&'static str> {
         (ErrorKind::HasDependents, AMEND) => {
             "put the disk above another file with rebase, which reads the same then; with force those \
              above it show what the new backing file has"
-        }
-        (ErrorKind::HasDependents, RESIZE) => {
-            "a disk below others may become larger: with guest_fs auto it alone grows; with force it \
-             becomes smaller, and they show zeros instead of what is cut"
         }
         _ => return None,
     })
@@ -131,6 +165,10 @@ fn of_kind(error: &Error) -> Option<&'static str> {
         ErrorKind::HasDependents => {
             "with guest_fs auto the disk alone grows; what is inside grows in the images above it"
         }
+        ErrorKind::Corrupt => {
+            "check tells what is wrong, check with repair all mends what can be mended, and salvage \
+             reads the rest into a new disk"
+        }
         ErrorKind::GuestNotEmpty => "guest.overwrite writes over it all the same",
         ErrorKind::Locked => {
             "stop the machine that uses the disk, or wait for it with lock_timeout_seconds"
@@ -149,12 +187,11 @@ fn of_kind(error: &Error) -> Option<&'static str> {
              an image to the image's folder"
         }
         ErrorKind::BackingRefused => {
-            "if you trust the image, name the folder of that file in allow, or set trust to full; \
-             a name that is no file is never followed"
+            "if you trust the image, name the folder of that file in allow, or set trust to full"
         }
         ErrorKind::JournalStale => {
             "check the filesystem where it is not mounted (e2fsck -f), then delete the journal by \
-             hand: the disk was used since it was written"
+             hand"
         }
         ErrorKind::NoSpace if error.is_file_too_large() => {
             "choose a smaller size, or a folder on a file system with larger files"
@@ -168,4 +205,46 @@ fn of_kind(error: &Error) -> Option<&'static str> {
 /// counts, which have a place.
 fn is_of_bitmap(method: &str, error: &Error) -> bool {
     method.starts_with("bitmap_") && error.errno().is_none() && error.offset().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Visitor, each_verb};
+    use crate::protocol::document;
+
+    struct Hints(Vec<&'static str>);
+
+    impl Visitor for Hints {
+        fn visit<V: Verb>(&mut self) {
+            for case in Case::ALL.iter().copied().map(Some).chain([None]) {
+                for kind in ErrorKind::ALL.iter().copied() {
+                    let error = Error::new(kind, "refused");
+                    let error = case.into_iter().fold(error, Error::in_case);
+                    self.0.extend(hint(V::NAME, &error));
+                }
+            }
+        }
+    }
+
+    /// Fields and methods that hints speak of exist; they speak of no flags, and never call an image
+    /// of another format raw.
+    #[test]
+    fn hints_speak_of_what_there_is() {
+        let mut hints = Hints(Vec::new());
+        each_verb(&mut hints);
+        assert!(hints.0.len() > 500, "{} hints", hints.0.len());
+        for hint in hints.0 {
+            assert!(!hint.contains("--") && !hint.contains("vmdisk "), "{hint}");
+            let names = hint.split(|c: char| !c.is_alphanumeric() && c != '_');
+            for name in names.filter(|word| word.contains('_')) {
+                assert!(document().contains(&format!("\"{name}\"")), "there is no {name}: {hint}");
+            }
+        }
+        for method in [RESIZE, CONVERT, ENSURE, CREATE] {
+            let error = Error::new(ErrorKind::FormatMismatch, "VMDK").in_case(Case::ForeignFormat);
+            let hint = hint(method, &error).unwrap_or_default();
+            assert!(hint.contains("convert") && !hint.contains("raw"), "{method}: {hint}");
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! The methods: every verb, and what the protocol itself offers.
 
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::envelope::Request;
+use super::envelope::{Params, Request};
 use super::error::{Code, Fault};
 use super::params::{Call, CallOptions, check_protocol};
 use super::progress::ProgressLines;
@@ -11,7 +12,7 @@ use super::reply::Reply;
 use super::shape::published;
 use super::unknown::{message, nearest};
 use crate::error::{Error, ErrorKind, guarded};
-use crate::ops::{Context, Verb, Visitor, each_verb};
+use crate::ops::{Context, Verb, Visitor, as_named, each_verb};
 use crate::task::{Cancel, Progress, Silent};
 
 /// `cancel`, which is no method but a notification.
@@ -128,8 +129,25 @@ fn verb<V: Verb>(request: Request, around: &Surroundings<'_>) -> Outcome {
         false => &Silent,
     };
     let context = Context { progress, cancel: around.cancel, trust: &trust, locks: &locks };
-    let report = V::run(&call.request, context)?;
+    let report = V::run(&call.request, context).map_err(|error| as_asked(error, &params))?;
     raw(&Reply::new(report))
+}
+
+/// The error about the file as the request names it.
+fn as_asked(error: Error, params: &Params) -> Error {
+    let texts = params.read().unwrap_or_default();
+    let mut names = Vec::new();
+    texts.values().for_each(|value| each_text(value, &mut names));
+    as_named(error, names)
+}
+
+fn each_text<'a>(value: &'a Value, names: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => names.push(text),
+        Value::Array(values) => values.iter().for_each(|value| each_text(value, names)),
+        Value::Object(fields) => fields.values().for_each(|value| each_text(value, names)),
+        _ => {}
+    }
 }
 
 fn discover(request: Request, _: &Surroundings<'_>) -> Outcome {

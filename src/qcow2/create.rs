@@ -16,6 +16,7 @@ use super::stream::{EntryRun, StreamWriter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Allocation, Storage, write_zeros};
 use crate::task::Task;
+use crate::units::exactly;
 
 /// Writes a new image into an empty `storage`, with `initial` at guest offset 0; the cluster that
 /// `initial` ends in reads as zeros behind it, also above a backing file. Does not sync. Memory:
@@ -36,7 +37,8 @@ pub fn create(
     let initial_len = u64::try_from(initial.len()).unwrap_or(u64::MAX);
     if initial_len > options.virtual_size.bytes() {
         let size = options.virtual_size;
-        let message = format!("size {size} is smaller than the {initial_len} bytes to begin with");
+        let initial = exactly(initial_len);
+        let message = format!("size {size} is smaller than what the disk begins with: {initial}");
         return Err(Error::new(ErrorKind::BadSize, message));
     }
     let initial_clusters = options.geometry.clusters_for(initial_len);

@@ -3,7 +3,7 @@
 
 use thiserror::Error as ThisError;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Case, Error, ErrorKind};
 
 /// Why an image is not what the format allows. Opaque; its text says what was found and allowed.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
@@ -108,15 +108,36 @@ impl FormatError {
     /// As the crate's error, keeping this as its cause.
     pub(super) fn into_error(self) -> Error {
         let message = match self.kind() {
-            ErrorKind::UnsupportedFeature => "this qcow2 image cannot be opened by this version",
+            ErrorKind::UnsupportedFeature => "this qcow2 image cannot be opened",
             ErrorKind::FormatMismatch => "not a qcow2 image",
             _ => "damaged qcow2 image",
         };
-        Error::new(self.kind(), message).with_source(self)
+        let (kind, hides_all) = (self.kind(), self.0.hides_all());
+        let error = Error::new(kind, message).with_source(self);
+        if hides_all { error.in_case(Case::BrokenHeader) } else { error }
     }
 }
 
 impl Problem {
+    /// Whether nothing behind the header can be found because of it.
+    fn hides_all(&self) -> bool {
+        match self {
+            Problem::L1Size { entries, max, .. } => u64::from(*entries) > *max,
+            Problem::HeaderTruncated { .. }
+            | Problem::ClusterBits(_)
+            | Problem::RefcountOrder(_)
+            | Problem::SubclusterSize(_)
+            | Problem::HeaderLength { .. }
+            | Problem::CompressionType(..)
+            | Problem::CryptMethod(_)
+            | Problem::ExtensionTooLong { .. }
+            | Problem::MalformedExtension { .. }
+            | Problem::BackingName { .. }
+            | Problem::VirtualSize { .. } => true,
+            _ => false,
+        }
+    }
+
     /// As the crate's error.
     pub(super) fn into_error(self) -> Error {
         FormatError::from(self).into_error()

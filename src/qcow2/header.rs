@@ -17,7 +17,7 @@ use super::geometry::{
 };
 use super::lengths::{index, len_of};
 use super::raw_header::{MAGIC, RAW_LEN, RawHeader, V2_HEADER_LEN, V3_MIN_HEADER_LEN};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 
 /// The longest backing file name that the format allows, in bytes.
@@ -341,9 +341,25 @@ impl Header {
     pub fn require_own_data(&self) -> Result<()> {
         if self.has_external_data() {
             let message = "the image keeps its data in an external data file";
-            return Err(Error::new(ErrorKind::UnsupportedFeature, message));
+            let refused = Error::new(ErrorKind::UnsupportedFeature, message);
+            return Err(refused.in_case(Case::ExternalData));
         }
         Ok(())
+    }
+
+    /// Refuses an encrypted image: nothing here has its key.
+    ///
+    /// # Errors
+    /// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature).
+    pub fn require_not_encrypted(&self) -> Result<()> {
+        let how = match self.encryption {
+            Encryption::None => return Ok(()),
+            Encryption::Aes => "AES",
+            Encryption::Luks => "LUKS",
+        };
+        let message = format!("the image is encrypted ({how})");
+        let refused = Error::new(ErrorKind::UnsupportedFeature, message);
+        Err(refused.in_case(Case::Encrypted))
     }
 
     /// Refuses an image that is marked corrupt, for what changes it.
@@ -352,7 +368,8 @@ impl Header {
     /// [`Corrupt`](ErrorKind::Corrupt).
     pub fn require_not_corrupt(&self) -> Result<()> {
         if self.incompatible.contains(Incompatible::CORRUPT) {
-            return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
+            let refused = Error::new(ErrorKind::Corrupt, "the image is marked corrupt");
+            return Err(refused.in_case(Case::MarkedCorrupt));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use super::compress::Codec;
 use super::entry::L1Entry;
 use super::feature::Incompatible;
-use super::header::{Encryption, Header};
+use super::header::Header;
 use super::live::Live;
 use super::read::Recent;
 use super::table::read_l1;
@@ -94,11 +94,7 @@ impl Qcow2 {
         options: &DeviceOptions,
         task: Task<'_>,
     ) -> Result<Qcow2> {
-        match header.encryption {
-            Encryption::None => {}
-            Encryption::Aes => return Err(unsupported("the image is encrypted (AES)")),
-            Encryption::Luks => return Err(unsupported("the image is encrypted (LUKS)")),
-        }
+        header.require_not_encrypted()?;
         if header.has_external_data() != parts.data_file.is_some() {
             let message = match parts.data_file {
                 None => "the image keeps its data in an external data file, which was not opened",
@@ -109,9 +105,7 @@ impl Qcow2 {
         if options.writable {
             refuse_read_only(&*parts.storage)?;
             parts.data_file.as_deref().map_or(Ok(()), refuse_read_only)?;
-            if header.incompatible.contains(Incompatible::CORRUPT) {
-                return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
-            }
+            header.require_not_corrupt()?;
         }
         let failure: Arc<FirstFailure> = Arc::default();
         let latched = |storage| match options.writable {
@@ -192,8 +186,4 @@ impl Qcow2 {
     pub fn header(&self) -> &Header {
         &self.header
     }
-}
-
-fn unsupported(what: &str) -> Error {
-    Error::new(ErrorKind::UnsupportedFeature, what)
 }

@@ -56,7 +56,7 @@ pub fn refuse_rebase(
     if keeps_contents && header.snapshots.count > 0 {
         let count = header.snapshots.count;
         let message = format!(
-            "{count} internal snapshots show what is below too, and would show something else"
+            "internal snapshots ({count}) show what is below too, and would show something else"
         );
         return Err(Error::new(ErrorKind::HasSnapshots, message));
     }

@@ -183,6 +183,9 @@ fn example(call: &str) {
     if ["show", "apply", "delete"].iter().any(|what| call.contains(&format!("snapshot {what}"))) {
         env.qemu_img("snapshot -c before-upgrade m.qcow2");
     }
+    if call.contains("vmdisk compare") {
+        env.qemu_img("create -f raw m.raw 20G");
+    }
     // What it does with the output is the shell's affair.
     let call = call.split(['|', '>']).next().expect("a first part");
     let call = call.replacen("vmdisk", "\"$0\"", 1);

@@ -225,7 +225,7 @@ fn what_does_not_go_together_is_refused() {
     env.qemu_img("create -q -f qcow2 large.qcow2 16M");
     for (line, kind, words) in [
         ("s.raw o.raw --compress zlib", "incompatible_options", "compressed"),
-        ("s.raw o.raw --cluster-size 64K", "incompatible_options", "cluster-size"),
+        ("s.raw o.raw --cluster-size 64K", "incompatible_options", "cluster size"),
         ("s.raw o.raw --preallocation metadata", "incompatible_options", "metadata"),
         ("s.raw o.raw --backing d.qcow2", "incompatible_options", "backing"),
         (

@@ -73,7 +73,7 @@ fn ensure_tells_what_differs() {
     let keep = |size: &str| format!("create d.qcow2 --size {size} --if-exists keep");
     for size in ["512K", "2M"] {
         let error = env.refuses(&keep(size), "exists");
-        assert!(message(&error).contains("size is 1048576"), "{error:#}");
+        assert!(message(&error).contains("size is 1 MiB (1048576 bytes)"), "{error:#}");
     }
 }
 
@@ -103,7 +103,7 @@ fn ensure_grows_as_asked() {
 
 /// A disk, flags, and the words that the difference is told in.
 const DIFFERENCES: &[(&str, &str, &[&str])] = &[
-    ("d.qcow2", "--cluster-size 4K", &["cluster size is 65536", "4096"]),
+    ("d.qcow2", "--cluster-size 4K", &["cluster size is 64 KiB", "4096"]),
     ("d.qcow2", "--compat 0.10", &["compat is 1.1", "0.10"]),
     ("d.qcow2", "--refcount-bits 32", &["refcount bits is 16", "32"]),
     ("d.qcow2", "--extended-l2 on", &["extended L2 is"]),

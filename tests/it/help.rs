@@ -83,6 +83,17 @@ fn help_is_as_agreed() {
     }
 }
 
+/// `help` before a verb is what everybody types.
+#[test]
+fn help_may_come_first() {
+    let env = Env::new();
+    for verb in [""].iter().chain(VERBS).chain(ACTIONS) {
+        let asked = env.vmdisk(&format!("help {verb}")).exits(0).stdout;
+        assert_eq!(asked, env.vmdisk(&format!("{verb} --help")).exits(0).stdout, "{verb}");
+    }
+    env.refuses("help nothing", "bad_request");
+}
+
 /// Each verb that the help lists is one that the tests know.
 #[test]
 fn every_verb_is_listed() {
@@ -154,6 +165,8 @@ fn completions_are_scripts() {
         for word in VERBS.iter().chain(&["preallocation", "if-exists", "lock-timeout"]) {
             assert!(script.contains(word), "{shell} does not complete {word}");
         }
+        let led = script.split(|c: char| !c.is_alphanumeric()).any(|word| word == "damage");
+        assert!(!led, "{shell} leads to what damages images");
         env.write("script", &script);
         if Command::new(shell).arg("--version").output().is_err() {
             println!("{shell} is not installed: its script was not read by it");

@@ -32,6 +32,7 @@ mod lived_in;
 mod locks;
 mod map;
 mod matrix;
+mod messages;
 #[cfg(target_os = "linux")]
 mod mounted;
 mod over;

@@ -226,8 +226,12 @@ impl Env {
         let code = exit_of(args, kind);
         let words = call(&[]).exits(code);
         assert_eq!(words.stdout, "", "{args:?}: words belong on standard error");
-        let begins = ["vmdisk: ", "error: "].iter().any(|begin| words.stderr.starts_with(begin));
-        assert!(begins && !words.stderr.contains("panicked"), "{args:?}: {words:?}");
+        assert!(words.stderr.starts_with("vmdisk: "), "{args:?}: {words:?}");
+        for foreign in
+            ["panicked", "os error", "error:", "tip:", "Trust", "Some(", "expected value"]
+        {
+            assert!(!words.stderr.contains(foreign), "{args:?}: {foreign} in {words:?}");
+        }
         let error = failure_with(&call(&["--json"]), code, kind);
         assert_eq!(error["data"]["changed"], false, "{args:?}: {error:#}");
         let after = self.contents();

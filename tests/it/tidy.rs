@@ -33,6 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("host", &["units", "error", "task"]),
     ("units.rs", &["error"]),
     ("error.rs", &[]),
+    ("error", &[]),
 ];
 
 /// Crates that only these rooms name.

@@ -200,6 +200,9 @@ fn other_formats_are_named_and_refused() {
             let error = env.refuses(&line, "format_mismatch");
             let message = error["message"].as_str().unwrap_or_default();
             assert!(message.contains(name), "{format}: {message}");
+            // Whoever did as told with a disk that is called raw would destroy what is in it.
+            let hint = error["data"]["hint"].as_str().unwrap_or_default();
+            assert!(hint.contains("qemu-img convert") && !hint.contains("raw"), "{hint}");
             let over = format!("create o.qcow2 --backing {file} --size 80M");
             env.fails(&over, 1, "format_mismatch");
             env.refuses(&format!("ensure {file} --size 80M"), "format_mismatch");

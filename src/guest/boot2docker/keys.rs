@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::layout::u64_from;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 
 /// The key types of OpenSSH, without the suffixes of certificates and of vendors.
 const KEY_TYPES: [&str; 8] = [
@@ -16,6 +16,9 @@ const KEY_TYPES: [&str; 8] = [
     "sk-ssh-ed25519",
     "sk-ecdsa-sha2-nistp256",
 ];
+
+/// What is wrong with a file that nobody should have to show.
+const PRIVATE: &str = "holds a private key: only public keys may leave the host";
 
 /// One or more public keys as `authorized_keys` holds them: one a line, none twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +39,10 @@ impl PublicKeys {
         let mut keys = PublicKeys { text: String::new(), count: 0 };
         let mut seen = BTreeSet::new();
         for &(label, contents) in files {
-            let found = keys_of(contents).map_err(|flaw| bad(format!("{label} {flaw}")))?;
+            let found = keys_of(contents).map_err(|flaw| {
+                let refused = bad(format!("{label}: {flaw}"));
+                if flaw == PRIVATE { refused.in_case(Case::PrivateKey) } else { refused }
+            })?;
             for key in found {
                 if seen.insert(key.identity) {
                     keys.text.push_str(key.line);
@@ -80,7 +86,7 @@ struct Key<'a> {
 /// The keys of one file, or what is wrong with it, to be said after the file's name.
 fn keys_of(contents: &[u8]) -> Result<Vec<Key<'_>>, String> {
     if is_private(contents) {
-        return Err("holds a private key: only public keys may leave the host".to_owned());
+        return Err(PRIVATE.to_owned());
     }
     let text = std::str::from_utf8(contents)
         .map_err(|error| format!("is not UTF-8 text: invalid at byte {}", error.valid_up_to()))?;

@@ -30,7 +30,7 @@ fn refusal(contents: impl AsRef<[u8]>) -> String {
     let error = parse(contents).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BadRequest);
     let message = error.to_string();
-    assert!(message.starts_with("keys/id.pub "), "{message}");
+    assert!(message.starts_with("keys/id.pub: "), "{message}");
     message
 }
 

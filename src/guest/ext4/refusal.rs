@@ -3,6 +3,7 @@
 use thiserror::Error as ThisError;
 
 use crate::error::Error;
+use crate::units::exactly;
 
 macro_rules! refusals {
     ($($(#[doc = $meaning:literal])+ #[error($($text:tt)+)] $name:literal
@@ -158,7 +159,10 @@ refusals! {
         max: u32,
     };
     /// It is larger than what holds it.
-    #[error("the filesystem has {size_bytes} bytes, its partition {device_bytes}")]
+    #[error(
+        "the filesystem has {}, its partition {}",
+        exactly(*size_bytes), exactly(*device_bytes)
+    )]
     "filesystem_beyond_partition"
     BeyondDevice {
         /// Its size.
@@ -167,7 +171,10 @@ refusals! {
         device_bytes: u64,
     };
     /// It would have to shrink.
-    #[error("the filesystem has {size_bytes} bytes already, more than {wanted_bytes}")]
+    #[error(
+        "the filesystem has {} already, more than {}",
+        exactly(*size_bytes), exactly(*wanted_bytes)
+    )]
     "smaller_filesystem"
     Smaller {
         /// Its size.
@@ -177,8 +184,8 @@ refusals! {
     };
     /// Its table of groups has to grow, and no blocks were reserved for that.
     #[error(
-        "no room was reserved for more than {limit_bytes} bytes \
-         (a filesystem without the feature resize_inode)"
+        "no room was reserved for more than {}: the filesystem has no feature resize_inode",
+        exactly(*limit_bytes)
     )]
     "no_resize_inode"
     NoResizeInode {
@@ -186,21 +193,27 @@ refusals! {
         limit_bytes: u64,
     };
     /// Its table of groups has to grow beyond the blocks that were reserved for that.
-    #[error("room was reserved for at most {limit_bytes} bytes when the filesystem was made")]
+    #[error(
+        "room was reserved for at most {} when the filesystem was made",
+        exactly(*limit_bytes)
+    )]
     "reservation_exhausted"
     ReservationExhausted {
         /// What it can grow to.
         limit_bytes: u64,
     };
     /// It would get more inodes than 32 bits can count.
-    #[error("a filesystem of {wanted_bytes} bytes would have more than 4294967295 inodes")]
+    #[error(
+        "a filesystem of {} would have more than 4294967295 inodes",
+        exactly(*wanted_bytes)
+    )]
     "too_many_inodes"
     TooManyInodes {
         /// The size that was asked for.
         wanted_bytes: u64,
     };
     /// It would get more blocks than its structures can name.
-    #[error("the filesystem can have at most {limit_bytes} bytes")] "size_limit"
+    #[error("the filesystem can have at most {}", exactly(*limit_bytes))] "size_limit"
     SizeLimit {
         /// The limit.
         limit_bytes: u64,

@@ -4,6 +4,8 @@ use std::fmt;
 
 use thiserror::Error as ThisError;
 
+use crate::units::exactly;
+
 /// Why a partition table is not believed, or may not be changed.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
 #[non_exhaustive]
@@ -38,7 +40,10 @@ pub enum Refusal {
         second: u32,
     },
     /// A partition ends behind the disk.
-    #[error("partition {number} ends at byte {end_bytes}, behind the disk's end at {disk_bytes}")]
+    #[error(
+        "partition {number} ends at {}, behind the disk's end at {}",
+        exactly(*end_bytes), exactly(*disk_bytes)
+    )]
     BeyondDisk {
         /// The partition's number.
         number: u32,
@@ -48,7 +53,10 @@ pub enum Refusal {
         disk_bytes: u64,
     },
     /// The table was made for a larger disk.
-    #[error("the partition table is for a disk of {table_bytes} bytes, this one has {disk_bytes}")]
+    #[error(
+        "the partition table is for a disk of {}, this one has {}",
+        exactly(*table_bytes), exactly(*disk_bytes)
+    )]
     DiskCut {
         /// The least size that it was made for.
         table_bytes: u64,
@@ -97,13 +105,16 @@ pub enum Refusal {
         number: u32,
     },
     /// An MBR counts sectors in 32 bits.
-    #[error("an MBR reaches 2 TiB, the disk is to have {disk_bytes} bytes")]
+    #[error("an MBR reaches 2 TiB, the disk is to have {}", exactly(*disk_bytes))]
     MbrLimit {
         /// The size that the disk is to have.
         disk_bytes: u64,
     },
     /// The disk would shrink.
-    #[error("the disk has {disk_bytes} bytes already, more than {wanted_bytes}")]
+    #[error(
+        "the disk has {} already, more than {}",
+        exactly(*disk_bytes), exactly(*wanted_bytes)
+    )]
     SmallerDisk {
         /// The size that it has.
         disk_bytes: u64,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::format::{Journal, MAX_LEN};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::storage::{Storage, read_exact_at};
 use crate::host::{
     Access, DEFAULT_MODE, FileKind, FileStorage, Occupant, Owner, Publish, Staging, unpublish,
@@ -69,6 +69,11 @@ impl Beside {
     fn stale(&self, why: &str) -> Error {
         Error::new(ErrorKind::JournalStale, why).at_path(&self.journal)
     }
+
+    /// An error about something else that lies there.
+    fn no_journal(&self, why: &str) -> Error {
+        self.stale(why).in_case(Case::NoJournal)
+    }
 }
 
 /// Whether there is anything that has this name. Beside a disk whose name is nearly as long as names
@@ -107,18 +112,18 @@ impl Place for Beside {
             Occupant::Nobody => return Ok(None),
             Occupant::File => {}
             Occupant::Folder | Occupant::LinkToNowhere => {
-                return Err(self.stale("is no file, where the journal of the disk would be"));
+                return Err(self.no_journal("is no file, where the journal of the disk would be"));
             }
         }
         let storage =
             FileStorage::open(&self.journal, Access::Read).map_err(|error| match error.kind() {
-                ErrorKind::NotADisk => self.stale("is no file, where the journal would be"),
+                ErrorKind::NotADisk => self.no_journal("is no file, where the journal would be"),
                 _ => error,
             })?;
         let info = storage.info()?;
         if info.kind != FileKind::Regular || info.len > MAX_LEN {
             let message = format!("is no journal: {} bytes, at most {MAX_LEN}", info.len);
-            return Err(self.stale(&message));
+            return Err(self.no_journal(&message));
         }
         // What it says is written to the disk: nobody else may say it who happens to be able to
         // make files in this folder.

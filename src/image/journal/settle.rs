@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::change::{complete, interrupted, make_room, take_back};
-use super::format::{Journal, Span};
+use super::format::{Journal, Span, Unusable};
 use super::place::{Beside, Place, beside, lies_there};
 use crate::block::is_zero;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::storage::{Storage, read_padded_at};
 use crate::host::{Access, FileStorage, Occupant, resolve};
 use crate::task::{Cancel, Silent, Task};
@@ -107,14 +107,17 @@ pub fn pending(path: &Path) -> Result<Option<Pending>> {
     let disk = FileStorage::open(&path, Access::Read)?;
     let Some(place) = Beside::of(&disk)? else { return Ok(None) };
     let cancel = Cancel::new();
+    // The journal is told beside it.
+    let why = |error: Error| match error.path() == Some(journal.as_path()) {
+        true => error.without_path().to_string(),
+        false => error.to_string(),
+    };
     let fits = |bytes: &[u8]| believe(bytes, &disk, &place, Task::new(&Silent, &cancel)).map(drop);
     let state = match place.load().and_then(|bytes| bytes.map(|bytes| fits(&bytes)).transpose()) {
         Ok(Some(())) => PendingState::Pending,
         Ok(None) => return Ok(None),
-        Err(error) if error.kind() == ErrorKind::JournalStale => {
-            PendingState::Stale(error.to_string())
-        }
-        Err(error) => PendingState::Unknown(error.to_string()),
+        Err(error) if error.kind() == ErrorKind::JournalStale => PendingState::Stale(why(error)),
+        Err(error) => PendingState::Unknown(why(error)),
     };
     // Its writer may have come to the end meanwhile.
     if state != PendingState::Pending && !lies_there(&journal)? {
@@ -150,7 +153,8 @@ pub fn refuse_orphan(target: &Path) -> Result<()> {
         return Ok(());
     }
     let message = format!("is the journal of a disk that is gone from {}", target.display());
-    Err(Error::new(ErrorKind::JournalStale, message).at_path(&journal))
+    let refused = Error::new(ErrorKind::JournalStale, message).at_path(&journal);
+    Err(refused.in_case(Case::OrphanedJournal))
 }
 
 /// The journal, if it is whole and its disk holds nothing but what it knows of; and whether that is
@@ -162,8 +166,10 @@ pub(super) fn believe<'a>(
     task: Task<'_>,
 ) -> Result<(Journal<'a>, bool)> {
     let stale = |message: String| Error::new(ErrorKind::JournalStale, message);
-    let journal =
-        Journal::decode(bytes).map_err(|error| stale(error.to_string()).at_path(place.name()))?;
+    let journal = Journal::decode(bytes).map_err(|error| {
+        let refused = stale(error.to_string()).at_path(place.name());
+        if error == Unusable::Magic { refused.in_case(Case::NoJournal) } else { refused }
+    })?;
     let len = storage.len()?;
     let (old, new) = (journal.old_len, journal.new_len);
     let name = place.name().display();

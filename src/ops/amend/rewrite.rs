@@ -40,12 +40,12 @@ impl Rewrite {
     ) -> Result<Option<Rewrite>> {
         old.require_not_corrupt()?;
         let geometry = old.geometry;
-        if let Some(size) = request.cluster_size.map(ByteSize::bytes)
-            && ClusterBits::from_cluster_size(size).is_none()
+        if let Some(size) = request.cluster_size
+            && ClusterBits::from_cluster_size(size.bytes()).is_none()
         {
-            let message = format!(
-                "cluster size {size} bytes: allowed are powers of two from 512 bytes to 2 MiB"
-            );
+            let size = size.exactly();
+            let message =
+                format!("cluster size {size}: allowed are powers of two from 512 bytes to 2 MiB");
             return Err(Error::new(ErrorKind::BadRequest, message).in_field("cluster_size"));
         }
         let asked = request.cluster_size.map(ByteSize::bytes);
@@ -147,7 +147,7 @@ fn refuse_rewrite(existing: &Existing, old: &Header, is_sure: bool) -> Result<()
     if old.snapshots.count > 0 {
         let count = old.snapshots.count;
         let message = format!(
-            "{count} internal snapshots: the image would have to be written anew, and lose them"
+            "internal snapshots ({count}): the image would have to be written anew, and lose them"
         );
         return Err(Error::new(ErrorKind::HasSnapshots, message));
     }

@@ -162,7 +162,7 @@ impl UndoFile {
         let mut bytes = vec![0; usize::try_from(info.len).unwrap_or_default()];
         read_exact_at(&storage, 0, &mut bytes)?;
         let stored: Stored = serde_json::from_slice(&bytes)
-            .map_err(|error| not_one("is no file that a repair has left").with_source(error))?;
+            .map_err(|_| not_one("is no file that a repair has left"))?;
         if stored.vmdisk_repair != VERSION {
             return Err(not_one("was left by another version of vmdisk"));
         }

@@ -12,7 +12,7 @@ use crate::image::copy::{self, CopyOptions, InKernel, Packing, Target};
 use crate::image::{Comparison, compare};
 use crate::qcow2::{CompressionType, Header, Packer, Parts, Qcow2};
 use crate::raw::{Raw, RawAllocation};
-use crate::units::{ByteSize, VirtualSize};
+use crate::units::{ByteSize, VirtualSize, exactly};
 
 /// What a new disk is going to be.
 pub(super) struct Plan {
@@ -114,19 +114,24 @@ fn kind(compress: Compression) -> CompressionType {
 }
 
 fn raw(request: &ConvertRequest, size: u64) -> Result<Target> {
-    if let Some(option) = request.layout.first_qcow2_option() {
-        return incompatible(format!("a raw disk has no {option}"));
+    let incompatible = |what: &str, field| {
+        let message = format!("a raw disk has no {what}");
+        let refused = Error::new(ErrorKind::IncompatibleOptions, message);
+        Err(refused.at_path(&request.out).in_field(field))
+    };
+    if let Some((option, field)) = request.layout.first_qcow2_option() {
+        return incompatible(option, field);
     }
     if request.compress.is_some() {
-        return incompatible("a raw disk cannot have compressed clusters");
+        return incompatible("compressed clusters", "compress");
     }
     if request.backing.is_some() {
-        return incompatible("a raw disk cannot have a backing file");
+        return incompatible("backing file", "backing");
     }
     let preallocation = request.layout.preallocation.unwrap_or(Preallocation::Off);
     match preallocation.for_raw() {
         Some(allocation) => Ok(Target::Raw { size, allocation }),
-        None => incompatible(format!("a raw disk has no preallocation {preallocation}")),
+        None => incompatible(&format!("preallocation {preallocation}"), "layout.preallocation"),
     }
 }
 
@@ -135,9 +140,8 @@ fn qcow2(request: &ConvertRequest, size: Option<u64>, base: Option<&Base>) -> Re
     let size = size.unwrap_or(1);
     let virtual_size = VirtualSize::round_up(ByteSize::from_bytes(size))?;
     if let Some(base) = base.filter(|base| base.size() > virtual_size.bytes()) {
-        let (path, below) = (base.path.display(), base.size());
-        let message =
-            format!("backing file {path} has {below} bytes, more than the disk: {size} bytes");
+        let (path, below, size) = (base.path.display(), exactly(base.size()), exactly(size));
+        let message = format!("backing file {path} has {below}, more than the disk: {size}");
         return Err(Error::new(ErrorKind::BadSize, message));
     }
     let mut layout = request.layout.clone();

@@ -193,6 +193,8 @@ fn judge_names(claims: &Claims, add: &mut impl FnMut(Rule, String)) {
     }
     match claims.crypt_method {
         0 => {}
+        1 => add(Rule::Encryption, "is encrypted (AES)".to_owned()),
+        2 => add(Rule::Encryption, "is encrypted (LUKS)".to_owned()),
         method => add(Rule::Encryption, format!("is encrypted with method {method}")),
     }
 }

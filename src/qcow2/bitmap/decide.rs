@@ -7,12 +7,13 @@ use super::directory::{
     Bitmap, Coverage, Granularity, MAX_BITMAP_NAME, MAX_BITMAPS, MAX_DIRECTORY, encode_directory,
     read_bitmaps,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::storage::Storage;
 use crate::qcow2::geometry::{ClusterCount, HostCluster, HostOffset};
 use crate::qcow2::header::{Header, TableRef, Version};
 use crate::qcow2::lengths::len_of;
 use crate::task::Task;
+use crate::units::ByteSize;
 
 /// What is done to the bitmaps of an image.
 #[derive(Debug, Clone)]
@@ -251,16 +252,28 @@ impl<'a> Image<'a> {
             let (_, bitmap) = self.usable(source.name)?;
             return BitmapReader::new(self.storage, self.header, bitmap);
         };
-        let (size, needed) = (header.virtual_size, self.header.virtual_size);
+        self.other_source(storage, header, source.name)
+            .map_err(|error| error.in_case(Case::OtherImage))
+    }
+
+    fn other_source(
+        &self,
+        storage: &'a dyn Storage,
+        header: &'a Header,
+        name: &[u8],
+    ) -> Result<BitmapReader<'a>> {
+        let image = Image { storage, header, bitmaps: read_bitmaps(storage, header)? };
+        let (_, bitmap) = image.usable(name)?;
+        let [size, needed] = [header, self.header].map(|header| header.virtual_size);
         if size != needed {
+            let [size, needed] = [size, needed].map(|bytes| ByteSize::from_bytes(bytes).exactly());
             let message = format!(
-                "the bitmap stands for a disk of {size} bytes, and cannot be merged into one for \
-                 {needed} bytes"
+                "the bitmap {} stands for a disk of {size}, and cannot be merged into one for \
+                 {needed}",
+                quoted(name)
             );
             return Err(Error::new(ErrorKind::BadSize, message));
         }
-        let image = Image { storage, header, bitmaps: read_bitmaps(storage, header)? };
-        let (_, bitmap) = image.usable(source.name)?;
         BitmapReader::new(storage, header, bitmap)
     }
 

@@ -12,7 +12,7 @@ mod tests;
 mod verify;
 
 use crate::block::Patch;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::storage::refuse_read_only;
 use crate::task::Task;
 use crate::units::VirtualSize;
@@ -181,13 +181,12 @@ impl Qcow2 {
     fn refuse_resize(&self, options: &ResizeOptions) -> Result<()> {
         refuse_read_only(&*self.storage)?;
         let header = &self.header;
-        if header.incompatible.contains(Incompatible::CORRUPT) {
-            return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
-        }
+        header.require_not_corrupt()?;
         header.require_own_data()?;
         if header.bitmaps().is_some() {
-            let message = "an image with persistent bitmaps cannot be resized by this version";
-            return Err(Error::new(ErrorKind::UnsupportedFeature, message));
+            let message = "an image with persistent bitmaps cannot be resized";
+            let refused = Error::new(ErrorKind::UnsupportedFeature, message);
+            return Err(refused.in_case(Case::HasBitmaps));
         }
         if !header.geometry.holds(options.virtual_size) {
             let (size, max) = (options.virtual_size, header.geometry.max_virtual_size());

@@ -18,7 +18,7 @@ use self::table::TablePiece;
 use super::compress::Codec;
 use super::entry::{ClusterRef, L1Entry, L2Entry, Mapping, Subclusters};
 use super::geometry::{ENTRY_SIZE, GuestCluster, GuestOffset, HostOffset};
-use super::header::{Encryption, Header};
+use super::header::Header;
 use super::lengths::index as index_of;
 use super::table::{first_word, stored_entry};
 use crate::block::salvage::{LossReason, Rescue, Salvage};
@@ -83,9 +83,7 @@ impl Salvager {
         header: Header,
         below: Below,
     ) -> Result<Salvager> {
-        if header.encryption != Encryption::None {
-            return Err(Error::new(ErrorKind::UnsupportedFeature, "the image is encrypted"));
-        }
+        header.require_not_encrypted()?;
         if header.has_external_data() != data_file.is_some() {
             let message = "an external data file is needed, or not used";
             return Err(Error::new(ErrorKind::BadRequest, message));

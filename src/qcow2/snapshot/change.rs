@@ -195,9 +195,7 @@ impl Qcow2 {
     /// Refuses what no change of the snapshots can be done to.
     fn refuse_snapshots(&self) -> Result<()> {
         refuse_read_only(&*self.storage)?;
-        if self.header.incompatible.contains(Incompatible::CORRUPT) {
-            return Err(Error::new(ErrorKind::Corrupt, "the image is marked corrupt"));
-        }
+        self.header.require_not_corrupt()?;
         self.header.require_own_data()
     }
 
@@ -229,8 +227,8 @@ impl Qcow2 {
         }
         if let Some(other) = snapshots.iter().find(|snapshot| snapshot.is_called(name)) {
             let (id, other) = (other.id.escape_ascii(), other.name.escape_ascii());
-            let message =
-                format!("the snapshot '{other}' with the id '{id}' is called '{name}' too");
+            let name = name.escape_debug();
+            let message = format!("'{name}' is the snapshot '{other}' (id {id}) already");
             return Err(Error::new(ErrorKind::Exists, message).in_field("name"));
         }
         if snapshots.len() >= crate::qcow2::lengths::index(MAX_SNAPSHOTS) {

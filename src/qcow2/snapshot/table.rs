@@ -85,8 +85,8 @@ pub fn find_snapshot(snapshots: &[Snapshot], id_or_name: &str) -> Result<usize> 
     let mut found = (0..).zip(snapshots).filter(|(_, snapshot)| snapshot.is_called(id_or_name));
     let Some((place, first)) = found.next() else {
         let message = match snapshots.is_empty() {
-            true => format!("no snapshot '{id_or_name}': the image has none"),
-            false => format!("no snapshot has the id or the name '{id_or_name}'"),
+            true => format!("there is no snapshot '{id_or_name}': the image has none"),
+            false => format!("there is no snapshot with the id or the name '{id_or_name}'"),
         };
         return Err(Error::new(ErrorKind::NotFound, message).in_field("snapshot"));
     };

@@ -50,8 +50,8 @@ fn a_data_file_is_written_only_where_the_caller_says() {
             let (kind, message) = (error.kind(), error.to_string());
             assert_eq!((kind, error.changed()), (ErrorKind::BackingRefused, false), "{message}");
             assert!(message.contains(&format!("external data file '{secret}'")), "{message}");
-            let remedy = message.contains("Trust::and");
-            assert_eq!(remedy, trust != Trust::none(), "{message}");
+            let may_be_read = message.contains("may be read, and not written");
+            assert_eq!(may_be_read, trust != Trust::none(), "{message}");
         }
         assert_eq!(before, env.contents(), "{secret}");
 
