@@ -12,7 +12,7 @@ use crate::units::ByteSize;
 
 /// Give room back to the host that a disk does not need
 ///
-/// In place, with the machine off, and without a second copy: blocks that the guest's ext2, ext3 and
+/// In place, with the machine off (neither paused nor saved: what it swapped out goes), and without a second copy: blocks that the guest's ext2, ext3 and
 /// ext4 filesystems call free, swap, zeros and leaked clusters are given up; then what lies at the end
 /// of the file moves into the free clusters before it, and the file is cut. What the guest has,
 /// internal snapshots and bitmaps stay as they are. Stopped at any point, the disk is sound, and the
@@ -101,7 +101,8 @@ pub(super) fn text(report: &CompactReport) -> String {
         if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
     let text = match (report.dry_run, report.changed) {
         (true, _) if report.reclaimed_bytes == 0 => {
-            format!("{} needs all of its {}\n", report.path, size(report.allocated_bytes))
+            let taken = size(report.allocated_bytes);
+            format!("{} takes {taken} on the host, and nothing of that is given up\n", report.path)
         }
         (true, _) => format!(
             "{} takes {} on the host and could give up {}{reasons}\n",

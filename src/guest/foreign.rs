@@ -1,6 +1,7 @@
 //! What is told of filesystems and arrays that only the guest can change.
 
 use super::FilesystemKind;
+use super::partitions::{Kind, Known};
 use crate::block::BlockDevice;
 use crate::error::Result;
 
@@ -8,6 +9,9 @@ use crate::error::Result;
 /// it: an allocation group of XFS, or a chunk of btrfs, that would be very small is not made.
 const SLACK_PART: u64 = 64;
 const SLACK_BYTES: u64 = 32 << 20;
+
+const LINUX_RAID: &str = "an array of Linux (md)";
+const ZFS: &str = "a pool of ZFS";
 
 /// The size of a filesystem, in bytes, where it can be read.
 ///
@@ -36,28 +40,66 @@ pub(super) fn fills(size_bytes: u64, place_bytes: u64) -> bool {
     size_bytes.saturating_add(slack) >= place_bytes
 }
 
-/// The array that a place is a member of, if it is one that keeps its superblock at the end: what
-/// is at the front is then the filesystem, which does not say so.
-///
-/// Linux `include/uapi/linux/raid/md_p.h`: the superblock of version 0.90 is in the last whole
-/// 64 KiB, that of 1.0 between 8 and 12 KiB before the end.
+/// Whose a place is, although it looks like a filesystem or swap: an array that keeps its superblock at
+/// the end, or what was made where a filesystem had been, and left its superblock.
 ///
 /// # Errors
 /// Whatever reading the device says.
-pub(super) fn array_of(device: &dyn BlockDevice) -> Result<Option<&'static str>> {
+pub(super) fn owner_of(device: &dyn BlockDevice) -> Result<Option<&'static str>> {
+    if is_md_member(device)? {
+        return Ok(Some(LINUX_RAID));
+    }
+    // `struct cache_sb` (Linux `drivers/md/bcache`), `struct bch_sb`: both begin with these bytes.
+    if read(device, 4096 + 24)? == Some([0xc6, 0x85, 0x73, 0xf6]) {
+        return Ok(Some("a cache of Linux (bcache)"));
+    }
+    Ok(is_zfs_member(device)?.then_some(ZFS))
+}
+
+/// Whose a partition is by its type.
+pub(super) fn owner_by_kind(kind: Option<Kind>) -> Option<&'static str> {
+    match kind?.known()? {
+        Known::LinuxRaid => Some(LINUX_RAID),
+        Known::LinuxLvm => Some("a volume group of LVM"),
+        Known::LinuxLuks => Some("an encrypted volume (LUKS)"),
+        _ => None,
+    }
+}
+
+/// Linux `include/uapi/linux/raid/md_p.h`: the superblock of version 0.90 is in the last whole 64 KiB,
+/// that of 1.0 between 8 and 12 KiB before the end, that of 1.1 at the beginning, that of 1.2 at 4 KiB.
+fn is_md_member(device: &dyn BlockDevice) -> Result<bool> {
     const MAGIC: u32 = 0xa92b_4efc;
-    const LINUX_RAID: &str = "an array of Linux (md)";
     let back = |bytes: u64, unit: u64| {
         let end = device.size().checked_sub(bytes)?;
         Some(end.saturating_sub(end.checked_rem(unit).unwrap_or(0)))
     };
-    // 0.90 is in the byte order of its machine: nearly always this one.
-    for at in [back(64 << 10, 64 << 10), back(8 << 10, 4 << 10)].into_iter().flatten() {
+    let places = [back(64 << 10, 64 << 10), back(8 << 10, 4 << 10), Some(0), Some(4096)];
+    for at in places.into_iter().flatten() {
+        // 0.90 is in the byte order of its machine: nearly always this one.
         if read(device, at)?.map(u32::from_le_bytes) == Some(MAGIC) {
-            return Ok(Some(LINUX_RAID));
+            return Ok(true);
         }
     }
-    Ok(None)
+    Ok(false)
+}
+
+/// OpenZFS `include/sys/vdev_impl.h`: the first label has a ring of uberblocks in its second half, each
+/// of at least 1 KiB, which begin with this in the byte order of their machine.
+fn is_zfs_member(device: &dyn BlockDevice) -> Result<bool> {
+    const MAGIC: u64 = 0x00ba_b10c;
+    const HALF: u64 = 128 << 10;
+    if device.size() < HALF.saturating_mul(2) {
+        return Ok(false);
+    }
+    let mut ring = vec![0; 128 << 10];
+    device.read_at(HALF, &mut ring)?;
+    let is_uberblock = |slot: &[u8]| {
+        slot.first_chunk().is_some_and(|magic| {
+            u64::from_le_bytes(*magic) == MAGIC || u64::from_be_bytes(*magic) == MAGIC
+        })
+    };
+    Ok(ring.chunks(1 << 10).any(is_uberblock))
 }
 
 /// Some bytes, if the device has them.

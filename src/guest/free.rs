@@ -5,21 +5,11 @@ use std::fmt;
 use std::ops::Range;
 
 use super::ext4::{self, Filesystem, FreeMap};
-use super::foreign;
 use super::identify::second_filesystem;
-use super::partitions::{self, Reading, Table};
-use super::{Contents, FilesystemKind, VolumeKind, identify};
+use super::partitions::{self, Kind, Reading, Table};
+use super::{Contents, FilesystemKind, VolumeKind, foreign, identify, swap};
 use crate::block::{BlockDevice, Slice};
 use crate::error::{Error, ErrorKind, Result};
-
-/// The header of swap, which says how large it is and what it is called, is the first page, in bytes;
-/// its signature is in the last ten.
-const SWAP_PAGES: [u64; 3] = [4 << 10, 16 << 10, 64 << 10];
-/// What that is.
-const SWAP: [&[u8]; 2] = [b"SWAPSPACE2", b"SWAP-SPACE"];
-/// What is there instead while a machine is suspended to disk (Linux `kernel/power/swap.c`; uswsusp,
-/// TuxOnIce; `libblkid`).
-const SUSPENDED: [&[u8]; 4] = [b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001"];
 
 /// Why a range of the disk is not needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,8 +38,8 @@ struct Part {
 #[derive(Debug)]
 enum What {
     Filesystem(Box<FreeMap>),
-    /// Its header has so many bytes.
-    Swap(u64),
+    /// Bytes of its place.
+    Swap(Range<u64>),
 }
 
 /// Why nothing is taken from what the guest has: what seems free may be needed.
@@ -60,7 +50,7 @@ pub enum Doubt {
     Partitions(partitions::Refusal),
     /// A filesystem.
     Filesystem(ext4::Refusal),
-    /// A filesystem is a part of something larger.
+    /// What looks like a filesystem or swap belongs to something else.
     Member(&'static str),
     /// There are marks of another filesystem, too.
     Second(FilesystemKind),
@@ -92,9 +82,15 @@ impl fmt::Display for Doubt {
         match self {
             Doubt::Partitions(refusal) => refusal.fmt(f),
             Doubt::Filesystem(refusal) => refusal.fmt(f),
-            Doubt::Member(of) => write!(f, "the filesystem is a part of {of}"),
+            Doubt::Member(of) => {
+                write!(f, "what looks like a filesystem or swap is a part of {of}")
+            }
             Doubt::Second(kind) => {
-                write!(f, "where it has a filesystem, there are marks of {} as well", kind.name())
+                write!(
+                    f,
+                    "where it has a filesystem or swap, there are marks of {} as well",
+                    kind.name()
+                )
             }
             Doubt::Suspended => write!(f, "the machine is suspended to its swap space"),
         }
@@ -119,7 +115,7 @@ impl FreeSpace {
                 Reading::Refused(refusal) => return Ok(Err(Doubt::Partitions(refusal))),
                 Reading::Nothing => Vec::new(),
             },
-            _ => std::iter::once(0..disk.size()).collect(),
+            _ => std::iter::once((0..disk.size(), None)).collect(),
         };
         for place in places {
             if let Err(doubt) = found.look(disk, place)? {
@@ -139,37 +135,41 @@ impl FreeSpace {
         self.unknown
     }
 
-    fn look(&mut self, disk: &dyn BlockDevice, place: Range<u64>) -> Result<Result<(), Doubt>> {
+    fn look(
+        &mut self,
+        disk: &dyn BlockDevice,
+        (place, kind): (Range<u64>, Option<Kind>),
+    ) -> Result<Result<(), Doubt>> {
         let len = place.end.saturating_sub(place.start);
         let slice = Slice::new(disk, place.start, len);
-        if swap_header(&slice, &SUSPENDED)?.is_some() {
+        if swap::is_suspended(&slice)? {
             return Ok(Err(Doubt::Suspended));
         }
         let contents = identify(&slice)?;
         let what = match contents {
-            Contents::Volume(VolumeKind::Swap) => match swap_header(&slice, &SWAP)? {
-                Some(len) => What::Swap(len),
+            Contents::Volume(VolumeKind::Swap) => match swap::swapped(&slice)? {
+                Some(swapped) => What::Swap(swapped),
                 None => return self.skip(contents),
             },
             Contents::Filesystem(_) => match Filesystem::read(&slice)? {
-                ext4::Reading::Filesystem(filesystem) => {
-                    if let Some(array) = foreign::array_of(&slice)? {
-                        return Ok(Err(Doubt::Member(array)));
-                    }
-                    if let Some(kind) = second_filesystem(&slice)? {
-                        return Ok(Err(Doubt::Second(kind)));
-                    }
-                    match filesystem.free_map(&slice)? {
-                        Ok(map) => What::Filesystem(Box::new(map)),
-                        Err(refusal) => return Ok(Err(Doubt::Filesystem(refusal))),
-                    }
-                }
+                ext4::Reading::Filesystem(filesystem) => match filesystem.free_map(&slice)? {
+                    Ok(map) => What::Filesystem(Box::new(map)),
+                    Err(refusal) => return Ok(Err(Doubt::Filesystem(refusal))),
+                },
                 ext4::Reading::Refused(refusal) => return Ok(Err(Doubt::Filesystem(refusal))),
                 ext4::Reading::Nothing => return self.skip(contents),
             },
             Contents::Empty | Contents::Payload => return Ok(Ok(())),
             _ => return self.skip(contents),
         };
+        // Who makes something else of a place need not overwrite what was there.
+        let owner = foreign::owner_by_kind(kind);
+        if let Some(owner) = owner.map_or_else(|| foreign::owner_of(&slice), |of| Ok(Some(of)))? {
+            return Ok(Err(Doubt::Member(owner)));
+        }
+        if let Some(kind) = second_filesystem(&slice)? {
+            return Ok(Err(Doubt::Second(kind)));
+        }
         self.parts.push(Part { place, what });
         Ok(Ok(()))
     }
@@ -205,11 +205,8 @@ impl FreeSpace {
         for Part { place, what } in &self.parts {
             let at = |offset: u64| place.start.saturating_add(offset).min(place.end);
             match what {
-                What::Swap(header) => {
-                    let run = at(*header)..place.end;
-                    if !run.is_empty() {
-                        visit(run, Unneeded::Swap)?;
-                    }
+                What::Swap(swapped) => {
+                    visit(at(swapped.start)..at(swapped.end), Unneeded::Swap)?;
                 }
                 What::Filesystem(map) => {
                     let len = place.end.saturating_sub(place.start);
@@ -225,28 +222,12 @@ impl FreeSpace {
     }
 }
 
-/// The places of all partitions, in the order of the disk.
-fn places(table: &Table) -> Vec<Range<u64>> {
+/// The places of all partitions, in the order of the disk, and what they are said to be for.
+fn places(table: &Table) -> Vec<(Range<u64>, Option<Kind>)> {
     let partitions = table.partitions().iter();
     let mut places: Vec<_> = partitions
-        .map(|partition| {
-            partition.start_bytes..partition.start_bytes.saturating_add(partition.len_bytes)
-        })
+        .map(|partition| (partition.start_bytes..partition.end_bytes(), Some(partition.kind)))
         .collect();
-    places.sort_unstable_by_key(|place| place.start);
+    places.sort_unstable_by_key(|(place, _)| place.start);
     places
-}
-
-/// How long the header of swap is that has one of these signatures, if there is one.
-fn swap_header(place: &dyn BlockDevice, signatures: &[&[u8]]) -> Result<Option<u64>> {
-    for page in SWAP_PAGES.into_iter().rev() {
-        let mut signature = [0; 10];
-        if page <= place.size() {
-            place.read_at(page.saturating_sub(10), &mut signature)?;
-        }
-        if signatures.iter().any(|one| signature.starts_with(one)) {
-            return Ok(Some(page));
-        }
-    }
-    Ok(None)
 }

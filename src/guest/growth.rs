@@ -261,7 +261,7 @@ impl InsideGrowth {
             Ok(new_bytes) if new_bytes == old_bytes => return Ok(Ok(())),
             Ok(_) => {}
         }
-        if let Some(array) = foreign::array_of(&Slice::new(disk, place.start, place.old_bytes))? {
+        if let Some(array) = foreign::owner_of(&Slice::new(disk, place.start, place.old_bytes))? {
             return Ok(Err(Refusal::Member(array)));
         }
         if depth == Depth::Outline {

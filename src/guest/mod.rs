@@ -19,6 +19,7 @@ pub mod fuzz_tests;
 mod growth;
 mod identify;
 pub mod partitions;
+mod swap;
 
 pub use free::{Doubt, FreeSpace, Unneeded};
 pub use growth::{FilesystemGrowth, FillRequest, InsideGrowth, PartitionGrowth, Refusal};

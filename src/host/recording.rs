@@ -4,7 +4,7 @@
 use std::backtrace::Backtrace;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::storage::{Allocation, MemoryStorage, Storage};
+use super::storage::{Allocation, MemoryStorage, Run, Storage};
 use crate::error::{Error, ErrorKind, Result};
 
 /// One thing that was done to a file.
@@ -228,6 +228,10 @@ impl Storage for RecordingStorage {
     fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
         let len = usize::try_from(len).expect("a range of a file in memory");
         self.record(Event::Write(offset, vec![0; len]))
+    }
+
+    fn run(&self, offset: u64, end: u64) -> Result<Run> {
+        self.memory.run(offset, end)
     }
 
     fn sync(&self) -> Result<()> {

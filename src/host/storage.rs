@@ -220,6 +220,9 @@ fn in_memory(offset: u64, len: usize) -> Result<(usize, usize)> {
     range.ok_or_else(|| Error::new(ErrorKind::NoSpace, "offset exceeds memory").at_offset(offset))
 }
 
+/// What holes of a [`MemoryStorage`] consist of, in bytes.
+const SECTOR: usize = 512;
+
 impl Storage for MemoryStorage {
     fn len(&self) -> Result<u64> {
         // OK: a usize always fits.
@@ -274,6 +277,21 @@ impl Storage for MemoryStorage {
     fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
         self.allocate(offset, len, Allocation::Zeros)?;
         self.punch_hole(offset, len)
+    }
+
+    /// Sectors of zeros are holes.
+    fn run(&self, offset: u64, end: u64) -> Result<Run> {
+        let is_hole = |data: &[u8], at: u64| {
+            let start = usize::try_from(at).unwrap_or(usize::MAX);
+            let sector = data.get(start..).unwrap_or_default();
+            sector.iter().take(SECTOR).all(|&byte| byte == 0)
+        };
+        let data = self.lock();
+        let (first, mut at) = (is_hole(&data, offset), offset);
+        while at < end && is_hole(&data, at) == first {
+            at = (at + 1).next_multiple_of(SECTOR as u64);
+        }
+        Ok(Run { is_hole: first, end: at.min(end) })
     }
 
     fn sync(&self) -> Result<()> {

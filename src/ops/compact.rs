@@ -14,7 +14,7 @@ use crate::error::{Case, Error, ErrorKind, Result};
 use crate::guest::{FreeSpace, Unneeded};
 use crate::host::{Access, FileStorage};
 use crate::image::{GivenUp, Image, Zeros, refuse_dependents};
-use crate::qcow2::Autoclear;
+use crate::qcow2::{Autoclear, Incompatible};
 
 /// A disk that shall take less room.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -156,32 +156,44 @@ fn compact_open(
     let has_bitmaps = existing.header().is_some_and(|header| {
         header.bitmaps().is_some() && header.autoclear.contains(Autoclear::BITMAPS)
     });
+    let has_snapshots = existing.header().is_some_and(|header| header.snapshots.count > 0);
+    // Who opens a dirty image to change it has its counts rebuilt.
+    let dirty =
+        existing.header().is_some_and(|header| header.incompatible.contains(Incompatible::DIRTY));
+    let rebuilt = dirty && !request.dry_run;
     let mut image = match request.dry_run {
         true => existing.assemble_to_read(true, context)?,
         // Without what the guest calls free, nothing is given up that reads as anything but zeros.
         false => existing.assemble_to_compact(has_bitmaps, context)?,
     };
-    let sound = image.require_sound(context.task())?;
-    let free = known_free(&image, request, has_bitmaps, &mut report)?;
+    report.changed |= rebuilt;
+    let mark = |error: Error| if rebuilt { error.after_changes() } else { error };
+    let sound = image.require_sound(context.task()).map_err(mark)?;
+    let free = known_free(&image, request, has_bitmaps, &mut report).map_err(mark)?;
     if !free.is_empty() && !request.force {
-        refuse_dependents(&path)?;
+        refuse_dependents(&path).map_err(mark)?;
     }
-    give_up(&image, &free, request, &mut report, context)?;
+    give_up(&image, &free, request, &mut report, context).map_err(mark)?;
+    if has_snapshots && report.guest_free_bytes + report.swap_bytes + report.zero_bytes > 0 {
+        let note = "what snapshots show of it stays in the file as long as they do";
+        report.notes.push(note.to_owned());
+    }
     report.leaked_bytes = sound.map_or(0, |sound| sound.leaked_bytes());
     report.reclaimed_bytes =
         report.guest_free_bytes + report.swap_bytes + report.zero_bytes + report.leaked_bytes;
     if !request.dry_run {
-        let gave_up = report.guest_free_bytes + report.swap_bytes + report.zero_bytes > 0
+        report.changed |= report.guest_free_bytes + report.swap_bytes + report.zero_bytes > 0
             || report.unwritten_bytes > 0;
-        let mark = |error: Error| if gave_up { error.after_changes() } else { error };
-        report.moved_bytes = image.compact(sound, context.task()).map_err(mark)?.moved_bytes;
-        image.close().map_err(mark)?;
+        let mark = |error: Error, changed| if changed { error.after_changes() } else { error };
+        let compacted = image.compact(sound, context.task());
+        let compacted = compacted.map_err(|error| mark(error, report.changed))?;
+        report.moved_bytes = compacted.moved_bytes;
+        report.changed |= compacted.changed;
+        image.close().map_err(|error| mark(error, report.changed))?;
         let info = FileStorage::open(&path, Access::Read).and_then(|file| file.info());
-        let info = info.map_err(Error::after_changes)?;
+        let info = info.map_err(|error| mark(error, report.changed))?;
         (report.file_size_bytes, report.allocated_bytes) = (info.len, info.allocated_bytes);
-        report.changed |= report.reclaimed_bytes + report.unwritten_bytes + report.moved_bytes > 0
-            || info.len != report.old_file_size_bytes
-            || info.allocated_bytes < report.old_allocated_bytes;
+        report.changed |= info.allocated_bytes < report.old_allocated_bytes;
     }
     Ok(report)
 }

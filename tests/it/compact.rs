@@ -137,7 +137,18 @@ fn doubts_are_refused() {
     env.patch("swap", 4086, b"S1SUSPEND\0");
     // What was made where another one had been.
     with("both.qcow2", 0x1_0040, b"_BHRfS_M");
-    for name in ["mounted.qcow2", "wrong.qcow2", "both.qcow2", "swap --format raw"] {
+    // What was made of it later left its superblock: md 1.1, ZFS; md 1.2 and a filesystem over swap.
+    let md = 0xa92b_4efc_u32.to_le_bytes();
+    with("md.qcow2", 0, &md);
+    with("zfs.qcow2", (128 << 10) + 3072, &0x00ba_b10c_u64.to_le_bytes());
+    for (name, offset, mark) in [("md", 4096, &md[..]), ("ext", 1024 + 0x38, &[0x53, 0xef])] {
+        fs::write(env.path(name), vec![5; mib(4) as usize]).expect("a disk");
+        env.system("mkswap", &[name]).exits(0);
+        env.patch(name, offset, mark);
+    }
+    let images = ["mounted.qcow2", "wrong.qcow2", "both.qcow2", "md.qcow2", "zfs.qcow2"];
+    let disks = ["swap --format raw", "md --format raw", "ext --format raw"];
+    for name in images.into_iter().chain(disks) {
         env.refuses(&format!("compact {name}"), "guest_refused");
         env.report(&format!("compact {name} --guest-fs off --dry-run"));
     }
@@ -172,6 +183,13 @@ fn swap_is_emptied() {
         assert!(left[..page] == head && left[page..].iter().all(|&byte| byte == 0));
         env.system("swaplabel", &["swap"]).exits(0);
     }
+    // Nobody knows what is behind the last page that the header names; nor what another header says.
+    fs::write(env.path("swap"), vec![5; mib(8) as usize]).expect("a disk");
+    env.system("mkswap", &["swap", "4096"]).exits(0);
+    let done = env.report("compact swap --format raw");
+    assert_eq!(bytes(&done, "swap_bytes"), mib(4) - (4 << 10));
+    env.patch("swap", 1024, &[2]);
+    assert_eq!(bytes(&env.report("compact swap --format raw"), "swap_bytes"), 0);
 }
 
 /// Of an external data file, holes are made and nothing moves; it is written where that is allowed.

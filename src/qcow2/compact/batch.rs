@@ -24,6 +24,8 @@ pub(super) struct Batch {
     copies: Vec<(HostCluster, HostCluster)>,
     /// Bytes within clusters: from, to and how many.
     pieces: Vec<(HostOffset, HostOffset, u64)>,
+    /// How many bytes those are.
+    piece_bytes: u64,
     /// By how much counts go up before anything is switched.
     more: BTreeMap<HostCluster, u64>,
     /// What is written where, each in one sector, once everything new is on the medium.
@@ -40,6 +42,7 @@ impl Batch {
 
     pub(super) fn copy_bytes(&mut self, from: HostOffset, to: HostOffset, len: u64) {
         self.pieces.push((from, to, len));
+        self.piece_bytes = self.piece_bytes.saturating_add(len);
     }
 
     /// A cluster is referred to so often more.
@@ -62,7 +65,8 @@ impl Batch {
     fn is_full(&self, geometry: Geometry) -> bool {
         let copies = u64::try_from(self.copies.len()).unwrap_or(u64::MAX);
         self.words.len() >= MAX_CHANGES
-            || copies.saturating_mul(geometry.cluster_size()) >= MAX_BYTES
+            || copies.saturating_mul(geometry.cluster_size()).saturating_add(self.piece_bytes)
+                >= MAX_BYTES
     }
 
     fn is_empty(&self) -> bool {
@@ -94,9 +98,7 @@ impl Mover<'_> {
         // Counts go first: refcount blocks move too, with what they count by now.
         self.copy_clusters(&batch.copies)?;
         for (from, to, len) in &batch.pieces {
-            let mut bytes = vec![0; index(*len)];
-            read_padded_at(self.storage, from.get(), &mut bytes)?;
-            self.storage.write_at(to.get(), &bytes)?;
+            self.copy_bytes(from.get(), to.get(), *len)?;
         }
         if !batch.words.is_empty() {
             self.storage.sync()?;
@@ -132,12 +134,21 @@ impl Mover<'_> {
     }
 
     fn copy_run(&mut self, from: u64, to: u64, len: u64) -> Result<()> {
-        let end = from.saturating_add(len);
-        let run = self.storage.run(from, end)?;
-        if run.is_hole && run.end >= end {
+        let is_hole = |at: u64| -> Result<bool> {
+            let end = at.saturating_add(len);
+            let run = self.storage.run(at, end)?;
+            Ok(run.is_hole && run.end >= end)
+        };
+        match is_hole(from)? {
             // Room that was laid out and never written stays that.
-            return self.storage.zero_range(to, len);
+            true if is_hole(to)? => Ok(()),
+            true => self.storage.zero_range(to, len),
+            false => self.copy_bytes(from, to, len),
         }
+    }
+
+    fn copy_bytes(&mut self, from: u64, to: u64, len: u64) -> Result<()> {
+        self.task.check()?;
         if self.storage.run(to, to.saturating_add(len))?.is_hole {
             self.filled = self.filled.saturating_add(len);
         }

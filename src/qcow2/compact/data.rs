@@ -32,8 +32,7 @@ impl Mover<'_> {
     fn move_data_of(&mut self, at: HostOffset) -> Result<()> {
         let (geometry, entry_size) = (self.geometry, self.geometry.l2_entry_size());
         let table = L2Table::read_padded(self.storage, at, geometry)?;
-        let done = geometry.bytes_of(self.moved);
-        self.task.step("move", done, geometry.host_offset(self.mark).get().max(done))?;
+        self.task.step("move", self.moved_bytes, self.to_move.max(self.moved_bytes))?;
         for (index, run) in table.runs(geometry) {
             for (index, entry) in (index..).zip(run.entries(geometry)) {
                 if let Some(moved) = self.moved_entry(at, entry)? {

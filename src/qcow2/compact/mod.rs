@@ -51,6 +51,8 @@ pub struct Compacted {
     pub leaked_bytes: u64,
     /// Bytes that moved towards the beginning of the file.
     pub moved_bytes: u64,
+    /// Whether anything was written but the room of free clusters given back.
+    pub changed: bool,
     /// Whether the image was dirty, and its reference counts were made true first.
     pub rebuilt: bool,
 }
@@ -128,8 +130,9 @@ impl Qcow2 {
         let mut mover = Mover::new(storage, header, sound.has_packed, task).map_err(changed)?;
         let done = mover.run().map_err(changed);
         done.map_err(|error| if mover.has_written { error.after_changes() } else { error })?;
-        let moved_bytes = mover.geometry.bytes_of(mover.moved);
-        Ok((mover.header, Compacted { leaked_bytes, moved_bytes, rebuilt: false }))
+        let Mover { moved_bytes, has_written, header, .. } = mover;
+        let changed = lowered || has_written;
+        Ok((header, Compacted { leaked_bytes, moved_bytes, changed, rebuilt: false }))
     }
 }
 
@@ -186,7 +189,9 @@ struct Mover<'a> {
     packing: Packing,
     /// The refcount block that was looked at last, and its index.
     recent: Option<(u64, RefcountBlock)>,
-    moved: ClusterCount,
+    moved_bytes: u64,
+    /// What may have to move, in bytes.
+    to_move: u64,
     /// Whether the disk has compressed clusters.
     has_packed: bool,
     has_written: bool,
@@ -214,7 +219,8 @@ impl<'a> Mover<'a> {
             shared: BTreeMap::new(),
             packing: Packing::default(),
             recent: None,
-            moved: ClusterCount::ZERO,
+            moved_bytes: 0,
+            to_move: 0,
             has_packed,
             has_written: false,
             filled: 0,
@@ -231,6 +237,7 @@ impl<'a> Mover<'a> {
         // what lies last goes first.
         let steps = if self.has_packed { 8 } else { 1 };
         let (first, ahead) = (end, (end - target).get());
+        self.to_move = self.geometry.bytes_of(end - target);
         for step in 1..steps {
             let ahead = ahead.saturating_mul(step).checked_div(steps).unwrap_or_default();
             self.move_behind(HostCluster::new(first.get().saturating_sub(ahead)))?;
@@ -345,7 +352,7 @@ impl<'a> Mover<'a> {
         } else {
             self.batch.give_up(cluster, 1);
         }
-        self.moved = self.moved + ClusterCount::new(1);
+        self.moved_bytes = self.moved_bytes.saturating_add(self.geometry.cluster_size());
         Ok(Some(self.geometry.host_offset(to)))
     }
 
@@ -373,10 +380,16 @@ impl<'a> Mover<'a> {
     /// Drops refcount blocks that count nothing, and cuts the file behind its last used cluster.
     fn cut(&mut self) -> Result<()> {
         self.carry_out()?;
-        self.begin_writing()?;
+        if self.header.autoclear != self.header.autoclear.known() {
+            self.begin_writing()?;
+        }
         let releaser = Releaser::new(self.storage, self.geometry, self.counts.clone());
-        releaser.finish_and_cut(&self.header, HostCluster::ZERO)?;
-        self.counts = read_refcount_table(self.storage, &self.header)?;
+        let len = self.storage.len()?;
+        let cut = releaser.finish_and_cut(&self.header, HostCluster::ZERO);
+        cut.map_err(Error::after_changes)?;
+        let counts = read_refcount_table(self.storage, &self.header)?;
+        self.has_written |= counts != self.counts || self.storage.len()? != len;
+        (self.counts, self.recent) = (counts, None);
         Ok(())
     }
 }

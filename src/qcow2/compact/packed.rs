@@ -49,7 +49,7 @@ impl Mover<'_> {
         let goes_on = new_clusters == ClusterCount::new(1) && self.packing.end.is_some();
         self.packing.count = if goes_on { self.packing.count.saturating_add(times) } else { times };
         self.packing.end = (!self.geometry.is_aligned(end)).then_some(end);
-        self.moved = self.moved + clusters;
+        self.moved_bytes = self.moved_bytes.saturating_add(range.len);
         Ok(Some(entry))
     }
 

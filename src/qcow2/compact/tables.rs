@@ -2,7 +2,7 @@
 
 use super::Mover;
 use super::room::first_run;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::qcow2::bitmap::table_places;
 use crate::qcow2::entry::L1Entry;
 use crate::qcow2::error::FormatError;
@@ -61,6 +61,13 @@ impl Mover<'_> {
     fn move_directory(&mut self) -> Result<()> {
         let Some(directory) = self.header.vouched_bitmaps() else { return Ok(()) };
         let clusters = self.geometry.clusters_for(directory.size_bytes);
+        // Where a header that others wrote has no room to be changed, the directory stays.
+        if let Err(error) = HeaderChange::plan(self.storage, &self.header) {
+            return match error.kind() {
+                ErrorKind::UnsupportedFeature => Ok(()),
+                _ => Err(error),
+            };
+        }
         self.move_run(HostOffset::new(directory.offset), clusters, |mover, to| {
             let moved = BitmapDirectory { offset: to.get(), ..directory };
             let change =
@@ -105,7 +112,8 @@ impl Mover<'_> {
         for n in (0..clusters.get()).map(ClusterCount::new) {
             self.batch.give_up(first + n, 1);
         }
-        self.moved = self.moved + clusters;
+        let bytes = self.geometry.bytes_of(clusters);
+        self.moved_bytes = self.moved_bytes.saturating_add(bytes);
         self.carry_out()
     }
 }
