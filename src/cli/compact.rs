@@ -78,6 +78,7 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
             "start the machine and shut it down cleanly; or pass --guest-fs off to give up zeros and \
              leaks alone",
         ),
+        ErrorKind::Dirty => Some("without --dry-run, its reference counts are rebuilt first"),
         ErrorKind::HasDependents => Some(
             "pass --guest-fs off to give up zeros and leaks alone, which shows nowhere; --force gives up \
              the rest too, and the images above may show zeros there",

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::ext4::{self, Filesystem, FreeMap};
 use super::identify::second_filesystem;
-use super::partitions::{self, Kind, Reading, Table};
+use super::partitions::{Kind, Note, Reading, Refusal, Table};
 use super::{Contents, FilesystemKind, VolumeKind, foreign, identify, swap};
 use crate::block::{BlockDevice, Slice};
 use crate::error::{Error, ErrorKind, Result};
@@ -47,7 +47,7 @@ enum What {
 #[non_exhaustive]
 pub enum Doubt {
     /// The partition table.
-    Partitions(partitions::Refusal),
+    Partitions(Refusal),
     /// A filesystem.
     Filesystem(ext4::Refusal),
     /// What looks like a filesystem or swap belongs to something else.
@@ -108,10 +108,23 @@ impl FreeSpace {
         let mut found = FreeSpace::default();
         let places = match contents {
             Contents::PartitionTable(_) => match Table::read(disk)? {
-                Reading::Table(table) => match table.refusal() {
-                    Some(refusal) => return Ok(Err(Doubt::Partitions(refusal.clone()))),
-                    None => places(&table),
-                },
+                Reading::Table(table) => {
+                    let damaged = "its guest may not believe the backup";
+                    let refusal = match table.note() {
+                        Some(Note::PrimaryDamaged) => Some(Refusal::PrimaryDamaged(damaged)),
+                        _ => table.refusal().cloned(),
+                    };
+                    if let Some(refusal) = refusal {
+                        return Ok(Err(Doubt::Partitions(refusal)));
+                    }
+                    if let Some(owner) = foreign::owner_of(disk)? {
+                        return Ok(Err(Doubt::Member(owner)));
+                    }
+                    if let Some(kind) = second_filesystem(disk)? {
+                        return Ok(Err(Doubt::Second(kind)));
+                    }
+                    places(&table)
+                }
                 Reading::Refused(refusal) => return Ok(Err(Doubt::Partitions(refusal))),
                 Reading::Nothing => Vec::new(),
             },

@@ -144,15 +144,16 @@ pub fn identify(device: &dyn BlockDevice) -> Result<Contents> {
     Ok(contents)
 }
 
-/// What else a place with swap, or with the superblock of ext2, ext3 or ext4, has the marks of: who made a filesystem
+/// What else a place with partitions, with swap or with the superblock of ext2, ext3 or ext4, has the marks of: who made a filesystem
 /// where another one was may have left the old superblock, and nobody can tell which of them is used.
 ///
 /// # Errors
 /// Whatever reading the device says.
 pub(super) fn second_filesystem(device: &dyn BlockDevice) -> Result<Option<FilesystemKind>> {
     let head = Head::read(device)?;
-    Ok(match head.volume() {
-        Some(_) => head.filesystem(),
+    Ok(match head.partition_table() {
+        Some(_) => head.ext(),
+        None if head.volume().is_some() => head.filesystem(),
         None => head.ext().and_then(|_| head.marked()),
     })
 }

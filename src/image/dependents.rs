@@ -17,7 +17,7 @@ use crate::qcow2::{Header, MAGIC};
 use crate::task::Cancel;
 
 /// So many files of a disk's own folder are looked at, at most, before it is changed.
-const MAX_BESIDE: usize = 4096;
+const MAX_BESIDE: usize = 1 << 16;
 /// So many files of a tree are looked at, at most.
 const MAX_FILES: usize = 1 << 17;
 /// So many of those that could not be looked at are told.
@@ -144,13 +144,17 @@ fn look_at(file: &Path) -> Result<Looked> {
     let (mut names, mut is_odd) = (Vec::new(), false);
     for (named, name) in backing.into_iter().chain(data) {
         let plain = name.strip_prefix(b"file:").unwrap_or(name);
-        if protocol(plain).is_some() {
-            is_odd = true;
-        } else if let Some(folder) = file.parent()
-            && let Ok(below) = FileId::of(&folder.join(OsStr::from_bytes(plain)))
-        {
-            names.push((named, below));
+        let odd = protocol(plain).is_some();
+        let known = names.len();
+        // Of a name like `json:{"file":{"filename":"base.qcow2"}}`, any string may be the file.
+        let parts = plain.split(move |&byte| odd && byte == b'"');
+        let Some(folder) = file.parent() else { continue };
+        for part in parts.filter(|part| !part.is_empty()) {
+            if let Ok(below) = FileId::of(&folder.join(OsStr::from_bytes(part))) {
+                names.push((named, below));
+            }
         }
+        is_odd |= odd && names.len() == known;
     }
     match names.is_empty() && !is_odd {
         true => Ok(Looked::Alone),

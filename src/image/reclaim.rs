@@ -53,6 +53,8 @@ pub struct Reclaimer<'a> {
     /// Whether anything is done.
     acts: bool,
     has_acted: bool,
+    /// Whether something lies below the image.
+    has_below: bool,
     /// What was looked at.
     at: u64,
     found_zeros: GivenUp,
@@ -89,6 +91,7 @@ impl Image {
             suspects,
             acts,
             has_acted: false,
+            has_below: self.header().is_some_and(|header| header.backing.is_some()),
             at: 0,
             found_zeros,
             task,
@@ -174,10 +177,10 @@ impl Reclaimer<'_> {
             let Mapped { offset, len, kind, reserved } = self.mapped(end)?;
             let run = offset..offset.saturating_add(len).min(end);
             match kind {
-                ExtentKind::Zero if reserved.is_some() => {
-                    let mut given = self.found_zeros;
-                    self.drop_run(self.inward(run.clone()), &mut given)?;
-                    self.found_zeros = given;
+                ExtentKind::Zero if reserved.is_some() => self.drop_zeros(run.clone())?,
+                // Subclusters in a cluster of the image: what is below would show through them.
+                ExtentKind::Unallocated if reserved.is_some() && !self.has_below => {
+                    self.drop_zeros(run.clone())?;
                 }
                 ExtentKind::Data { .. } | ExtentKind::Compressed => self.look_into(run.clone())?,
                 ExtentKind::Zero | ExtentKind::Unallocated => {}
@@ -259,8 +262,9 @@ impl Reclaimer<'_> {
         if !self.acts {
             return Ok(());
         }
+        self.image.discard(run.start, run.end - run.start)?;
         self.has_acted = true;
-        self.image.discard(run.start, run.end - run.start)
+        Ok(())
     }
 
     /// What the disk is mapped to from where the walk is.

@@ -1,6 +1,6 @@
 //! `compact`: what a disk need not keep goes back to the host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::error::{Case, Error, ErrorKind, Result};
 use crate::guest::{FreeSpace, Unneeded};
 use crate::host::{Access, FileStorage};
 use crate::image::{GivenUp, Image, Zeros, refuse_dependents};
-use crate::qcow2::{Autoclear, Incompatible};
+use crate::qcow2::{Autoclear, Incompatible, Sound};
 
 /// A disk that shall take less room.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -161,7 +161,7 @@ fn compact_open(
     let dirty =
         existing.header().is_some_and(|header| header.incompatible.contains(Incompatible::DIRTY));
     let rebuilt = dirty && !request.dry_run;
-    let mut image = match request.dry_run {
+    let image = match request.dry_run {
         true => existing.assemble_to_read(true, context)?,
         // Without what the guest calls free, nothing is given up that reads as anything but zeros.
         false => existing.assemble_to_compact(has_bitmaps, context)?,
@@ -182,20 +182,32 @@ fn compact_open(
     report.reclaimed_bytes =
         report.guest_free_bytes + report.swap_bytes + report.zero_bytes + report.leaked_bytes;
     if !request.dry_run {
-        report.changed |= report.guest_free_bytes + report.swap_bytes + report.zero_bytes > 0
-            || report.unwritten_bytes > 0;
-        let mark = |error: Error, changed| if changed { error.after_changes() } else { error };
-        let compacted = image.compact(sound, context.task());
-        let compacted = compacted.map_err(|error| mark(error, report.changed))?;
-        report.moved_bytes = compacted.moved_bytes;
-        report.changed |= compacted.changed;
-        image.close().map_err(|error| mark(error, report.changed))?;
-        let info = FileStorage::open(&path, Access::Read).and_then(|file| file.info());
-        let info = info.map_err(|error| mark(error, report.changed))?;
-        (report.file_size_bytes, report.allocated_bytes) = (info.len, info.allocated_bytes);
-        report.changed |= info.allocated_bytes < report.old_allocated_bytes;
+        move_together(image, &path, sound, &mut report, context)?;
     }
     Ok(report)
+}
+
+/// Moves what lies at the end of the file, cuts it, and tells what the file is now.
+fn move_together(
+    mut image: Image,
+    path: &Path,
+    sound: Option<Sound>,
+    report: &mut CompactReport,
+    context: Context<'_>,
+) -> Result<()> {
+    report.changed |= report.guest_free_bytes + report.swap_bytes + report.zero_bytes > 0
+        || report.unwritten_bytes > 0;
+    let mark = |error: Error, changed| if changed { error.after_changes() } else { error };
+    let compacted = image.compact(sound, context.task());
+    let compacted = compacted.map_err(|error| mark(error, report.changed))?;
+    report.moved_bytes = compacted.moved_bytes;
+    report.changed |= compacted.changed;
+    image.close().map_err(|error| mark(error, report.changed))?;
+    let info = FileStorage::open(path, Access::Read).and_then(|file| file.info());
+    let info = info.map_err(|error| mark(error, report.changed))?;
+    (report.file_size_bytes, report.allocated_bytes) = (info.len, info.allocated_bytes);
+    report.changed |= info.allocated_bytes < report.old_allocated_bytes;
+    Ok(())
 }
 
 /// What the guest calls free, as far as it is to be given up.
@@ -274,7 +286,9 @@ fn give_up(
         found = walk(image, free, Zeros::Read, acts, context)
             .map_err(|error| if has_acted { error.after_changes() } else { error })?;
         if acts {
-            found.add(&known);
+            // What was given up is not to be counted again, where the host does not tell holes.
+            found = Found { zeros: found.zeros, ..known };
+            found.zeros += known.zeros;
         }
     }
     report.guest_free_bytes = found.free.data_bytes;
@@ -295,12 +309,6 @@ struct Found {
 impl Found {
     fn unwritten_bytes(&self) -> u64 {
         self.free.unwritten_bytes + self.swap.unwritten_bytes + self.zeros.unwritten_bytes
-    }
-
-    fn add(&mut self, other: &Found) {
-        self.free += other.free;
-        self.swap += other.swap;
-        self.zeros += other.zeros;
     }
 
     fn is_nothing(&self) -> bool {

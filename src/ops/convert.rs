@@ -4,7 +4,7 @@
 mod plan;
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,7 @@ use crate::host::storage::Storage;
 use crate::host::{FileId, FileStorage, Staging, resolve_target};
 use crate::image::copy::{self, InKernel};
 use crate::image::probe;
+use crate::qcow2::MAGIC;
 use crate::units::ByteSize;
 
 /// A disk, and the one that what its guest sees is written as.
@@ -190,7 +191,17 @@ pub fn convert_from(
     ];
     refuse_unfit(&unfit, "standard input")?;
     refuse_foreign_name(&request.out, request.format)?;
-    Job::new(request, context).run(Vec::new(), |job| job.write_stream(stream))
+    let mut head = Vec::new();
+    let most = MAGIC.len() as u64;
+    Read::take(&mut *stream, most)
+        .read_to_end(&mut head)
+        .map_err(|error| Error::io("cannot read", Path::new("standard input"), error))?;
+    if head == MAGIC && request.source_format.is_none() {
+        let message = "standard input is read as a raw disk, and begins as a qcow2 image";
+        return Err(Error::new(ErrorKind::FormatMismatch, message));
+    }
+    let mut whole = (&head[..]).chain(stream);
+    Job::new(request, context).run(Vec::new(), |job| job.write_stream(&mut whole))
 }
 
 /// Writes what the guest sees of a disk to a stream, every byte of it; the request's `out` only names

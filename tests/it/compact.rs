@@ -17,6 +17,12 @@ const FORMS: &[(&str, &str, &[&str], bool)] = &[
     ("plain", "qcow2", &["convert -O qcow2 disk d.img"], false),
     ("preallocated", "qcow2", &["convert -O qcow2 -o preallocation=metadata disk d.img"], false),
     ("subclusters", "qcow2", &["convert -O qcow2 -o extended_l2=on disk d.img"], false),
+    (
+        "laid out subclusters",
+        "qcow2",
+        &["convert -O qcow2 -o preallocation=metadata,extended_l2=on disk d.img"],
+        false,
+    ),
     ("version 2", "qcow2", &["convert -O qcow2 -o compat=0.10 disk d.img"], false),
     ("compressed", "qcow2", &["convert -c -O qcow2 disk d.img"], false),
     ("small clusters", "qcow2", &["convert -O qcow2 -o cluster_size=4k disk d.img"], false),
@@ -146,12 +152,18 @@ fn doubts_are_refused() {
         env.system("mkswap", &[name]).exits(0);
         env.patch(name, offset, mark);
     }
-    let images = ["mounted.qcow2", "wrong.qcow2", "both.qcow2", "md.qcow2", "zfs.qcow2"];
+    // The whole disk is a member of an array, with the partition table that it had before.
+    fs::copy(env.path("disk"), env.path("damaged")).expect("a copy");
+    env.patch("damaged", 0, &md);
+    env.qemu_img("convert -f raw -O qcow2 damaged whole.qcow2");
+    let images =
+        ["whole.qcow2", "mounted.qcow2", "wrong.qcow2", "both.qcow2", "md.qcow2", "zfs.qcow2"];
     let disks = ["swap --format raw", "md --format raw", "ext --format raw"];
     for name in images.into_iter().chain(disks) {
         env.refuses(&format!("compact {name}"), "guest_refused");
-        env.report(&format!("compact {name} --guest-fs off --dry-run"));
     }
+    env.report("compact mounted.qcow2 --guest-fs off --dry-run");
+    env.report("compact md --format raw --guest-fs off --dry-run");
     env.qemu_img("create -q -f qcow2 empty.qcow2 64M");
     env.refuses("compact empty.qcow2 --guest-fs require", "guest_refused");
     assert_eq!(env.report("compact empty.qcow2")["changed"], false);
@@ -202,7 +214,7 @@ fn data_files_get_holes() {
         env.qemu_io("qcow2", "d.qcow2", "write -P 7 0 8M");
         env.qemu_io("qcow2", "d.qcow2", "write -P 0 1M 5M");
         let before = env.disk("qcow2", "d.qcow2");
-        env.refuses("compact d.qcow2", "access_denied");
+        env.refuses("compact d.qcow2", "backing_refused");
         let done = env.report("compact d.qcow2 --trust full");
         assert_eq!(bytes(&done, "zero_bytes"), mib(5), "{done:#}");
         assert!(env.disk("qcow2", "d.qcow2") == before);

@@ -276,6 +276,23 @@ fn pipes_are_disks_too() {
     child.wait().exits(0);
     same_bytes(&read, &bytes, "to a pipe");
 
+    // Nobody takes what comes.
+    let child = env.start("convert o.qcow2 -");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    child.signal("TERM");
+    child.wait().exits(143);
+    // An image is no raw disk, unless somebody says so.
+    for (says, code) in [("", 1), ("--source-format raw", 0)] {
+        let mut child = env.start(&format!("convert - image.raw {says} --json"));
+        let mut input = child.stdin();
+        let image = std::fs::read(env.path("o.qcow2")).expect("an image");
+        // It need not read all of that.
+        let _ = input.write_all(&image);
+        drop(input);
+        let told = child.wait().exits(code).json();
+        assert_eq!(told["error"]["data"]["kind"] == "format_mismatch", code == 1, "{told:#}");
+    }
+
     let mut child = env.start("convert - cut.qcow2");
     let mut input = child.stdin();
     input.write_all(&bytes).expect("a reader");

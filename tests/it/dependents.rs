@@ -83,8 +83,10 @@ fn dependents_are_found_under_a_folder() {
     env.qemu_img("create -q -f qcow2 stranger.qcow2 8M");
     let odd =
         "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"base.qcow2\"}}";
-    let args = ["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", odd, "odd.qcow2", "8M"];
-    env.run("qemu-img", args).exits(0);
+    for (name, below) in [("odd.qcow2", odd), ("far.qcow2", "nbd://localhost/base.qcow2")] {
+        let args = ["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", below, name, "8M"];
+        env.run("qemu-img", args).exits(0);
+    }
     env.run("mkfifo", ["pipe"]).exits(0);
     // Around in a circle, if it were followed.
     symlink("..", env.path("above/up")).expect("a link");
@@ -100,18 +102,19 @@ fn dependents_are_found_under_a_folder() {
     let expected = [
         (1, "middle.qcow2", "base.qcow2"),
         (1, "beside.qcow2", "base.qcow2"),
+        (1, "odd.qcow2", "base.qcow2"),
         (2, "top.qcow2", "middle.qcow2"),
     ];
     let expected = expected.map(|(depth, path, below)| (depth, path.to_owned(), below.to_owned()));
     assert_eq!(found.collect::<Vec<_>>(), expected);
-    assert!(search["not_followed"][0].as_str().expect("a path").ends_with("odd.qcow2"));
+    assert!(search["not_followed"][0].as_str().expect("a path").ends_with("far.qcow2"));
     assert_eq!((&search["complete"], &search["unread"]), (&Value::from(false), &Value::from(0)));
     let text = env.vmdisk("chain base.qcow2 --dependents .").exits(0).stdout;
-    assert!(text.contains("3 images depend on it under ") && text.contains("   └─ "), "{text}");
+    assert!(text.contains("4 images depend on it under ") && text.contains("   └─ "), "{text}");
 
     let data = env.report("chain base.data --format raw --dependents .");
     assert_eq!(data["dependents"]["found"][0]["named_for"], "data_file");
-    assert_eq!(data["dependents"]["found"].as_array().expect("a list").len(), 4);
+    assert_eq!(data["dependents"]["found"].as_array().expect("a list").len(), 5);
     env.refuses("chain base.qcow2 --dependents nowhere", "not_found");
     // A header that makes no sense may be anybody's.
     env.write("broken.qcow2", b"QFI\xfb and nothing that makes sense");

@@ -277,7 +277,7 @@ fn a_wait_is_logged() {
     held.lock().expect("a lock");
     let run = env.vmdisk("resize d.qcow2 --size 2M --lock-timeout 0.2 -v").exits(75);
     assert_eq!(run.stderr.matches("info: ").count(), 1, "{run:?}");
-    assert!(run.stderr.contains("d.qcow2 is in use: waiting 2") && run.stderr.contains("ms\n"));
+    assert!(run.stderr.contains("d.qcow2 is in use: waiting ") && run.stderr.contains("ms\n"));
 }
 
 /// What is done with journals and with what killed runs left is logged too.

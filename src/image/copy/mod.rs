@@ -228,8 +228,10 @@ pub fn copy_to_stream(
 ) -> Result<()> {
     let recipe = Recipe::plain();
     let mut sink = StreamSink::new(to);
-    run(DeviceSource::new(from, from.size(), &recipe), &mut sink, &recipe, task)?;
-    sink.finish(from.size())
+    let written = run(DeviceSource::new(from, from.size(), &recipe), &mut sink, &recipe, task);
+    // Who is asked to stop while nobody takes what comes stops for that.
+    let written = written.and_then(|()| sink.finish(from.size()));
+    written.map_err(|error| task.check().err().unwrap_or(error))
 }
 
 impl Target {

@@ -14,6 +14,9 @@ use crate::qcow2::runs;
 /// A batch is carried out when it has so many changes, or so many bytes to copy.
 const MAX_CHANGES: usize = 16 << 10;
 const MAX_BYTES: u64 = 64 << 20;
+/// The same where the file takes more room for what is copied, until that of what moved is given back:
+/// the host may have little.
+pub(super) const MIN_BYTES: u64 = 2 << 20;
 /// So many bytes are copied at once.
 const PIECE: u64 = 1 << 20;
 
@@ -62,11 +65,11 @@ impl Batch {
         *less = less.saturating_add(times);
     }
 
-    fn is_full(&self, geometry: Geometry) -> bool {
+    fn is_full(&self, geometry: Geometry, max_bytes: u64) -> bool {
         let copies = u64::try_from(self.copies.len()).unwrap_or(u64::MAX);
         self.words.len() >= MAX_CHANGES
             || copies.saturating_mul(geometry.cluster_size()).saturating_add(self.piece_bytes)
-                >= MAX_BYTES
+                >= max_bytes
     }
 
     fn is_empty(&self) -> bool {
@@ -77,7 +80,7 @@ impl Batch {
 impl Mover<'_> {
     /// Carries the batch out, if it has become large.
     pub(super) fn carry_out_if_full(&mut self) -> Result<()> {
-        if self.batch.is_full(self.geometry) { self.carry_out() } else { Ok(()) }
+        if self.batch.is_full(self.geometry, self.max_bytes) { self.carry_out() } else { Ok(()) }
     }
 
     /// Carries the batch out: everything that was planned is on the medium afterwards, but for what
@@ -169,7 +172,9 @@ impl Mover<'_> {
         counts.flush()?;
         // The file takes no more room while it is compacted than before, but for what is in a batch.
         // Otherwise this is left to its end, when most of it is cut off.
-        if std::mem::take(&mut self.filled) > 0 {
+        let filled = std::mem::take(&mut self.filled) > 0;
+        self.max_bytes = if filled { MIN_BYTES } else { MAX_BYTES };
+        if filled {
             for run in free {
                 // Room that the file system keeps is no reason to fail: nothing is lost.
                 let _ = give_back(self.storage, self.geometry, run);

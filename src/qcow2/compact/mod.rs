@@ -197,6 +197,8 @@ struct Mover<'a> {
     has_written: bool,
     /// Bytes that were written where the file had a hole, since room was given back.
     filled: u64,
+    /// So many bytes may be copied at once.
+    max_bytes: u64,
 }
 
 impl<'a> Mover<'a> {
@@ -224,6 +226,7 @@ impl<'a> Mover<'a> {
             has_packed,
             has_written: false,
             filled: 0,
+            max_bytes: batch::MIN_BYTES,
         })
     }
 
