@@ -172,22 +172,30 @@ impl Reclaimer<'_> {
     }
 
     fn look_for_zeros(&mut self, end: u64) -> Result<()> {
+        // Subclusters come one by one, and only whole clusters can be given up.
+        let mut laid_out = self.at..self.at;
         while self.at < end {
             self.task.step("compact", self.at, self.image.size())?;
             let Mapped { offset, len, kind, reserved } = self.mapped(end)?;
             let run = offset..offset.saturating_add(len).min(end);
-            match kind {
-                ExtentKind::Zero if reserved.is_some() => self.drop_zeros(run.clone())?,
-                // Subclusters in a cluster of the image: what is below would show through them.
-                ExtentKind::Unallocated if reserved.is_some() && !self.has_below => {
-                    self.drop_zeros(run.clone())?;
+            let reads_as_zeros = match kind {
+                ExtentKind::Zero => true,
+                // What is below would show through.
+                ExtentKind::Unallocated => !self.has_below,
+                ExtentKind::Data { .. } | ExtentKind::Compressed => {
+                    self.look_into(run.clone())?;
+                    false
                 }
-                ExtentKind::Data { .. } | ExtentKind::Compressed => self.look_into(run.clone())?,
-                ExtentKind::Zero | ExtentKind::Unallocated => {}
+            };
+            if reads_as_zeros && reserved.is_some() {
+                if laid_out.end < run.start {
+                    self.drop_zeros(std::mem::replace(&mut laid_out, run.start..run.start))?;
+                }
+                laid_out.end = run.end;
             }
             self.at = run.end;
         }
-        Ok(())
+        self.drop_zeros(laid_out)
     }
 
     /// A run of data of the image's own.

@@ -17,12 +17,6 @@ const FORMS: &[(&str, &str, &[&str], bool)] = &[
     ("plain", "qcow2", &["convert -O qcow2 disk d.img"], false),
     ("preallocated", "qcow2", &["convert -O qcow2 -o preallocation=metadata disk d.img"], false),
     ("subclusters", "qcow2", &["convert -O qcow2 -o extended_l2=on disk d.img"], false),
-    (
-        "laid out subclusters",
-        "qcow2",
-        &["convert -O qcow2 -o preallocation=metadata,extended_l2=on disk d.img"],
-        false,
-    ),
     ("version 2", "qcow2", &["convert -O qcow2 -o compat=0.10 disk d.img"], false),
     ("compressed", "qcow2", &["convert -c -O qcow2 disk d.img"], false),
     ("small clusters", "qcow2", &["convert -O qcow2 -o cluster_size=4k disk d.img"], false),
@@ -33,6 +27,12 @@ const FORMS: &[(&str, &str, &[&str], bool)] = &[
         false,
     ),
     ("snapshot", "qcow2", &["convert -O qcow2 disk d.img", "snapshot -c one d.img"], true),
+    (
+        "laid out subclusters",
+        "qcow2",
+        &["convert -O qcow2 -o preallocation=metadata,extended_l2=on disk d.img"],
+        false,
+    ),
 ];
 
 /// Makes the raw disk `disk` of a layout, with files and what others left behind that are gone, and
