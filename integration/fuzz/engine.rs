@@ -5,7 +5,7 @@
 
 #[path = "../../src/block/mod.rs"]
 pub mod block;
-#[path = "../../src/error.rs"]
+#[path = "../../src/error/mod.rs"]
 mod error;
 #[path = "../../src/fuzz_tests.rs"]
 mod fuzz_tests;

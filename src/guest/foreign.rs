@@ -96,7 +96,8 @@ fn is_zfs_member(device: &dyn BlockDevice) -> Result<bool> {
     device.read_at(HALF, &mut ring)?;
     let is_uberblock = |slot: &[u8]| {
         slot.first_chunk().is_some_and(|magic| {
-            u64::from_le_bytes(*magic) == MAGIC || u64::from_be_bytes(*magic) == MAGIC
+            let magic = u64::from_le_bytes(*magic);
+            magic == MAGIC || magic == MAGIC.swap_bytes()
         })
     };
     Ok(ring.chunks(1 << 10).any(is_uberblock))
