@@ -64,6 +64,14 @@ unpack() {
 # Cargo compiles the standard library to check what is above it: in the fastest way.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false
 
+# A dependency assembles a file for whatever builds it. Nothing is linked here: an empty one will do.
+printf '#!/bin/sh\nwhile [ $# -gt 1 ]; do [ "$1" != -o ] || : >"$2"; shift; done\n' >"$place/cc"
+chmod +x "$place/cc"
+for target in $targets; do
+    name=$(echo "$target" | tr - _)
+    export "CC_$name=$place/cc" "AR_$name=true"
+done
+
 # As cargo-clippy does it. Only nightly compilers, and those that are told so, take a source for it.
 # shellcheck disable=SC2086 # One word a target.
 RUSTC=$place/rustc RUSTC_WORKSPACE_WRAPPER=$place/clippy-driver RUSTC_BOOTSTRAP=1 RUSTFLAGS="-D warnings" \

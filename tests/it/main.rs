@@ -55,5 +55,6 @@ mod snapshots;
 mod streams;
 mod support;
 mod tidy;
+#[cfg(target_os = "linux")]
 mod unfinished;
 mod unresizable;

@@ -56,6 +56,7 @@ impl Env {
     }
 
     /// One in this folder.
+    #[cfg(target_os = "linux")]
     pub(crate) fn within(folder: &Path) -> Env {
         Env { folder: tempfile::tempdir_in(folder).expect("a temporary folder") }
     }

@@ -192,7 +192,6 @@ fn numbers() -> impl Iterator<Item = usize> {
 /// Wherever a call fails, the error is of its kind, and what was there is there as it was, unless the
 /// error says that something changed; then it shows the same.
 #[test]
-#[cfg(target_os = "linux")]
 fn calls_that_fail() {
     let failures = [
         (WRITES, "error=ENOSPC", "no_space"),
@@ -244,7 +243,6 @@ fn calls_that_fail() {
 /// Killed at any of its calls, the disk is the old one or the new one, at worst with leaks; the clone
 /// is not there or whole. The next run is not hindered, and removes what was left.
 #[test]
-#[cfg(target_os = "linux")]
 fn killed_at_any_call() {
     let all = [WRITES, SYNCS, NAMES].join(",");
     let killed = AtomicUsize::new(0);
@@ -282,7 +280,6 @@ fn killed_at_any_call() {
 
 /// In a file system without room for a second disk, the first is what it was, and nothing is left.
 #[test]
-#[cfg(target_os = "linux")]
 fn a_full_file_system() {
     let env = Env::new();
     if env.run("unshare", ["-rm", "true"]).code != Some(0) {
