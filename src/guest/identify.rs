@@ -144,8 +144,9 @@ pub fn identify(device: &dyn BlockDevice) -> Result<Contents> {
     Ok(contents)
 }
 
-/// What else a place with partitions, with swap or with the superblock of ext2, ext3 or ext4, has the marks of: who made a filesystem
-/// where another one was may have left the old superblock, and nobody can tell which of them is used.
+/// What else a place with partitions, with swap or with the superblock of ext2, ext3 or ext4 has the
+/// marks of: who made a filesystem where another one was may have left the old superblock, and nobody
+/// can tell which of them is used.
 ///
 /// # Errors
 /// Whatever reading the device says.

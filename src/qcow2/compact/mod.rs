@@ -117,7 +117,7 @@ impl Qcow2 {
             let compacted = image.compact_clean(sound.filter(|_| !rebuilt), task);
             if rebuilt { compacted.map_err(Error::after_changes) } else { compacted }
         })?;
-        Ok(Compacted { rebuilt, ..done })
+        Ok(Compacted { rebuilt, changed: rebuilt || done.changed, ..done })
     }
 
     fn compact_clean(&self, known: Option<Sound>, task: Task<'_>) -> Result<(Header, Compacted)> {
