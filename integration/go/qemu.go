@@ -71,10 +71,43 @@ type QemuData struct {
 	Encrypt *QemuEncryption `json:"encrypt"`
 }
 
-// QemuEncryption is how guest data is encrypted.
+// QemuEncryption is how guest data is encrypted. What is said beside the method is said of LUKS.
 type QemuEncryption struct {
 	// Format is the method: aes or luks.
 	Format string `json:"format"`
+	// CipherAlg is the cipher and the bits of its key, such as aes-256.
+	CipherAlg string `json:"cipher-alg"`
+	// CipherMode is how the cipher is used, such as xts.
+	CipherMode string `json:"cipher-mode"`
+	// IvgenAlg is where initial vectors are from, such as plain64.
+	IvgenAlg string `json:"ivgen-alg"`
+	// IvgenHashAlg is the hash that those need, if any.
+	IvgenHashAlg string `json:"ivgen-hash-alg"`
+	// HashAlg is the hash of key derivation.
+	HashAlg string `json:"hash-alg"`
+	// DetachedHeader tells whether the encryption header is in another file; nil where that is not
+	// known.
+	DetachedHeader *bool `json:"detached-header"`
+	// PayloadOffset is where guest data would begin behind the encryption header, in bytes.
+	PayloadOffset uint64 `json:"payload-offset"`
+	// MasterKeyIters is how often the master key's digest was hashed.
+	MasterKeyIters uint64 `json:"master-key-iters"`
+	// UUID is the UUID.
+	UUID string `json:"uuid"`
+	// Slots are the places for keys.
+	Slots []QemuKeySlot `json:"slots"`
+}
+
+// QemuKeySlot is a place for a key.
+type QemuKeySlot struct {
+	// Active tells whether there is a key.
+	Active bool `json:"active"`
+	// Iters is how often its passphrase was hashed.
+	Iters uint64 `json:"iters"`
+	// Stripes is into how many stripes it is split.
+	Stripes uint64 `json:"stripes"`
+	// KeyOffset is where it is in the encryption header, in bytes.
+	KeyOffset uint64 `json:"key-offset"`
 }
 
 // QemuSnapshot is one internal snapshot.

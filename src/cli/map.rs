@@ -4,14 +4,14 @@ mod picture;
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
 use super::flags::{OutputForm, TrustFlags};
 use super::names::{bytes, one_of};
 use super::output::{Output, print, print_by};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{Format, MapEntry, MapKind, MapRequest, OpenMap};
 use crate::protocol::Reply;
 use crate::task::Cancel;
@@ -42,7 +42,8 @@ pub(super) struct Args {
     /// Draw a bar, as wide as the terminal, instead of a list
     #[arg(long, conflicts_with_all = ["json", "output"])]
     picture: bool,
-    /// Also draw a picture into this file, over an older picture at most
+    /// Also draw a picture into this file, over an older picture at most; - prints the picture
+    /// alone
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Print the list that qemu-img map --output=json prints
@@ -53,37 +54,50 @@ pub(super) struct Args {
 }
 
 impl Args {
+    /// Whether the picture goes to standard output.
+    fn prints_svg(&self) -> bool {
+        self.svg.as_deref() == Some(Path::new("-"))
+    }
+
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
+        if self.prints_svg() && (self.picture || self.output.is_some() || output.is_json()) {
+            let message =
+                "--svg - prints the picture alone: leave out --picture, --output and --json";
+            return Err(Error::new(ErrorKind::IncompatibleOptions, message));
+        }
         let request = MapRequest {
             format: self.format,
             start_offset: self.start_offset,
             max_length: self.max_length,
-            svg: self.svg.clone(),
+            svg: self.svg.clone().filter(|_| !self.prints_svg()),
             ..MapRequest::new(self.path.clone())
         };
         self.trust.looking(cancel, |context| {
             let map = OpenMap::open(&request, context)?;
             map.publish_picture()?;
             match self.output {
+                _ if self.prints_svg() => print(&map.svg()?),
                 _ if self.picture => print(&picture::drawn(&map)?),
-                Some(OutputForm::QemuJson) => Streamed::print(&map, |entries, out| {
-                    let mut between = "[";
-                    for entry in entries.iter() {
-                        out.write_all(between.as_bytes())?;
-                        serde_json::to_writer(&mut *out, &entry)?;
-                        between = ",\n";
-                    }
-                    out.write_all(match (entries.has_failed(), between) {
-                        (true, _) => b"\n",
-                        (false, "[") => b"[]\n",
-                        (false, _) => b"]\n",
+                Some(OutputForm::QemuJson) => {
+                    Streamed::print(map.sector_entries(), |entries, out| {
+                        let mut between = "[";
+                        for entry in entries.iter() {
+                            out.write_all(between.as_bytes())?;
+                            serde_json::to_writer(&mut *out, &entry)?;
+                            between = ",\n";
+                        }
+                        out.write_all(match (entries.has_failed(), between) {
+                            (true, _) => b"\n",
+                            (false, "[") => b"[]\n",
+                            (false, _) => b"]\n",
+                        })
                     })
-                }),
-                None if output.is_json() => Streamed::print(&map, |entries, out| {
+                }
+                None if output.is_json() => Streamed::print(map.entries(), |entries, out| {
                     serde_json::to_writer(&mut *out, &Reply::new(map.report(entries)))?;
                     out.write_all(b"\n")
                 }),
-                None => Streamed::print(&map, |entries, out| list(&map, entries, out)),
+                None => Streamed::print(map.entries(), |entries, out| list(&map, entries, out)),
             }
         })
     }
@@ -100,11 +114,11 @@ impl<'a> Streamed<'a> {
     /// Lets `write` print the entries of a map. Where the map cannot be read to its end, what was
     /// printed ends in its midst, and the error is told.
     fn print(
-        map: &'a OpenMap,
+        entries: impl Iterator<Item = Result<MapEntry>> + 'a,
         write: impl FnOnce(&Self, &mut dyn Write) -> io::Result<()>,
     ) -> Result<()> {
-        let entries: Box<dyn Iterator<Item = _>> = Box::new(map.entries());
-        let streamed = Streamed { entries: RefCell::new(entries), failed: Cell::new(None) };
+        let entries = RefCell::new(Box::new(entries) as Box<_>);
+        let streamed = Streamed { entries, failed: Cell::new(None) };
         let printed = print_by(|out| {
             write(&streamed, &mut *out)?;
             Ok(())

@@ -8,6 +8,7 @@ use super::flags::{LayoutFlags, OutputForm, TrustFlags};
 use super::hint::SOURCE_FORMAT;
 use super::names::{one_of, size};
 use super::output::{Output, print};
+use super::snapshot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ops::{self, Format, MeasureReport, MeasureRequest};
 use crate::task::Cancel;
@@ -33,6 +34,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "FORMAT", conflicts_with = "size",
           value_parser = one_of(Format::ALL, Format::name))]
     source_format: Option<Format>,
+    /// What an internal snapshot of it holds: its id or its name
+    #[arg(long, value_name = "NAME", conflicts_with = "size")]
+    snapshot: Option<String>,
     /// Size of an empty disk, with its unit
     #[arg(long, short, value_parser = size, allow_hyphen_values = true)]
     size: Option<ByteSize>,
@@ -50,7 +54,13 @@ pub(super) struct Args {
 
 /// What to do about an error of this verb.
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
-    (error.kind() == ErrorKind::FormatMismatch).then_some(SOURCE_FORMAT)
+    match error.kind() {
+        ErrorKind::FormatMismatch => Some(SOURCE_FORMAT),
+        ErrorKind::NotFound | ErrorKind::BadRequest if error.field() == Some("snapshot") => {
+            Some(snapshot::LIST)
+        }
+        _ => None,
+    }
 }
 
 /// The figures under the names that they have there.
@@ -68,6 +78,7 @@ impl Args {
         let request = MeasureRequest {
             path: self.path.clone(),
             source_format: self.source_format,
+            snapshot: self.snapshot.clone(),
             size: self.size,
             format: self.format,
             layout: self.layout.options(),

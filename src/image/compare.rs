@@ -86,7 +86,7 @@ pub(super) fn zeros_of(disk: &dyn BlockDevice, offset: u64, end: u64) -> Result<
     if offset >= disk.size() {
         return Ok(end);
     }
-    let Content { is_zero, end: zeros } = disk.content(offset, end.min(disk.size()))?;
+    let Content { is_zero, end: zeros, .. } = disk.content(offset, end.min(disk.size()))?;
     Ok(match is_zero {
         true if zeros >= disk.size() => end,
         true => zeros,
@@ -123,7 +123,8 @@ fn first_difference(ours: &[u8], theirs: &[u8]) -> Option<u64> {
     bytes.position(|(ours, theirs)| ours != theirs).map(|byte| (block + byte) as u64)
 }
 
-/// Where, of two disks of a size, one first is known to have zeros and the other is not.
+/// Where, of two disks of a size, one first is known to have zeros and the other is not, or has
+/// compressed what the other has not.
 ///
 /// # Errors
 /// As [`compare`].
@@ -137,7 +138,7 @@ pub fn compare_allocation(
     while at < size {
         task.check()?;
         let (ours, theirs) = (ours.content(at, size)?, theirs.content(at, size)?);
-        if ours.is_zero != theirs.is_zero {
+        if (ours.is_zero, ours.is_compressed) != (theirs.is_zero, theirs.is_compressed) {
             return Ok(Some(at));
         }
         at = ours.end.min(theirs.end);

@@ -5,10 +5,13 @@ use std::path::Path;
 
 use super::chain::{Link, Opening};
 use super::opened::{Disk, Image};
-use crate::block::{BlockDevice, DeviceOptions, ExtentKind, Joins, Runs};
+use crate::block::{BlockDevice, DeviceOptions, Extent, ExtentKind, Joins, Runs};
 use crate::error::Result;
 use crate::host::FileId;
 use crate::qcow2::{Mapped, Mappings};
+
+/// What a disk consists of, to QEMU, in bytes.
+const SECTOR: u64 = 512;
 
 /// A run of a disk's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +91,13 @@ impl ChainMap {
         Some(image.data_file().unwrap_or(image.path()))
     }
 
-    /// The runs of a range of the disk, one after the other.
+    /// The runs of a range of the disk, one after the other. To QEMU a raw disk has whole sectors:
+    /// what a file of an odd length lacks of its last one are zeros with a place.
     pub fn runs(&self, range: Range<u64>) -> Runs<'_, MapRun> {
         let mut walks: Vec<_> = self.0.iter().map(Walk::of).collect();
-        let sizes: Vec<_> = self.images().map(BlockDevice::size).collect();
-        let range = range.start.min(self.size())..range.end.min(self.size());
+        let sizes: Vec<_> = self.images().map(|it| it.size().next_multiple_of(SECTOR)).collect();
+        let size = sizes.first().copied().unwrap_or_default();
+        let range = range.start.min(size)..range.end.min(size);
         Runs::with(range, move |offset, end| find(&mut walks, &sizes, offset, end))
     }
 }
@@ -159,10 +164,17 @@ impl<'a> Walk<'a> {
         let image = &self.layer.image;
         match &mut self.mappings {
             Some(mappings) => image.of_file(mappings.from(offset, end)),
-            None => image.extent(offset, end).map(|extent| {
+            None => {
+                let there = image.size();
+                let extent = match offset < there {
+                    true => image.extent(offset, end.min(there))?,
+                    false => {
+                        Extent { offset, len: end.saturating_sub(offset), kind: ExtentKind::Zero }
+                    }
+                };
                 let reserved = (extent.kind == ExtentKind::Zero).then_some(offset);
-                Mapped { offset, len: extent.len, kind: extent.kind, reserved }
-            }),
+                Ok(Mapped { offset, len: extent.len, kind: extent.kind, reserved })
+            }
         }
     }
 

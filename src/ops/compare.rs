@@ -31,8 +31,8 @@ pub struct CompareRequest {
     /// The id or the name of an internal snapshot of it, whose disk is compared instead. Default:
     /// none.
     pub other_snapshot: Option<String>,
-    /// Whether the disks must also have one size, and have their zeros as such in the same places.
-    /// Else what one has behind the end of the other must be zeros. Default: `false`.
+    /// Whether the disks must also have one size, and have their zeros as such, and what is
+    /// compressed, in the same places. Else what one has behind the end of the other must be zeros. Default: `false`.
     #[serde(default)]
     pub strict: bool,
 }
@@ -59,7 +59,8 @@ choice! {
         Content = "content",
         /// In their size, if that matters.
         Size = "size",
-        /// In what is allocated: one has zeros as such where the other has data, if that matters.
+        /// In what is allocated: one has zeros as such where the other has data, or compressed data
+        /// where the other has it plain, if that matters.
         Allocation = "allocation",
     }
 }

@@ -227,6 +227,7 @@ pub fn convert_to(
         (request.level.is_some(), "level", "only a raw disk is written to it"),
         (request.sparse_size.is_some(), "sparse_size", "every byte is written to it"),
         (request.verify, "verify", "it cannot be read again"),
+        (request.if_exists != IfTaken::Fail, "if_exists", "it is no file"),
         (request.mode.is_some(), "mode", "it is no file"),
         (request.owner.is_some(), "owner", "it is no file"),
     ];

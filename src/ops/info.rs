@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::qemu::{
-    QemuBitmap, QemuChild, QemuData, QemuEncryption, QemuInfo, QemuSnapshot, QemuSpecific,
+    QemuBitmap, QemuChild, QemuData, QemuEncryption, QemuInfo, QemuKeySlot, QemuSnapshot,
+    QemuSpecific,
 };
 use super::choices::{Compat, Compression, Format};
 use super::context::Context;

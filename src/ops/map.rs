@@ -229,7 +229,17 @@ impl OpenMap {
 
     /// The entries of the part that was asked for, in order.
     pub fn entries(&self) -> impl Iterator<Item = Result<MapEntry>> {
-        self.chain.runs(self.start..self.end).map(|run| {
+        self.entries_to(self.end)
+    }
+
+    /// As [`entries`](Self::entries), to the end of the disk's last sector of 512 bytes, which a raw
+    /// disk of an odd length does not fill: so QEMU sees it.
+    pub fn sector_entries(&self) -> impl Iterator<Item = Result<MapEntry>> {
+        self.entries_to(if self.end == self.size() { u64::MAX } else { self.end })
+    }
+
+    fn entries_to(&self, end: u64) -> impl Iterator<Item = Result<MapEntry>> {
+        self.chain.runs(self.start..end).map(|run| {
             self.cancel.check()?;
             run.map(MapEntry::from)
         })
@@ -281,13 +291,22 @@ impl OpenMap {
         Ok(picture)
     }
 
+    /// The picture of what was asked for, as SVG.
+    ///
+    /// # Errors
+    /// As [`draw`](Self::draw).
+    pub fn svg(&self) -> Result<String> {
+        let name = self.request.path.file_name().unwrap_or_default().to_string_lossy();
+        Ok(self.draw(svg::COLUMNS)?.svg(&name))
+    }
+
     /// Draws the picture that was asked for, if one was.
     ///
     /// # Errors
     /// As [`map`].
     pub fn publish_picture(&self) -> Result<()> {
         match &self.request.svg {
-            Some(path) => self.draw(svg::COLUMNS)?.publish(path, self),
+            Some(path) => svg::publish(path, self),
             None => Ok(()),
         }
     }

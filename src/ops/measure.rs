@@ -25,6 +25,8 @@ pub struct MeasureRequest {
     pub path: Option<PathBuf>,
     /// The format of that disk, where name and content leave a doubt. Default: what they agree on.
     pub source_format: Option<Format>,
+    /// The id or the name of an internal snapshot of it, whose disk is meant instead. Default: none.
+    pub snapshot: Option<String>,
     /// The size of an empty disk; rounded up to 512 bytes.
     #[serde(deserialize_with = "wire::size::optional")]
     #[schemars(with = "Option<wire::Size>")]
@@ -84,9 +86,15 @@ pub fn measure(request: &MeasureRequest, context: Context<'_>) -> Result<Measure
         (None, Some(_)) if request.source_format.is_some() => {
             incompatible("there is no disk whose format that could be".into(), "source_format")
         }
+        (None, Some(_)) if request.snapshot.is_some() => {
+            incompatible("there is no disk that could have a snapshot".into(), "snapshot")
+        }
         (None, Some(size)) => empty(request, format, size),
         (Some(path), None) => {
-            let (link, _) = look_at(path, request.source_format, context)?;
+            let (mut link, _) = look_at(path, request.source_format, context)?;
+            if let Some(snapshot) = &request.snapshot {
+                link = link.at_snapshot(snapshot)?;
+            }
             let report = filled(request, format, link, context)?;
             Ok(MeasureReport { path: Some(lossy(path)), path_bytes_hex: bytes_hex(path), ..report })
         }

@@ -83,7 +83,8 @@ pub use guest::{
 pub use hash::{HashReport, HashRequest, hash};
 pub use info::{
     InfoReport, InfoRequest, JournalReport, JournalState, Qcow2Report, QemuBitmap, QemuChild,
-    QemuData, QemuEncryption, QemuInfo, QemuSnapshot, QemuSpecific, SnapshotReport, info,
+    QemuData, QemuEncryption, QemuInfo, QemuKeySlot, QemuSnapshot, QemuSpecific, SnapshotReport,
+    info,
 };
 pub use inspect::{
     ExtensionReport, FeatureReport, FeatureSet, HeaderReport, InspectReport, InspectRequest,

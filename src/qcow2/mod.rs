@@ -86,6 +86,7 @@ mod layout;
 mod lengths;
 mod live;
 mod lookup;
+mod luks;
 mod mappings;
 mod measure;
 #[cfg(test)]
@@ -151,6 +152,7 @@ pub use feature::{Autoclear, Compatible, FeatureKind, FeatureName, Incompatible}
 pub use header::{
     BackingName, CompressionType, Encryption, Header, MAX_BACKING_NAME, TableRef, Version,
 };
+pub use luks::{Luks, LuksKey, LuksSlot, read_luks};
 pub use mappings::{Mapped, Mappings};
 pub use measure::{Counted, Measured, measure, measure_bitmaps};
 pub use open::{Backing, Parts, Qcow2};

@@ -186,6 +186,16 @@ fn comparisons_are_those_of_qemu() {
     env.report("convert s.raw sparse.raw --sparse-size 4K");
     let report = env.vmdisk("compare sparse.raw full.raw --strict --json").exits(1).json();
     assert_eq!(report["difference"], "allocation");
+    // What is compressed is no other content.
+    env.report("convert s.raw plain.qcow2");
+    env.qemu_img("create -q -f qcow2 -b a.qcow2 -F qcow2 above.qcow2");
+    for (other, strict, code) in
+        [("plain", ["", ""], 0), ("plain", ["-s", "--strict"], 1), ("above", ["-s", "--strict"], 0)]
+    {
+        let [theirs, ours] = strict.map(|flag| format!("compare {flag} a.qcow2 {other}.qcow2"));
+        env.run("qemu-img", theirs.split_whitespace()).exits(code);
+        env.vmdisk(&ours).exits(code);
+    }
     env.fails("compare s.raw missing.raw", 2, "not_found");
     env.vmdisk("compare s.raw").exits(64);
     env.vmdisk("compare s.raw b.raw --no-such-flag").exits(64);
@@ -276,6 +286,8 @@ fn pipes_are_disks_too() {
     child.wait().exits(0);
     same_bytes(&read, &bytes, "to a pipe");
 
+    env.refuses("convert o.qcow2 - --if-exists replace", "incompatible_options");
+
     // Nobody takes what comes.
     let child = env.start("convert o.qcow2 -");
     std::thread::sleep(std::time::Duration::from_millis(300));
@@ -322,6 +334,13 @@ fn snapshots_become_disks() {
     env.vmdisk("compare o.qcow2 d.qcow2").exits(1);
     let hash = |line: &str| env.report(line)["hash"].clone();
     assert_eq!(hash("hash d.qcow2 --snapshot one"), hash("hash o.qcow2"));
+    // And has a size before that.
+    let ours = env.vmdisk("measure d.qcow2 --snapshot one --output qemu-json").exits(0).json();
+    assert_eq!(ours, env.qemu_img("measure -O qcow2 -l one --output=json d.qcow2").json());
+    let whole = env.vmdisk("measure d.qcow2 --output qemu-json").exits(0).json();
+    assert_ne!(ours, whole);
+    env.refuses("measure d.qcow2 --snapshot two", "not_found");
+    env.refuses("measure --size 1G --snapshot one", "incompatible_options");
 }
 
 /// Chains become one file.

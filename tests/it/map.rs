@@ -28,6 +28,16 @@ const MORE: &[(&str, MakeDisk)] = &[
         env.run("truncate", ["-s", "3M", "d.raw"]).exits(0);
         ("d.raw", "raw")
     }),
+    ("raw, of an odd length", |env| {
+        env.write("d.raw", vec![1; 300_001]);
+        env.run("truncate", ["-s", "900001", "d.raw"]).exits(0);
+        ("d.raw", "raw")
+    }),
+    ("over raw of an odd length", |env| {
+        env.write("base.raw", vec![1; 300_001]);
+        env.qemu_img("create -q -f qcow2 -b base.raw -F raw d.qcow2 1M");
+        ("d.qcow2", "qcow2")
+    }),
     ("raw with holes", |env| {
         env.qemu_img("create -q -f raw d.raw 8M");
         env.qemu_io("raw", "d.raw", "write 1M 64k");
@@ -187,6 +197,9 @@ fn pictures() {
     assert!(svg.contains("data 20 MiB (25.0 %)"), "{svg}");
     let parse = "import sys, xml.dom.minidom as m; m.parse(sys.argv[1])";
     env.run("python3", ["-c", parse, "d.svg"]).exits(0);
+    let run = env.vmdisk("map d.qcow2 --svg -").exits(0);
+    assert_eq!(run.stdout.trim_end(), svg.trim_end());
+    env.refuses("map d.qcow2 --svg - --picture", "incompatible_options");
     // Over itself, and over nothing else.
     env.report("map d.qcow2 --svg d.svg");
     env.write("notes.txt", "mine");

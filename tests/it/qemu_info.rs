@@ -38,8 +38,8 @@ fn same(ours: &Value, qemu: &Value, what: &str) {
 }
 
 /// Every image that the tests have, alone and with its chain, by names in and outside of the folder.
-/// What must differ is nothing but this: bytes of names that are not UTF-8, the details of an
-/// encryption header, and `extent-size-hint` where XFS has one; none of these images has any.
+/// What must differ is nothing but this: bytes of names that are not UTF-8, and `extent-size-hint`
+/// where XFS has one; none of these images has any.
 #[test]
 fn every_image_is_told_as_qemu_tells_it() {
     each(&every_image(), |(name, make)| {
@@ -84,4 +84,38 @@ fn raw_disks_and_other_folders() {
     same(&reply["result"]["qemu"], &told, "protocol");
     env.refuses("info base.qcow2 --output xml", "bad_request");
     env.vmdisk("info base.qcow2 --output qemu-json --json").exits(2);
+}
+
+/// What the header of an encrypted image says, with one key and with two; of one that cannot be
+/// understood, the method is told alone.
+#[test]
+fn encryption_headers() {
+    let env = Env::new();
+    let secrets = ["--object", "secret,id=a,data=one", "--object", "secret,id=b,data=two"];
+    let agree = |about: &str| {
+        same(&ours(&env, "d.qcow2"), &qemu(&env, &["-f", "qcow2", "d.qcow2"]), about);
+    };
+    for how in [
+        "",
+        ",encrypt.cipher-alg=serpent-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv",
+        ",encrypt.cipher-alg=aes-128,encrypt.cipher-mode=ctr,encrypt.ivgen-alg=plain,encrypt.hash-alg=sha512",
+    ] {
+        let options = format!("encrypt.format=luks,encrypt.key-secret=a,encrypt.iter-time=10{how}");
+        let rest = ["-o", &options, "d.qcow2", "4M"];
+        let create = ["create", "-q", "-f", "qcow2"].into_iter().chain(secrets).chain(rest);
+        env.run("qemu-img", create).exits(0);
+        agree(how);
+    }
+    let add = "encrypt.state=active,encrypt.new-secret=b,encrypt.iter-time=10";
+    let disk = "driver=qcow2,file.filename=d.qcow2,encrypt.key-secret=a";
+    let amend = ["amend"].into_iter().chain(secrets).chain(["-o", add, "--image-opts", disk]);
+    env.run("qemu-img", amend).exits(0);
+    agree("two keys");
+    let mut bytes = std::fs::read(env.path("d.qcow2")).expect("the image");
+    let magic = b"LUKS\xba\xbe";
+    let at = bytes.windows(magic.len()).position(|window| window == magic).expect("a header");
+    bytes[at] = 0;
+    env.write("d.qcow2", bytes);
+    let told = ours(&env, "d.qcow2");
+    assert_eq!(told["format-specific"]["data"]["encrypt"], serde_json::json!({"format": "luks"}));
 }

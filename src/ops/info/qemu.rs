@@ -2,8 +2,12 @@
 //! programs that parse those. Names that an image stores stand there as they are, as with `qemu-img`;
 //! bytes that are not UTF-8 are replaced.
 
+mod luks;
+
 use schemars::JsonSchema;
 use serde::Serialize;
+
+pub use luks::{QemuEncryption, QemuKeySlot};
 
 use crate::error::Result;
 use crate::host::FileKind;
@@ -107,13 +111,6 @@ pub struct QemuData {
     pub encrypt: Option<QemuEncryption>,
 }
 
-/// How guest data is encrypted, without what `qemu-img` reads of the encryption header.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct QemuEncryption {
-    /// The method: `aes` or `luks`.
-    pub format: String,
-}
-
 /// One internal snapshot.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -159,6 +156,7 @@ pub(super) fn describe(link: &Link, filename: &str) -> Result<QemuInfo> {
     let at_path = |error: crate::Error| error.at_path(&link.path);
     let snapshots = read_snapshots(&link.storage, header).map_err(at_path)?;
     let bitmaps = read_bitmaps(&link.storage, header).map_err(at_path)?;
+    let encrypt = QemuEncryption::read(&link.storage, header).map_err(at_path)?;
     let backing = header.backing.as_ref();
     let backing_filename = backing.map(|backing| text(&backing.name));
     Ok(QemuInfo {
@@ -170,7 +168,7 @@ pub(super) fn describe(link: &Link, filename: &str) -> Result<QemuInfo> {
         encrypted: (header.encryption != Encryption::None).then_some(true),
         format_specific: Some(QemuSpecific {
             kind: link.format.name().to_owned(),
-            data: QemuData::of(header, &bitmaps),
+            data: QemuData::of(header, &bitmaps, encrypt),
         }),
         full_backing_filename: backing_filename.as_ref().map(|name| joined(filename, name)),
         backing_filename,
@@ -205,16 +203,11 @@ fn describe_file(link: &Link, filename: &str) -> Result<QemuInfo> {
 }
 
 impl QemuData {
-    fn of(header: &Header, bitmaps: &[Bitmap]) -> QemuData {
+    fn of(header: &Header, bitmaps: &[Bitmap], encrypt: Option<QemuEncryption>) -> QemuData {
         let is_v3 = header.version == Version::V3;
         let v3 = |flag: bool| is_v3.then_some(flag);
         let raw_data = header.autoclear.contains(Autoclear::RAW_EXTERNAL_DATA);
         let data_file = header.data_file().filter(|_| header.has_external_data());
-        let encrypt = match header.encryption {
-            Encryption::None => None,
-            Encryption::Aes => Some("aes"),
-            Encryption::Luks => Some("luks"),
-        };
         QemuData {
             compat: Some(super::Compat::from(header.version).name().to_owned()),
             compression_type: Some(super::Compression::from(header.compression).name().to_owned()),
@@ -225,7 +218,7 @@ impl QemuData {
             data_file_raw: header.has_external_data().then_some(raw_data),
             corrupt: v3(header.incompatible.contains(Incompatible::CORRUPT)),
             extended_l2: v3(header.geometry.extended_l2()),
-            encrypt: encrypt.map(|format| QemuEncryption { format: format.to_owned() }),
+            encrypt,
         }
     }
 }

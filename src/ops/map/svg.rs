@@ -29,24 +29,23 @@ const TOP: usize = 48;
 const HEIGHT: f64 = 80.0;
 const WIDTH: usize = 2 * COLUMNS;
 
-impl Picture {
-    /// Puts the picture at `path`, whole and synced: where there is nothing, or another picture.
-    pub(super) fn publish(&self, path: &Path, map: &OpenMap) -> Result<()> {
-        let target = resolve_target(path)?;
-        let replaced = match is_taken(path, &target)? {
-            true => Some(picture_at(path, &target, map)?),
-            false => None,
-        };
-        let place = Place::of(&target, replaced.as_ref(), Some(0o644), None)?;
-        let staging = Staging::begin(&target, place.mode, place.owner)?;
-        let name = map.request.path.file_name().unwrap_or_default().to_string_lossy();
-        staging.storage().write_at(0, self.svg(&name).as_bytes())?;
-        map.cancel.check()?;
-        staging.publish(place.publish)
-    }
+/// Puts the picture of a map at `path`, whole and synced: where there is nothing, or another picture.
+pub(super) fn publish(path: &Path, map: &OpenMap) -> Result<()> {
+    let target = resolve_target(path)?;
+    let replaced = match is_taken(path, &target)? {
+        true => Some(picture_at(path, &target, map)?),
+        false => None,
+    };
+    let place = Place::of(&target, replaced.as_ref(), Some(0o644), None)?;
+    let staging = Staging::begin(&target, place.mode, place.owner)?;
+    staging.storage().write_at(0, map.svg()?.as_bytes())?;
+    map.cancel.check()?;
+    staging.publish(place.publish)
+}
 
+impl Picture {
     /// The picture of a disk with this name.
-    fn svg(&self, name: &str) -> String {
+    pub(super) fn svg(&self, name: &str) -> String {
         let name = escaped(name);
         let totals: Vec<_> = self.totals().filter(|(_, bytes)| *bytes > 0).collect();
         let size = ByteSize::from_bytes(self.range().end - self.range().start);

@@ -76,13 +76,27 @@ impl Snapshot {
     }
 }
 
-/// The place of the snapshot that has this id or this name among those of an image.
+/// The place of the snapshot that has this id or this name among those of an image. Where none has,
+/// `id=1` is the one with the id `1`, whatever names there are, and `name=1` the one with that name.
 ///
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound); [`BadRequest`](ErrorKind::BadRequest) where it could be one of
 /// several: QEMU lets several have one name, and one have the name that is another's id.
 pub fn find_snapshot(snapshots: &[Snapshot], id_or_name: &str) -> Result<usize> {
-    let mut found = (0..).zip(snapshots).filter(|(_, snapshot)| snapshot.is_called(id_or_name));
+    let (id, name) = match id_or_name.split_once('=') {
+        _ if snapshots.iter().any(|it| it.is_called(id_or_name)) => {
+            (Some(id_or_name), Some(id_or_name))
+        }
+        Some(("id", id)) => (Some(id), None),
+        Some(("name", name)) => (None, Some(name)),
+        _ => (None, None),
+    };
+    let is_meant = |it: &Snapshot| {
+        let is =
+            |stored: &[u8], told: Option<&str>| told.is_some_and(|told| stored == told.as_bytes());
+        is(&it.id, id) || is(&it.name, name)
+    };
+    let mut found = (0..).zip(snapshots).filter(|(_, snapshot)| is_meant(snapshot));
     let Some((place, first)) = found.next() else {
         let message = match snapshots.is_empty() {
             true => format!("there is no snapshot '{id_or_name}': the image has none"),
@@ -93,7 +107,8 @@ pub fn find_snapshot(snapshots: &[Snapshot], id_or_name: &str) -> Result<usize> 
     let Some((_, second)) = found.next() else { return Ok(place) };
     let (first, second) = (first.id.escape_ascii(), second.id.escape_ascii());
     let message = format!(
-        "'{id_or_name}' could be the snapshot with the id '{first}' or that with the id '{second}'"
+        "'{id_or_name}' could be the snapshot with the id '{first}' or that with the id '{second}': \
+         say id={first} or id={second}"
     );
     Err(Error::new(ErrorKind::BadRequest, message).in_field("snapshot"))
 }

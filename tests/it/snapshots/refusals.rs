@@ -60,6 +60,31 @@ fn names_that_cannot_be() {
     env.is_clean("d.qcow2");
 }
 
+/// One snapshot has the other's id for its name, and the other way round: each can still be meant.
+#[test]
+fn names_that_are_others_ids() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 d.qcow2 1M");
+    for name in ["2", "1"] {
+        env.qemu_img(&format!("snapshot -c {name} d.qcow2"));
+    }
+    refuses(&env, "snapshot show d.qcow2 1", "bad_request", "say id=1 or id=2");
+    let shown =
+        |meant: &str| env.report(&format!("snapshot show d.qcow2 {meant}"))["snapshot"].clone();
+    for (meant, id) in [("id=1", "1"), ("name=2", "1"), ("id=2", "2"), ("name=1", "2")] {
+        assert_eq!(shown(meant)["id"], id, "{meant}");
+    }
+    for nobody in ["id=3", "name=", "id="] {
+        refuses(&env, &format!("snapshot delete d.qcow2 {nobody}"), "not_found", nobody);
+    }
+    // A name is what it says first.
+    env.qemu_img("snapshot -c id=1 d.qcow2");
+    assert_eq!(shown("id=1")["id"], "3");
+    env.report("snapshot delete d.qcow2 name=1");
+    assert_eq!(env.qemu_info("d.qcow2")["snapshots"][1]["id"], "3");
+    env.is_clean("d.qcow2");
+}
+
 /// A cluster that seems free in a damaged image may hold the only copy of something.
 #[test]
 fn damaged_images() {
