@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::extension::Extension;
 use super::header::Header;
+use super::lengths::len_of;
 use crate::error::Result;
 use crate::host::storage::{Storage, read_exact_at};
 
@@ -100,7 +101,7 @@ pub fn read_luks(storage: &dyn Storage, header: &Header) -> Result<Option<Luks>>
     });
     let mut bytes = [0; size_of::<Stored>()];
     let file_len = storage.len()?;
-    let wanted = bytes.len() as u64;
+    let wanted = len_of(&bytes);
     match place {
         Some((at, len)) if len >= wanted && at.saturating_add(wanted) <= file_len => {
             read_exact_at(storage, at, &mut bytes)?;
