@@ -26,6 +26,7 @@ test: lint ## Everything; PROPTEST_RNG_SEED draws other cases, as `matrix` does
 	cargo $(NEXTEST) --locked --no-fail-fast
 	cargo test --locked --doc
 	@$(MAKE) go-test boot-test
+	@TARGETS=aarch64-apple-darwin integration/packaging/check-macos.sh # One of the two that `check-macos` has.
 
 check: test
 
@@ -50,7 +51,7 @@ boot-test: ## Guests that boot on its disks, format them, live in them and find 
 	cargo run --quiet --locked --manifest-path integration/boot/Cargo.toml -- \
 	  $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/vmdisk $(abspath $(or $(CARGO_TARGET_DIR),target))/boot $(BOOT)
 
-check-macos: ## The types of everything for macOS, from Linux too
+check-macos: ## The types of everything for macOS on both processors, from Linux too
 	integration/packaging/check-macos.sh
 
 matrix: ## The whole matrix against qemu-img, not the sample that `test` runs

@@ -3,6 +3,7 @@
 //! What is wanted of them is said by `--verbose`, and by `VMDISK_LOG` in the words of `env_logger`.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 use env_filter::{Builder, Filter};
@@ -12,6 +13,7 @@ use serde::Serialize;
 use super::colour::{ASIDE, BAD, Colours, DOUBTFUL, GOOD};
 use super::flags::OutputFlags;
 use super::progress::beside_bar;
+use crate::error::one_line;
 
 /// The first that is set says what is wanted.
 const VARIABLES: [&str; 2] = ["VMDISK_LOG", "RUST_LOG"];
@@ -23,9 +25,20 @@ pub(super) enum LogForm {
     Json,
 }
 
+/// Whether whoever reads standard error reads JSON.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From here on, lines are JSON, as those are that stand beside them.
+pub(super) fn speak_json() {
+    AS_JSON.store(true, Ordering::Relaxed);
+}
+
 /// From here on, what is wanted of the logs goes to standard error. Where somebody else takes them
 /// already, nothing changes.
 pub(super) fn start(flags: &OutputFlags, form: LogForm) {
+    if form == LogForm::Json {
+        speak_json();
+    }
     let told = VARIABLES.into_iter().find_map(|name| {
         let wish = std::env::var_os(name).filter(|wish| !wish.is_empty())?;
         Some((name, wish.to_string_lossy().into_owned()))
@@ -46,9 +59,10 @@ pub(super) fn start(flags: &OutputFlags, form: LogForm) {
     };
     let most = at_least.max(filter.filter());
     let colours = Colours::of(&std::io::stderr());
-    if log::set_boxed_logger(Box::new(Logger { at_least, filter, form, colours })).is_ok() {
-        log::set_max_level(most);
+    if log::set_boxed_logger(Box::new(Logger { at_least, filter, colours })).is_err() {
+        return;
     }
+    log::set_max_level(most);
     if let Some(problem) = problem {
         log::warn!("{problem}");
     }
@@ -62,7 +76,6 @@ struct Logger {
     /// What `--verbose` asks for, whatever the filter says.
     at_least: LevelFilter,
     filter: Filter,
-    form: LogForm,
     colours: Colours,
 }
 
@@ -77,9 +90,9 @@ impl Log for Logger {
         }
         let (level, target) = (record.level(), record.target());
         let message = record.args().to_string();
-        let line = match self.form {
-            LogForm::Text => text(level, target, &message, self.colours),
-            LogForm::Json => {
+        let line = match AS_JSON.load(Ordering::Relaxed) {
+            false => text(level, target, &message, self.colours),
+            true => {
                 let entry = Entry { level: name(level), target, message: &message };
                 // OK to default: three texts.
                 serde_json::to_string(&entry).unwrap_or_default()
@@ -109,14 +122,8 @@ fn text(level: Level, target: &str, message: &str, colours: Colours) -> String {
         Level::Info => ("vmdisk", GOOD),
         Level::Debug | Level::Trace => (target, ASIDE),
     };
-    let mut line = format!("{who}: {} ", colours.paint(colour, format!("{}:", name(level))));
-    for c in message.chars() {
-        match c.is_control() {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
-        }
-    }
-    line
+    let level = colours.paint(colour, format!("{}:", name(level)));
+    format!("{who}: {level} {}", one_line(message))
 }
 
 fn name(level: Level) -> &'static str {

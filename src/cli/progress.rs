@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::colour::understands_escapes;
+use super::logs::speak_json;
 use super::output::Output;
 use crate::protocol::ProgressLines;
 use crate::task::{Progress, Silent};
@@ -31,10 +32,13 @@ impl ProgressChoice {
         match self {
             ProgressChoice::Auto if is_drawn() => Box::new(Bar { started: Instant::now() }),
             ProgressChoice::Auto | ProgressChoice::Off => Box::new(Silent),
-            ProgressChoice::Json => Box::new(ProgressLines::new(|line: &str| {
-                // Nowhere to say that standard error is closed.
-                let _ = std::io::stderr().write_all(line.as_bytes());
-            })),
+            ProgressChoice::Json => {
+                speak_json();
+                Box::new(ProgressLines::new(|line: &str| {
+                    // Nowhere to say that standard error is closed.
+                    let _ = std::io::stderr().write_all(line.as_bytes());
+                }))
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod case;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -299,7 +300,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &self.0;
         if let Some(path) = &inner.path {
-            write!(f, "{}: ", path.display())?;
+            write!(f, "{}: ", one_line(&path.to_string_lossy()))?;
         }
         f.write_str(&inner.message)?;
         match (inner.offset, inner.guest_offset) {
@@ -318,6 +319,21 @@ impl fmt::Display for Error {
             (None, None) => Ok(()),
         }
     }
+}
+
+/// Text of one line, whatever names are in it.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::new();
+    for c in text.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    Cow::Owned(line)
 }
 
 /// What the system says. Its number is for programs, which have it apart.

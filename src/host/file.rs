@@ -79,7 +79,11 @@ impl FileStorage {
     /// [`ErrorKind::NotADisk`] for anything but a regular file or a block device, and for a path
     /// through a symbolic link; what open(2) says.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
-        let failed = |error| Error::io("cannot open", path, error);
+        let what = match access {
+            Access::Read => "cannot open",
+            Access::Write => "cannot open to write",
+        };
+        let failed = |error| Error::io(what, path, error);
         // Asked before opening, because opening a device may set something going.
         let before = path.symlink_metadata().map_err(failed)?;
         FileKind::of_disk(&before, path)?;

@@ -257,6 +257,12 @@ fn logs() {
         qcow2.lines().count()
     );
     assert_eq!(logged(&["VMDISK_LOG=off", "RUST_LOG=trace"], "info d.qcow2"), "");
+    // Beside JSON, they are JSON.
+    let both = env.vmdisk("convert d.qcow2 o.qcow2 --progress json -v").exits(0).stderr;
+    let lines: Vec<Value> =
+        both.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert!(lines.iter().any(|line| line["level"] == "info"), "{both}");
+    assert!(lines.iter().any(|line| line["level"].is_null()), "{both}");
     assert_eq!(logged(&["VMDISK_LOG="], "info d.qcow2"), "");
     assert_eq!(logged(&[], "info d.qcow2"), "");
     // A flag that asks for more gets it, and one that asks for less takes nothing away.
@@ -408,4 +414,12 @@ fn bars() {
         assert!(*is_drawn || !text.contains('\x1b'), "{text:?}");
         assert_eq!(text.contains("synced what is to be"), *flags == "-vv", "{text:?}");
     });
+}
+
+/// A path is told on one line, whatever is in it.
+#[test]
+fn a_path_is_a_line() {
+    let env = Env::new();
+    let told = env.run(VMDISK, ["info", "a\nhint: rm\u{1b}[2J"]).exits(1).stderr;
+    assert!(told.starts_with("vmdisk: a\\nhint: rm\\u{1b}[2J: "), "{told}");
 }
