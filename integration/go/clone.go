@@ -14,6 +14,9 @@ type CloneRequest struct {
 	Method CloneMethod `json:"method,omitempty"`
 	// IfExists is what to do when that path exists. Default: IfTakenFail.
 	IfExists IfTaken `json:"if_exists,omitempty"`
+	// Force replaces what is there although other images in its folder depend on it; needs
+	// IfTakenReplace. Default: false.
+	Force bool `json:"force,omitempty"`
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.
 	Trust TrustLevel `json:"trust,omitempty"`

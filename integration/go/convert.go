@@ -30,6 +30,9 @@ type ConvertRequest struct {
 	Verify bool `json:"verify,omitempty"`
 	// IfExists is what to do when the new disk's path exists. Default: IfTakenFail.
 	IfExists IfTaken `json:"if_exists,omitempty"`
+	// Force replaces what is there although other images in its folder depend on it; needs
+	// IfTakenReplace. Default: false.
+	Force bool `json:"force,omitempty"`
 	// Mode is the new file's permission bits, in octal. Default: those of the file that it replaces,
 	// else "0600".
 	Mode string `json:"mode,omitempty"`

@@ -20,6 +20,9 @@ type CreateRequest struct {
 	Guest *GuestOptions `json:"guest,omitempty"`
 	// IfExists is what to do when the path exists. Default: IfExistsFail.
 	IfExists IfExists `json:"if_exists,omitempty"`
+	// Force replaces what is there although other images in its folder depend on it; needs
+	// IfExistsReplace. Default: false.
+	Force bool `json:"force,omitempty"`
 	// Mode is the file's permission bits, in octal. Default: those of the file that it replaces,
 	// else "0600".
 	Mode string `json:"mode,omitempty"`

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::flags::ChangeFlags;
-use super::hint::REPLACE;
+use super::hint::{REPLACE, REPLACE_BELOW};
 use super::names::one_of;
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,6 +36,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "WHAT", default_value = "fail",
           value_parser = one_of(IfTaken::ALL, IfTaken::name))]
     if_exists: IfTaken,
+    /// Replace what is there even if other images in its folder depend on it
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     flags: ChangeFlags,
 }
@@ -48,6 +51,7 @@ impl Args {
             out: self.out.clone(),
             method: self.method,
             if_exists: self.if_exists,
+            force: self.force,
         };
         let report =
             self.flags.changing(output, cancel, |context| ops::clone(&request, context))?;
@@ -58,6 +62,7 @@ impl Args {
     pub(super) fn hint(&self, error: &Error) -> Option<&'static str> {
         match error.kind() {
             ErrorKind::Exists => Some(REPLACE),
+            ErrorKind::HasDependents => Some(REPLACE_BELOW),
             ErrorKind::UnsupportedFeature if self.method.is_some() => {
                 Some("leave --method away for the best way that there is")
             }

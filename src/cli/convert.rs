@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::flags::{BackingFlags, ChangeFlags, LayoutFlags};
-use super::hint::REPLACE;
+use super::hint::{REPLACE, REPLACE_BELOW};
 use super::names::{bytes, one_of};
 use super::output::{Output, notes};
 use super::snapshot;
@@ -65,6 +65,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "WHAT", default_value = "fail",
           value_parser = one_of(IfTaken::ALL, IfTaken::name))]
     if_exists: IfTaken,
+    /// Replace what is there even if other images in its folder depend on it
+    #[arg(long)]
+    force: bool,
     /// Permission bits of the new file, in octal [default: 0600]
     #[arg(long, value_parser = parse_mode)]
     mode: Option<u32>,
@@ -127,6 +130,7 @@ impl Args {
             sparse_size: self.sparse_size,
             verify: self.verify,
             if_exists: self.if_exists,
+            force: self.force,
             mode: self.mode,
             owner: self.owner.clone(),
             ..ConvertRequest::new(self.source.clone(), self.out.clone())
@@ -138,6 +142,7 @@ impl Args {
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::Exists => Some(REPLACE),
+        ErrorKind::HasDependents => Some(REPLACE_BELOW),
         ErrorKind::NotFound | ErrorKind::BadRequest if error.field() == Some("snapshot") => {
             Some(snapshot::LIST)
         }

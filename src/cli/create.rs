@@ -1,7 +1,7 @@
 //! `vmdisk create`.
 
 use super::flags::{ChangeFlags, DiskFlags};
-use super::hint::BACKING_FORMAT;
+use super::hint::{BACKING_FORMAT, REPLACE_BELOW};
 use super::names::one_of;
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,13 +29,20 @@ pub(super) struct Args {
     #[arg(long, value_name = "WHAT", default_value = "fail",
           value_parser = one_of(IfExists::ALL, IfExists::name))]
     if_exists: IfExists,
+    /// Replace what is there even if other images in its folder depend on it
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     flags: ChangeFlags,
 }
 
 impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<()> {
-        let request = CreateRequest { if_exists: self.if_exists, ..self.disk.request().into() };
+        let request = CreateRequest {
+            if_exists: self.if_exists,
+            force: self.force,
+            ..self.disk.request().into()
+        };
         let report =
             self.flags.changing(output, cancel, |context| ops::create(&request, context))?;
         output.outcome(&report, text)
@@ -52,6 +59,7 @@ impl Args {
             (ErrorKind::Exists, IfExists::Keep) => {
                 Some("ask for what is there, or pass --if-exists replace to give it up")
             }
+            (ErrorKind::HasDependents, _) => Some(REPLACE_BELOW),
             (ErrorKind::FormatMismatch, _) => Some(BACKING_FORMAT),
             (ErrorKind::GuestNotEmpty, _) => {
                 Some("pass --overwrite-guest to write over it all the same")

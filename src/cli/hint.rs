@@ -5,6 +5,9 @@ use crate::error::{Case, Error, ErrorKind};
 /// Where the verb can take the place of what is there.
 pub(super) const REPLACE: &str = "choose another path, or pass --if-exists replace";
 
+/// Where that would take it from the images above it.
+pub(super) const REPLACE_BELOW: &str = "choose another path, make what lies above it stand alone with flatten, or give that up with --force";
+
 /// Where the backing file is the one whose format is in doubt.
 pub(super) const BACKING_FORMAT: &str =
     "if you know what it is, say so: --backing-format raw or --backing-format qcow2";

@@ -94,7 +94,8 @@ fn can_meet(command: &clap::Command, error: &Error) -> bool {
         Some(Case::NoSize) => has(command, "--size") && has(command, "--backing"),
         // Of the actions on snapshots, one alone asks who depends on the disk.
         _ if error.kind() == ErrorKind::HasDependents => {
-            !["list", "show", "create", "delete"].contains(&command.get_name())
+            let others = ["list", "show", "create", "delete"];
+            has(command, "--force") || !others.contains(&command.get_name())
         }
         _ => true,
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::exit::Exit;
 use super::flags::ChangeFlags;
-use super::hint::REPLACE;
+use super::hint::{REPLACE, REPLACE_BELOW};
 use super::names::one_of;
 use super::output::{Output, notes};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,16 +42,19 @@ pub(super) struct Args {
     #[arg(long, value_name = "WHAT", default_value = "fail",
           value_parser = one_of(IfTaken::ALL, IfTaken::name))]
     if_exists: IfTaken,
+    /// Replace what is there even if other images in its folder depend on it
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     flags: ChangeFlags,
 }
 
 impl Args {
     pub(super) fn run(&self, output: Output, cancel: &Cancel) -> Result<Exit> {
-        let (format, if_exists) = (self.format, self.if_exists);
         let request = SalvageRequest {
-            format,
-            if_exists,
+            format: self.format,
+            if_exists: self.if_exists,
+            force: self.force,
             ..SalvageRequest::new(self.path.clone(), self.out.clone())
         };
         let report =
@@ -67,6 +70,7 @@ impl Args {
 pub(super) fn hint(error: &Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::Exists => Some(REPLACE),
+        ErrorKind::HasDependents => Some(REPLACE_BELOW),
         ErrorKind::Corrupt => Some("restore it from a copy"),
         _ => None,
     }

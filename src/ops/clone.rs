@@ -13,7 +13,7 @@ use super::context::Context;
 use super::create::create;
 use super::existing::Existing;
 use super::options::{BackingOptions, CreateRequest};
-use super::place::{Place, exists, is_taken, note_name};
+use super::place::{Place, exists, is_taken, note_name, refuse_idle_force};
 use super::salvage::IfTaken;
 use super::wire::{bytes_hex, choice, lossy, stored_text};
 use crate::error::{Error, ErrorKind, Result};
@@ -54,13 +54,18 @@ pub struct CloneRequest {
     /// What to do when that path exists. Default: `fail`.
     #[serde(default)]
     pub if_exists: IfTaken,
+    /// Whether what is there is replaced although other images in its folder depend on it; needs
+    /// `if_exists` `replace`. Default: `false`.
+    #[serde(default)]
+    pub force: bool,
 }
 
 impl CloneRequest {
     /// A clone of `path` at `out`, as well as it can be made.
     pub fn new(path: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
         let (path, out) = (path.into(), out.into());
-        CloneRequest { path, format: None, out, method: None, if_exists: IfTaken::Fail }
+        let (method, if_exists) = (None, IfTaken::Fail);
+        CloneRequest { path, format: None, out, method, if_exists, force: false }
     }
 }
 
@@ -98,12 +103,14 @@ pub struct CloneReport {
 /// locked against writers meanwhile, and not changed.
 ///
 /// # Errors
-/// [`Exists`](ErrorKind::Exists); [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for a method
+/// [`Exists`](ErrorKind::Exists); [`HasDependents`](ErrorKind::HasDependents) for a file that would be
+/// replaced and that other images in its folder depend on, unless forced; [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for a method
 /// that the file system or the disk does not allow; [`Dirty`](ErrorKind::Dirty) for a raw disk whose
 /// change was interrupted; [`BackingMissing`](ErrorKind::BackingMissing) where a clone in another
 /// folder would not find what it needs; what opening, locking and the host say. Whatever it is, both
 /// paths are as before.
 pub fn clone(request: &CloneRequest, context: Context<'_>) -> Result<CloneReport> {
+    refuse_idle_force(request.force, request.if_exists == IfTaken::Replace)?;
     let target = resolve_target(&request.out)?;
     let existing = Existing::open_to_read(&request.path, request.format, context)?;
     let virtual_size = existing.virtual_size()?;
@@ -234,6 +241,7 @@ impl Cloning<'_> {
             format: Some(Format::Qcow2),
             backing: Some(backing),
             if_exists,
+            force: request.force,
             ..CreateRequest::new(&request.out, None)
         };
         let made = create(&new, self.context)?;
@@ -265,7 +273,9 @@ impl Cloning<'_> {
         if !is_taken(&self.request.out, &self.target)? {
             return self.stage(method, backing, None);
         }
-        let (replaced, mark) = Existing::open_to_replace(&self.target, self.context)?;
+        let (replaced, mark) =
+            Existing::open_to_replace(&self.target, self.request.force, self.context)
+                .map_err(|error| error.at_path(&self.request.out))?;
         self.stage(method, backing, Some(replaced)).map_err(mark)
     }
 

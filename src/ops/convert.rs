@@ -16,7 +16,7 @@ use super::context::Context;
 use super::create::BackingReport;
 use super::existing::Existing;
 use super::options::{BackingOptions, LayoutOptions};
-use super::place::{Place, exists, is_taken, note_name, refuse_foreign_name};
+use super::place::{Place, exists, is_taken, note_name, refuse_foreign_name, refuse_idle_force};
 use super::salvage::IfTaken;
 use super::source::Source;
 use super::wire::{self, bytes_hex, choice, lossy, stored_text};
@@ -64,6 +64,10 @@ pub struct ConvertRequest {
     /// What to do when the new disk's path exists. Default: `fail`.
     #[serde(default)]
     pub if_exists: IfTaken,
+    /// Whether what is there is replaced although other images in its folder depend on it; needs
+    /// `if_exists` `replace`. Default: `false`.
+    #[serde(default)]
+    pub force: bool,
     /// The new file's permission bits, in octal. Default: those of the file that it replaces, else
     /// `0600`.
     #[serde(default, deserialize_with = "wire::mode::optional")]
@@ -90,6 +94,7 @@ impl ConvertRequest {
             sparse_size: None,
             verify: false,
             if_exists: IfTaken::Fail,
+            force: false,
             mode: None,
             owner: None,
         }
@@ -163,6 +168,8 @@ pub struct ConvertReport {
 /// # Errors
 /// What opening and reading the disk says; of any kind that concerns the options of the new one;
 /// [`BadRequest`](ErrorKind::BadRequest) for a new disk in the place of a file that is read;
+/// [`HasDependents`](ErrorKind::HasDependents) for one that would be replaced and that other images in
+/// its folder depend on, unless forced;
 /// [`Corrupt`](ErrorKind::Corrupt) where it was asked to verify and the new disk is another;
 /// [`Cancelled`](ErrorKind::Cancelled). Whatever it is, both paths are as before.
 pub fn convert(request: &ConvertRequest, context: Context<'_>) -> Result<ConvertReport> {
@@ -230,6 +237,7 @@ pub fn convert_to(
         (request.if_exists != IfTaken::Fail, "if_exists", "it is no file"),
         (request.mode.is_some(), "mode", "it is no file"),
         (request.owner.is_some(), "owner", "it is no file"),
+        (request.force, "force", "it is no file"),
     ];
     refuse_unfit(&unfit, "standard output")?;
     let (told, snapshot) = (request.source_format, request.snapshot.as_deref());
@@ -269,6 +277,7 @@ impl<'a> Job<'a> {
         work: impl FnOnce(Self) -> Result<ConvertReport>,
     ) -> Result<ConvertReport> {
         let out = &self.request.out;
+        refuse_idle_force(self.request.force, self.request.if_exists == IfTaken::Replace)?;
         self.target = resolve_target(out)?;
         if !is_taken(out, &self.target)? {
             return work(self);
@@ -281,7 +290,9 @@ impl<'a> Job<'a> {
         if self.request.if_exists == IfTaken::Fail {
             return Err(exists(out));
         }
-        let (replaced, mark) = Existing::open_to_replace(&self.target, self.context)?;
+        let (replaced, mark) =
+            Existing::open_to_replace(&self.target, self.request.force, self.context)
+                .map_err(|error| error.at_path(out))?;
         self.replaced = Some(replaced);
         work(self).map_err(mark)
     }

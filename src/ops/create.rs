@@ -14,7 +14,7 @@ use super::fits::check_fit;
 use super::growth::GrowthReport;
 use super::options::CreateRequest;
 use super::payload::Prepared;
-use super::place::{Place, exists, is_taken, note_name, refuse_foreign_name};
+use super::place::{Place, exists, is_taken, note_name, refuse_foreign_name, refuse_idle_force};
 use super::wire::{bytes_hex, lossy, stored_text};
 use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::{FileStorage, Staging, resolve_target};
@@ -88,16 +88,19 @@ pub struct GuestReport {
 /// appeared meanwhile, folder synced.
 ///
 /// # Errors
-/// Of any kind that concerns options, backing file, keys and the host; whatever it is, the path
-/// is as it was before.
+/// [`HasDependents`](ErrorKind::HasDependents) for a disk that would be replaced and that other images
+/// in its folder depend on, unless forced; of any kind that concerns options, backing file, keys and
+/// the host. Whatever it is, the path is as it was before.
 pub fn create(request: &CreateRequest, context: Context<'_>) -> Result<CreateReport> {
+    refuse_idle_force(request.force, request.if_exists == IfExists::Replace)?;
     let target = resolve_target(&request.path)?;
     match (is_taken(&request.path, &target)?, request.if_exists) {
         (false, _) => build(request, &target, None, context),
         (true, IfExists::Fail) => Err(exists(&request.path)),
         (true, IfExists::Keep) => keep_if_it_fits(request, &target, context),
         (true, IfExists::Replace) => {
-            let (replaced, mark) = Existing::open_to_replace(&target, context)?;
+            let (replaced, mark) = Existing::open_to_replace(&target, request.force, context)
+                .map_err(|error| error.at_path(&request.path))?;
             build(request, &target, Some(replaced), context).map_err(mark)
         }
     }

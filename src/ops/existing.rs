@@ -12,6 +12,7 @@ use crate::image::Image;
 use crate::image::chain::Link;
 use crate::image::journal::{Settled, settle};
 use crate::image::probe::{self, Evidence, Magic};
+use crate::image::refuse_dependents;
 use crate::qcow2::{Header, Qcow2};
 
 /// An open and locked disk.
@@ -46,10 +47,12 @@ impl Existing {
 
     /// Locks a disk of any content that will be replaced: else it would be taken silently from
     /// whoever uses it. A change of it that was interrupted is completed first: its journal must
-    /// neither outlive it nor be gone while the disk is still there, half changed. Returned with
-    /// what becomes of an error that comes later.
+    /// neither outlive it nor be gone while the disk is still there, half changed. What other images
+    /// in its folder depend on is refused, unless `forced`. Returned with what becomes of an error
+    /// that comes later.
     pub(super) fn open_to_replace(
         path: &Path,
+        forced: bool,
         context: Context<'_>,
     ) -> Result<(FileStorage, impl Fn(Error) -> Error + use<>)> {
         let storage =
@@ -57,6 +60,15 @@ impl Existing {
         if storage.info()?.kind != FileKind::Regular {
             let message = "a device cannot be replaced by a file";
             return Err(Error::new(ErrorKind::Exists, message).at_path(path));
+        }
+        if !forced {
+            refuse_dependents(path).map_err(|error| match error.kind() {
+                ErrorKind::HasDependents => {
+                    let message = format!("cannot be replaced: {}", error.without_path());
+                    Error::new(ErrorKind::HasDependents, message)
+                }
+                _ => error,
+            })?;
         }
         let settled = settle(&storage, context.task())?;
         Ok((storage, mark(settled)))

@@ -147,6 +147,10 @@ disk_request! {
         /// What to do when the path exists. Default: `fail`.
         #[serde(default = "fail")]
         if_exists: IfExists = fail(),
+        /// Whether what is there is replaced although other images in its folder depend on it; needs
+        /// `if_exists` `replace`. Default: `false`.
+        #[serde(default)]
+        force: bool = false,
     }
 }
 
@@ -191,6 +195,7 @@ impl From<EnsureRequest> for CreateRequest {
             backing,
             guest,
             if_exists: fail(),
+            force: false,
             mode,
             owner,
         }

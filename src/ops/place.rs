@@ -65,6 +65,18 @@ pub(super) fn exists(path: &Path) -> Error {
     Error::new(ErrorKind::Exists, "exists already").at_path(path)
 }
 
+/// Refuses to force what is not done.
+///
+/// # Errors
+/// [`IncompatibleOptions`](ErrorKind::IncompatibleOptions).
+pub(super) fn refuse_idle_force(force: bool, replaces: bool) -> Result<()> {
+    if !force || replaces {
+        return Ok(());
+    }
+    let message = "force is of use with if_exists replace only: nothing else is lost";
+    Err(Error::new(ErrorKind::IncompatibleOptions, message).in_field("force"))
+}
+
 /// Notes a name that promises another format than the new disk has.
 pub(super) fn note_name(path: &Path, format: Format, notes: &mut Vec<String>) {
     let promised = probe::Format::promised_by(path).map(Format::from);

@@ -13,7 +13,7 @@ use self::losses::Losses;
 use super::choices::Format;
 use super::context::Context;
 use super::existing::Existing;
-use super::place::{Place, exists, is_taken, note_name};
+use super::place::{Place, exists, is_taken, note_name, refuse_idle_force};
 use super::wire::{bytes_hex, choice, lossy};
 use crate::block::is_zero;
 use crate::block::salvage::{LossReason, Rescue};
@@ -37,13 +37,17 @@ pub struct SalvageRequest {
     /// What to do when that path exists. Default: `fail`.
     #[serde(default)]
     pub if_exists: IfTaken,
+    /// Whether what is there is replaced although other images in its folder depend on it; needs
+    /// `if_exists` `replace`. Default: `false`.
+    #[serde(default)]
+    pub force: bool,
 }
 
 impl SalvageRequest {
     /// What can be read of `path`, into a new file at `out`.
     pub fn new(path: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
         let (path, out) = (path.into(), out.into());
-        SalvageRequest { path, format: None, out, if_exists: IfTaken::Fail }
+        SalvageRequest { path, format: None, out, if_exists: IfTaken::Fail, force: false }
     }
 }
 
@@ -93,10 +97,12 @@ pub struct SalvageReport {
 ///
 /// # Errors
 /// Of the header of an image, which must open; [`BadRequest`](ErrorKind::BadRequest) for a new disk
-/// in the place of the old one or of a file below it; [`NoSpace`](ErrorKind::NoSpace) for a disk
+/// in the place of the old one or of a file below it; [`HasDependents`](ErrorKind::HasDependents) in the
+/// place of one that other images in its folder depend on, unless forced; [`NoSpace`](ErrorKind::NoSpace) for a disk
 /// larger than a file can be; what opening, locking and the host say. Whatever it is, both paths
 /// are as before.
 pub fn salvage(request: &SalvageRequest, context: Context<'_>) -> Result<SalvageReport> {
+    refuse_idle_force(request.force, request.if_exists == IfTaken::Replace)?;
     let told = request.format.map(probe::Format::from);
     let mut source = context.opening().past_damage(&request.path, told)?;
     let target = resolve_target(&request.out)?;
@@ -177,7 +183,9 @@ fn replaced(
             "may be the very file that could not be opened below the disk: name another one for \
              what is salvaged",
         ),
-        IfTaken::Replace => Existing::open_to_replace(target, context).map(Some),
+        IfTaken::Replace => Existing::open_to_replace(target, request.force, context)
+            .map(Some)
+            .map_err(|error| error.at_path(&request.out)),
     }
 }
 

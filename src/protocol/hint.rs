@@ -76,6 +76,9 @@ fn of_disk(method: &str, error: &Error) -> Option<&'static str> {
         (ErrorKind::Exists, CLONE | CONVERT | SALVAGE) => {
             "choose another path, or replace what is there with if_exists replace"
         }
+        (ErrorKind::HasDependents, CREATE | CLONE | CONVERT | SALVAGE) => {
+            "choose another path, flatten what lies above it, or give that up with force"
+        }
         (ErrorKind::Corrupt, CHECK) => "salvage reads what is left into a new disk",
         (ErrorKind::Corrupt, SALVAGE) => "restore it from a copy",
         (ErrorKind::BackingRefused, COMMIT) => {

@@ -146,6 +146,53 @@ fn a_base_does_not_shrink_below_others() {
     }
 }
 
+/// A disk that others lie above, or keep their data in, is not replaced by another one unless that is
+/// forced, by whichever verb; nor is force an idle word.
+#[test]
+fn a_base_is_not_replaced_below_others() {
+    for (base, format) in [("base.qcow2", "qcow2"), ("base.raw", "raw"), ("base.data", "raw")] {
+        let env = Env::new();
+        if base == "base.data" {
+            env.qemu_img("create -q -f qcow2 -o data_file=base.data above.qcow2 8M");
+        } else {
+            env.qemu_img(&format!("create -q -f {format} {base} 8M"));
+            overlay(&env, "above.qcow2", base, format);
+        }
+        env.qemu_io(format, base, "write -P 7 1M 1M");
+        env.qemu_img("create -q -f qcow2 other.qcow2 8M");
+        // By another name of it, too.
+        symlink(base, env.path("link")).expect("a link");
+        let before = env.contents();
+        let lines = [base, "link"].map(|out| {
+            [
+                format!("create {out} --size 8M --format {format} --guest none"),
+                format!("convert other.qcow2 {out} --format {format}"),
+                format!("clone other.qcow2 {out} --method copy"),
+                format!("clone other.qcow2 {out} --method overlay"),
+                format!("salvage other.qcow2 {out}"),
+            ]
+        });
+        for line in lines.iter().flatten() {
+            let not_understood = if line.starts_with("salvage") { 64 } else { 2 };
+            env.fails(&format!("{line} --force"), not_understood, "incompatible_options");
+            let line = format!("{line} --if-exists replace");
+            let error = env.fails(&line, 1, "has_dependents");
+            let told = message(&error);
+            assert!(told.contains("replaced") && told.contains("above.qcow2"), "{error:#}");
+            assert_eq!(error["data"]["changed"], false, "{error:#}");
+            let hint = error["data"]["hint"].as_str().unwrap_or_default();
+            assert!(hint.contains("--force") && hint.contains("flatten"), "{error:#}");
+            assert_eq!(env.contents(), before, "{line}");
+        }
+        for line in &lines[0] {
+            env.report(&format!("{line} --if-exists replace --force"));
+        }
+        // Nothing lies above these.
+        env.report("clone other.qcow2 above.qcow2 --method copy --if-exists replace");
+        env.report("create other.qcow2 --size 1M --if-exists replace");
+    }
+}
+
 /// What is below an image that others lie above keeps its name while it is there, unless another one is
 /// the same file, or that is forced; and an ordinary rebase hurts nobody.
 #[test]

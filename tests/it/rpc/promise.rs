@@ -12,8 +12,7 @@ use crate::support::{Env, PUBLIC_KEY, Stranger, code_of, set_mode};
 
 /// Kinds that no request of today can fail with here: no verb looks into the guest's filesystems
 /// yet, every file system under a test has locks, and a defect is not to be had on demand.
-const OUT_OF_REACH: &[&str] =
-    &["guest_refused", "has_dependents", "lock_unavailable", "journal_stale", "internal"];
+const OUT_OF_REACH: &[&str] = &["guest_refused", "lock_unavailable", "journal_stale", "internal"];
 
 /// Requests, and what they fail with in the folder that [`folder`] makes.
 const REQUESTS: &[(&str, &str, &str)] = &[
@@ -23,7 +22,7 @@ const REQUESTS: &[(&str, &str, &str)] = &[
     ("ensure", r#"{"path":"n.qcow2","size":"2M","layout":{"cluster_size":3000}}"#, "bad_request"),
     ("resize", r#"{"path":"d.qcow2"}"#, "bad_request"),
     ("info", r#"{"path":"d.qcow2","trust":"some"}"#, "bad_request"),
-    ("create", r#"{"path":"d.qcow2","size":0,"if_exists":"replace"}"#, "bad_size"),
+    ("create", r#"{"path":"old.qcow2","size":0,"if_exists":"replace"}"#, "bad_size"),
     ("ensure", r#"{"path":"d.qcow2","size":"3P"}"#, "bad_size"),
     ("resize", r#"{"path":"d.qcow2","size":"3P"}"#, "bad_size"),
     ("ensure", r#"{"path":"d.qcow2","size":"1M"}"#, "would_shrink"),
@@ -33,6 +32,26 @@ const REQUESTS: &[(&str, &str, &str)] = &[
     ("create", r#"{"path":"pipe","size":"2M"}"#, "exists"),
     ("create", r#"{"path":"d.qcow2","size":"1M","if_exists":"keep"}"#, "exists"),
     ("ensure", r#"{"path":"d.qcow2","size":"2M","layout":{"cluster_size":4096}}"#, "exists"),
+    ("create", r#"{"path":"d.qcow2","size":"2M","if_exists":"replace"}"#, "has_dependents"),
+    (
+        "convert",
+        r#"{"path":"d.raw","source_format":"raw","out":"d.qcow2","if_exists":"replace"}"#,
+        "has_dependents",
+    ),
+    (
+        "clone",
+        r#"{"path":"used.raw","format":"raw","out":"d.qcow2","if_exists":"replace"}"#,
+        "has_dependents",
+    ),
+    ("salvage", r#"{"path":"old.qcow2","out":"d.qcow2","if_exists":"replace"}"#, "has_dependents"),
+    ("resize", r#"{"path":"d.qcow2","size":"1M","shrink":true}"#, "has_dependents"),
+    ("commit", r#"{"path":"leaf.qcow2","into":"d.qcow2"}"#, "has_dependents"),
+    (
+        "rebase",
+        r#"{"path":"leaf.qcow2","backing":{"path":"used.raw","format":"raw"},"unsafe":true}"#,
+        "has_dependents",
+    ),
+    ("create", r#"{"path":"d.qcow2","size":"2M","force":true}"#, "incompatible_options"),
     ("create", r#"{"path":"missing/n.qcow2","size":"1M"}"#, "not_found"),
     ("ensure", r#"{"path":"missing/n.qcow2","size":"1M"}"#, "not_found"),
     ("resize", r#"{"path":"missing.qcow2","size":"1M"}"#, "not_found"),
@@ -132,6 +151,9 @@ fn folder() -> Env {
         "create -q -f qcow2 -b a.qcow2 -F qcow2 b.qcow2",
         "rebase -q -u -b b.qcow2 -F qcow2 a.qcow2",
         "create -q -f qcow2 -u -b gone.qcow2 -F qcow2 orphan.qcow2 1M",
+        "create -q -f qcow2 -b d.qcow2 -F qcow2 leaf.qcow2",
+        "create -q -f qcow2 -b leaf.qcow2 -F qcow2 top.qcow2",
+        "create -q -f qcow2 -b d.qcow2 -F qcow2 side.qcow2",
     ] {
         env.qemu_img(line);
     }

@@ -141,6 +141,32 @@ fn reports_are_the_same() {
             "convert",
             json!({ "path": "over.qcow2", "out": "c.raw", "sparse_size": 0, "mode": "640" }),
         ),
+        (
+            "create d.qcow2 --size 1M --if-exists replace",
+            "create",
+            json!({ "path": "d.qcow2", "size": "1M", "if_exists": "replace" }),
+        ),
+        (
+            "convert e.qcow2 c.raw --if-exists replace --force",
+            "convert",
+            json!({ "path": "e.qcow2", "out": "c.raw", "if_exists": "replace", "force": true }),
+        ),
+        (
+            "clone e.qcow2 c.raw --if-exists replace --force --method copy",
+            "clone",
+            json!({ "path": "e.qcow2", "out": "c.raw", "if_exists": "replace", "force": true,
+                "method": "copy" }),
+        ),
+        (
+            "convert over.qcow2 c.raw --if-exists replace",
+            "convert",
+            json!({ "path": "over.qcow2", "out": "c.raw", "if_exists": "replace" }),
+        ),
+        (
+            "salvage d.qcow2 o.raw --if-exists replace --force",
+            "salvage",
+            json!({ "path": "d.qcow2", "out": "o.raw", "if_exists": "replace", "force": true }),
+        ),
         ("hash c.qcow2", "hash", json!({ "path": "c.qcow2" })),
         (
             "compare c.qcow2 c.raw --format qcow2",
