@@ -14,7 +14,8 @@ use crate::units::ByteSize;
 ///
 /// That image becomes larger first where it must. The disk is emptied once everything is on the medium
 /// there; at every point before it shows what it showed. Other images above the changed one would
-/// show something else, and so would snapshots of the disk: that is refused unless forced.
+/// show something else, and so would snapshots of the disk: that is refused unless forced. Such images
+/// are looked for in its folder alone; chain --dependents FOLDER finds those elsewhere.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vmdisk commit m.qcow2 --into boot2docker.qcow2

@@ -3,6 +3,8 @@
 //! Until everything is on the medium of the lower image, no byte of the upper one changes: whatever
 //! is written below lies where the upper one, or one between, has something of its own, so that the
 //! upper disk shows the same at every point. Only then is the upper image emptied, by one write.
+//! What an earlier commit that was interrupted left leaked is freed on the way, and the bitmaps of the
+//! lower image have what is written as dirty before it is.
 
 #[cfg(test)]
 mod crash_tests;
@@ -13,10 +15,10 @@ mod subject_tests;
 
 use std::ops::Range;
 
-use super::opened::Image;
+use super::opened::{Disk, Image};
 use crate::block::{BlockDevice, Layers, Shown, is_zero};
 use crate::error::Result;
-use crate::qcow2::{BackingName, Emptied};
+use crate::qcow2::{Announced, BackingName, DirtyRanges, Emptied};
 use crate::task::Task;
 use crate::units::{ByteSize, VirtualSize};
 
@@ -59,6 +61,11 @@ pub struct Committed {
     pub old_base_size: u64,
     /// Its size now, in bytes.
     pub base_size: u64,
+    /// Bytes of clusters that an interrupted change had left leaked in either image, and that were
+    /// freed first.
+    pub leaked_bytes: u64,
+    /// What became of the lower image's bitmaps.
+    pub bitmaps: Announced,
     /// Of the uppermost image.
     pub emptied: Emptied,
     /// Whether the uppermost image lies above another one now.
@@ -70,7 +77,8 @@ impl Committed {
     pub fn changed(&self) -> bool {
         let below = self.data_bytes > 0 || self.zero_bytes > 0;
         let emptied = self.emptied.freed_bytes > 0 || self.emptied.rebuilt;
-        below || self.base_size != self.old_base_size || emptied || self.moved
+        let prepared = self.leaked_bytes > 0 || self.bitmaps.changed;
+        prepared || below || self.base_size != self.old_base_size || emptied || self.moved
     }
 }
 
@@ -110,12 +118,18 @@ fn write_base(
     done: &mut Committed,
     task: Task<'_>,
 ) -> Result<()> {
-    let size = VirtualSize::round_up(ByteSize::from_bytes(top.size()))?;
-    if size.bytes() > base.size() {
+    done.leaked_bytes = base.free_leaks(task)?;
+    if top.size() > base.size() {
+        let size = VirtualSize::round_up(ByteSize::from_bytes(top.size()))?;
         base.resize(size, task.quiet())?;
     }
     done.base_size = base.size();
-    copy_down(top, between, &base, done, task)?;
+    let own = Own { layers: layers(top, between), size: top.size() };
+    if let Disk::Qcow2(image) = &mut base.disk {
+        let announced = image.announce_writes(&own, task);
+        done.bitmaps = base.of_file(announced)?;
+    }
+    copy_down(&own, &base, done, task)?;
     let (data, zeros) = (done.data_bytes, done.zero_bytes);
     log::info!("wrote into {}: {data} bytes of data, {zeros} of zeros", base.path().display());
     base.close()
@@ -125,6 +139,7 @@ fn write_base(
 /// full.
 fn empty(top: &mut Image, then: Then<'_>, done: &mut Committed, task: Task<'_>) -> Result<()> {
     let Then::Empty(backing) = then else { return Ok(()) };
+    done.leaked_bytes += top.free_leaks(task)?;
     if let Some(backing) = backing {
         top.rename_backing(Some(backing))?;
         done.moved = true;
@@ -134,6 +149,19 @@ fn empty(top: &mut Image, then: Then<'_>, done: &mut Committed, task: Task<'_>) 
 }
 
 impl Image {
+    /// Frees leaked clusters: see [`Qcow2::free_leaks`](crate::qcow2::Qcow2::free_leaks). A raw disk
+    /// has none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn free_leaks(&mut self, task: Task<'_>) -> Result<u64> {
+        let freed = match &mut self.disk {
+            Disk::Qcow2(image) => image.free_leaks(task),
+            Disk::Raw(_) => Ok(0),
+        };
+        self.of_file(freed)
+    }
+
     /// Drops everything that the image has of its own, at once: see [`Qcow2::make_empty`](crate::qcow2::Qcow2::make_empty).
     ///
     /// # Errors
@@ -152,18 +180,37 @@ impl Image {
     }
 }
 
-/// Writes what the layers show of their own.
-fn copy_down(
-    top: &Image,
-    between: &[Image],
-    base: &Image,
-    done: &mut Committed,
-    task: Task<'_>,
-) -> Result<()> {
+fn layers<'a>(top: &'a Image, between: &'a [Image]) -> Layers<'a> {
     let uppermost: &dyn BlockDevice = top;
     let below = between.iter().map(|image| image as &dyn BlockDevice);
-    let layers = Layers::new([uppermost].into_iter().chain(below).collect());
-    let (mut at, size) = (0, top.size());
+    Layers::new([uppermost].into_iter().chain(below).collect())
+}
+
+/// What the upper images have of their own, as far as the uppermost goes.
+#[derive(Debug)]
+struct Own<'a> {
+    layers: Layers<'a>,
+    size: u64,
+}
+
+impl DirtyRanges for Own<'_> {
+    fn each(&self, range: Range<u64>, visit: &mut dyn FnMut(Range<u64>)) -> Result<()> {
+        let (mut at, end) = (range.start, range.end.min(self.size));
+        while at < end {
+            let (shown, run_end) = self.layers.run(at, end)?;
+            if shown != Shown::Nothing {
+                visit(at..run_end);
+            }
+            at = run_end;
+        }
+        Ok(())
+    }
+}
+
+/// Writes what the layers show of their own.
+fn copy_down(own: &Own<'_>, base: &Image, done: &mut Committed, task: Task<'_>) -> Result<()> {
+    let Own { layers, size } = own;
+    let (mut at, size) = (0, *size);
     let mut buffer = Vec::new();
     while at < size {
         task.step("commit", at, size)?;

@@ -10,6 +10,7 @@ use super::choices::Format;
 use super::context::Context;
 use super::existing::Existing;
 use super::options::BackingOptions;
+use super::rebase::note_leaked;
 use super::resize::note_settled;
 use super::wire::{bytes_hex, choice, lossy};
 use crate::block::DeviceOptions;
@@ -18,7 +19,7 @@ use crate::host::{FileId, folder_of, unpublish};
 use crate::image::chain::Link;
 use crate::image::commit::{Commit, Then};
 use crate::image::refuse_dependents_beside;
-use crate::qcow2::{Autoclear, BackingName, Header};
+use crate::qcow2::BackingName;
 
 choice! {
     /// What becomes of a disk once the image below has what it held.
@@ -141,6 +142,14 @@ fn commit_open(top: Link, request: &CommitRequest, context: Context<'_>) -> Resu
         removed.map_err(|e| if done.changed() { e.after_changes() } else { e })?;
     }
     drop(disk);
+    notes.extend(note_leaked(done.leaked_bytes));
+    if done.bitmaps.is_lost {
+        let base = base_path.display();
+        notes.push(format!(
+            "the bitmaps of {base} do not know of what was committed, since one has extra data that is \
+             not known here: they are invalid now"
+        ));
+    }
     if done.emptied.rebuilt {
         notes.push("the disk was not closed cleanly: its reference counts were rebuilt".to_owned());
     }
@@ -225,17 +234,6 @@ impl Chain {
 
     fn notes(&self, request: &CommitRequest) -> Vec<String> {
         let mut notes = Vec::new();
-        let header = self.base.header.as_ref();
-        let bitmaps = |header: &Header| {
-            header.bitmaps().is_some() && header.autoclear.contains(Autoclear::BITMAPS)
-        };
-        if header.is_some_and(bitmaps) {
-            let base = self.base.path.display();
-            notes.push(format!(
-                "the bitmaps of {base} do not know of what was committed: they are \
-                                invalid now"
-            ));
-        }
         if request.force {
             notes.push(
                 "forced: other images above it, and snapshots, may show something else now"

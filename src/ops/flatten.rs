@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::choices::Format;
 use super::context::Context;
 use super::existing::Existing;
+use super::rebase::note_leaked;
 use super::resize::note_settled;
 use super::wire::{bytes_hex, lossy, stored_text};
 use crate::error::Result;
 use crate::host::{Access, FileStorage};
+use crate::qcow2::Rebased;
 
 /// A disk that shall stand alone.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -86,15 +88,17 @@ pub fn flatten(request: &FlattenRequest, context: Context<'_>) -> Result<Flatten
         return report.with_room(existing.storage());
     }
     let path = existing.storage().path().to_owned();
-    report.copied_bytes = flatten_open(existing, context).map_err(mark)?;
+    let rebased = flatten_open(existing, context).map_err(mark)?;
+    report.copied_bytes = rebased.written_bytes;
+    report.notes.extend(note_leaked(rebased.leaked_bytes));
     report.with_room(&FileStorage::open(&path, Access::Read)?)
 }
 
-fn flatten_open(existing: Existing, context: Context<'_>) -> Result<u64> {
+fn flatten_open(existing: Existing, context: Context<'_>) -> Result<Rebased> {
     let mut image = existing.assemble_to_write(true, context)?;
     let rebased = image.rebase(None, None, context.task())?;
     image.close()?;
-    Ok(rebased.written_bytes)
+    Ok(rebased)
 }
 
 impl FlattenReport {

@@ -15,6 +15,7 @@ use super::wire::{self, bytes_hex, lossy, stored_text};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::qcow2::{BackingName, Incompatible, Rebased, refuse_rebase};
+use crate::units::ByteSize;
 
 /// Another backing file that is asked for.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -175,6 +176,7 @@ fn rebase_open(
         let image = existing.assemble_to_write(keeps, context)?;
         let done = carry_out(image, below, name.as_ref(), context);
         rebased = done.map_err(|error| if dirty { error.after_changes() } else { error })?;
+        notes.extend(note_leaked(rebased.leaked_bytes));
     }
     Ok(RebaseReport {
         path: lossy(&request.path),
@@ -187,6 +189,14 @@ fn rebase_open(
         refcounts_rebuilt: changed && dirty,
         notes,
     })
+}
+
+/// That what an interrupted change had left behind is free again.
+pub(super) fn note_leaked(bytes: u64) -> Option<String> {
+    let size = ByteSize::from_bytes(bytes);
+    let note =
+        || format!("{size} were leaked, as an interrupted change leaves them, and are free now");
+    (bytes > 0).then(note)
 }
 
 fn carry_out(

@@ -83,6 +83,7 @@ mod hostile_tests;
 pub mod hyperkit;
 mod laid_out;
 mod layout;
+mod leaks;
 mod lengths;
 mod live;
 mod lookup;
@@ -136,9 +137,11 @@ mod wounds_tests;
 mod write;
 
 pub use amend::{Amended, Amendment, refuse_amendment};
+#[cfg(test)]
+pub(crate) use bitmap::bitmaps_of;
 pub use bitmap::{
-    Bitmap, BitmapChange, BitmapSource, BitmapsChanged, Granularity, MAX_BITMAP_NAME, MAX_BITMAPS,
-    dirty_bytes, read_bitmaps,
+    Announced, Bitmap, BitmapChange, BitmapSource, BitmapsChanged, DirtyRanges, Granularity,
+    MAX_BITMAP_NAME, MAX_BITMAPS, dirty_bytes, read_bitmaps,
 };
 pub use claims::{Claims, ExtensionClaim, FeatureClaim, TableClaim};
 pub use compact::{Compacted, Sound};

@@ -27,6 +27,8 @@ pub struct Rebased {
     pub written_bytes: u64,
     /// Bytes that the image says are zeros now.
     pub zeroed_bytes: u64,
+    /// Bytes of clusters that an interrupted change had left leaked, and that were freed first.
+    pub leaked_bytes: u64,
 }
 
 /// Refuses what would keep the image in `storage`, whose header was read before, from getting
@@ -75,7 +77,8 @@ pub fn name_backing(storage: &dyn Storage, header: &Header, backing: &BackingNam
 impl Qcow2 {
     /// Puts the image above `below`, named `name`, or above nothing, and lets it read the same: what
     /// differs there becomes its own. The caller must hold the image's lock, and all that is below
-    /// before and afterwards must stay as it is. `task` can stop it: the image then has more of its
+    /// before and afterwards must stay as it is. Leaked clusters are freed first, such as an earlier
+    /// rebase that was interrupted left behind. `task` can stop it: the image then has more of its
     /// own than before, and is still above the old chain. Bitmaps stay as valid as they are, for the
     /// guest's data does not change.
     ///
@@ -95,35 +98,39 @@ impl Qcow2 {
             let message = "what is below the image was not opened, so it cannot be kept";
             return Err(Error::new(ErrorKind::BackingRefused, message));
         }
-        let bitmaps = self.header.autoclear.contains(Autoclear::BITMAPS);
         // What nothing was written to reads as zeros, and must say so above another chain.
         self.backing.get_or_insert_with(|| Box::new(MemoryDevice::default()));
         let before = self.failure.changes();
-        let moved = self.keep_what_differs(below.as_deref(), task).and_then(|rebased| {
-            self.change_header(|header| {
-                let mut header = header.with_backing(name);
-                header.autoclear = header.autoclear.with_if(bitmaps, Autoclear::BITMAPS);
-                Ok(header)
-            })?;
-            Ok(rebased)
-        });
+        // Until the end, nothing but what the disk shows already is written.
+        let kept = std::mem::replace(&mut self.options.keeps_contents, true);
+        let moved = self.move_above(below.as_deref(), name, task);
+        // Then the next write is asked about bitmaps again. What was copied is kept.
+        let settled = self.settle();
+        self.options.keeps_contents = kept;
+        let moved = match moved {
+            Err(error) if error.kind() != ErrorKind::Cancelled => Err(error),
+            moved => settled.and(moved),
+        };
         match moved {
             Ok(rebased) => {
                 self.backing = below;
                 Ok(rebased)
             }
-            Err(error) => {
-                if error.kind() == ErrorKind::Cancelled && self.failure.changes() != before {
-                    // What was copied is kept, and bitmaps are as true as before.
-                    self.change_header(|header| {
-                        let autoclear = header.autoclear.with_if(bitmaps, Autoclear::BITMAPS);
-                        Ok(Header { autoclear, ..header.clone() })
-                    })?;
-                }
-                let changed = self.failure.changes() != before;
-                Err(if changed { error.after_changes() } else { error })
-            }
+            Err(error) if self.failure.changes() != before => Err(error.after_changes()),
+            Err(error) => Err(error),
         }
+    }
+
+    fn move_above(
+        &mut self,
+        below: Option<&dyn BlockDevice>,
+        name: Option<&BackingName>,
+        task: Task<'_>,
+    ) -> Result<Rebased> {
+        let leaked_bytes = self.free_leaks(task)?;
+        let rebased = self.keep_what_differs(below, task)?;
+        self.change_header(|header| Ok(header.with_backing(name)))?;
+        Ok(Rebased { leaked_bytes, ..rebased })
     }
 
     /// Names another backing file, or none, and nothing else: what the image shows of it changes
@@ -168,7 +175,7 @@ impl Qcow2 {
             at = end;
         }
         task.step("rebase", size, size)?;
-        let Rebased { written_bytes, zeroed_bytes } = rebased;
+        let Rebased { written_bytes, zeroed_bytes, .. } = rebased;
         log::info!("kept what differs: {written_bytes} bytes of data, {zeroed_bytes} of zeros");
         Ok(rebased)
     }

@@ -203,6 +203,7 @@ impl Case {
             self.rebase(storage.clone(), &Silent).unwrap();
         }
         assert!(self.judge(&storage.contents(), expected), "{}", self.what);
+        assert_eq!(Audit::of(&storage).leaks, 0, "{}: again", self.what);
     }
 }
 

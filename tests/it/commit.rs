@@ -1,8 +1,10 @@
 //! `vmdisk commit`: what an image holds goes down, against `qemu-img commit`.
 
+use serde_json::Value;
+
 use crate::draw::whole_matrix;
 use crate::locks::qemu_io;
-use crate::support::{Env, message};
+use crate::support::{Env, message, until};
 
 /// A base, an overlay above it, and what their guests write.
 struct Kind {
@@ -286,6 +288,55 @@ fn an_image_further_down_gets_what_lies_between() {
     assert!(env.disk("qcow2", "base.qcow2")[..2 << 20] == before);
 }
 
+/// Has an image as QEMU makes it count a cluster that nothing refers to.
+fn leak(env: &Env, image: &str) {
+    const CLUSTER: u64 = 100;
+    let file = std::fs::OpenOptions::new().write(true).open(env.path(image)).expect("an image");
+    file.set_len((CLUSTER + 1) << 16).expect("a longer file");
+    env.patch(image, 0x20000 + 2 * CLUSTER, &1u16.to_be_bytes());
+}
+
+/// What an interrupted change left behind in either image is free afterwards, which is told; the same
+/// where a disk is made to stand alone, or put above another one.
+#[test]
+fn what_is_leaked_is_freed() {
+    for line in ["commit d.qcow2 --into base", "flatten d.qcow2", "rebase d.qcow2 --backing other"]
+    {
+        let env = Env::new();
+        KINDS[0].make(&env);
+        env.qemu_img("create -q -f qcow2 other 2M");
+        let written: &[_] =
+            if line.starts_with("commit") { &["base", "d.qcow2"] } else { &["d.qcow2"] };
+        for image in written {
+            leak(&env, image);
+            let check = env.run("qemu-img", ["check", "-q", "-f", "qcow2", image]);
+            assert_eq!(check.code, Some(3), "{image}: {check:?}");
+        }
+        let report = env.report(line);
+        assert!(report["notes"].to_string().contains("leaked"), "{report:#}");
+        KINDS[0].shows_the_same(&env);
+    }
+}
+
+/// A disk without a byte is committed as any other.
+#[test]
+fn a_disk_of_no_bytes_is_committed() {
+    let env = Env::new();
+    env.qemu_img("create -q -f raw flat.raw 0");
+    env.qemu_img("create -q -f qcow2 large.qcow2 1M");
+    env.qemu_io("qcow2", "large.qcow2", "write -P 3 0 1M");
+    for (base, format) in [("flat.raw", "raw"), ("large.qcow2", "qcow2")] {
+        env.qemu_img(&format!("create -q -f qcow2 -b {base} -F {format} d.qcow2 0"));
+        let before = env.contents();
+        for how in ["", "--keep"] {
+            let report = env.report(&format!("commit d.qcow2 --into {base} {how}"));
+            assert_eq!(report["changed"], false, "{report:#}");
+        }
+        assert_eq!(env.contents(), before);
+        env.report(&format!("commit d.qcow2 --into {base} --delete"));
+    }
+}
+
 /// Whatever is refused is refused before a byte changes.
 #[test]
 fn what_is_refused_changes_nothing() {
@@ -355,9 +406,77 @@ fn what_is_allowed_or_forced_is_done() {
     env.is_clean("d.qcow2");
 }
 
-/// Snapshots below stay, bitmaps above stay valid; bitmaps below do not know, which is told.
+/// What of the disk a bitmap of an image has as dirty, as a guest that reads by it would.
+fn dirty(env: &Env, image: &str, name: &str) -> Value {
+    let report = env.report(&format!("bitmap list {image} --count"));
+    let bitmaps = report["bitmaps"].as_array().expect("a list");
+    let bitmap = bitmaps.iter().find(|bitmap| bitmap["name"] == name).expect("the bitmap");
+    assert_eq!(bitmap["in_use"], false, "{bitmap:#}");
+    bitmap["dirty_bytes"].clone()
+}
+
+/// A bitmap of the base that is enabled has as dirty what was committed, as after `qemu-img commit`;
+/// one that is not stays as it is. Both are valid.
 #[test]
-fn snapshots_below_and_bitmaps_above_stay() {
+fn bitmaps_below_are_what_qemu_img_makes_of_them() {
+    for (above, dirty_bytes) in [(ABOVE, None), (&["write -P 2 64k 256k"][..], Some(256 << 10))] {
+        let env = Env::new();
+        for prefix in ["", "theirs-"] {
+            let (base, disk) = (format!("{prefix}base.qcow2"), format!("{prefix}d.qcow2"));
+            env.qemu_img(&format!("create -q -f qcow2 {base} 3M"));
+            env.qemu_img(&format!("bitmap --add {base} old"));
+            env.qemu_io("qcow2", &base, "write -P 1 2M 1M");
+            env.qemu_img(&format!("bitmap --disable {base} old"));
+            env.qemu_img(&format!("bitmap --add {base} -g 4k fine"));
+            env.qemu_img(&format!("bitmap --add {base} -g 1M coarse"));
+            env.qemu_img(&format!("create -q -f qcow2 -b {base} -F qcow2 {disk} 2M"));
+            for command in above {
+                env.qemu_io("qcow2", &disk, command);
+            }
+        }
+        let report = env.report("commit d.qcow2 --into base.qcow2");
+        assert_eq!(report["notes"].as_array().map(Vec::len), Some(0), "{report:#}");
+        env.qemu_img("commit -q -f qcow2 theirs-d.qcow2");
+        env.is_clean("base.qcow2");
+        env.qemu_img("compare -q -f qcow2 -F qcow2 base.qcow2 theirs-base.qcow2");
+        for name in ["old", "fine", "coarse"] {
+            let [ours, theirs] =
+                ["base.qcow2", "theirs-base.qcow2"].map(|base| dirty(&env, base, name));
+            assert_eq!(ours, theirs, "{name}");
+        }
+        assert_eq!(dirty(&env, "base.qcow2", "old"), 1 << 20);
+        if let Some(bytes) = dirty_bytes {
+            assert_eq!(dirty(&env, "base.qcow2", "fine"), bytes);
+        }
+        let bitmaps = &env.qemu_info("base.qcow2")["format-specific"]["data"]["bitmaps"];
+        assert!(!bitmaps.to_string().contains("in-use"), "{bitmaps:#}");
+        // QEMU keeps it true from there on.
+        env.qemu_io("qcow2", "base.qcow2", "write -P 9 2500k 100k");
+        assert!(dirty(&env, "base.qcow2", "fine").as_u64() > dirty_bytes);
+        env.is_clean("base.qcow2");
+    }
+}
+
+/// A bitmap that nobody saved stays what it is: it can only be removed.
+#[test]
+fn a_bitmap_that_was_not_saved_is_left_alone() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 base.qcow2 2M");
+    env.qemu_img("bitmap --add base.qcow2 lost");
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 d.qcow2");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 2 64k 256k");
+    let in_use = |env: &Env| env.report("bitmap list base.qcow2")["bitmaps"][0]["in_use"] == true;
+    let machine = qemu_io(&env, "base.qcow2");
+    until("bitmaps in use", || in_use(&env));
+    machine.kill();
+    env.report("commit d.qcow2 --into base.qcow2");
+    assert!(in_use(&env));
+    env.is_clean("base.qcow2");
+}
+
+/// Snapshots below stay, and bitmaps on either side stay valid.
+#[test]
+fn snapshots_below_and_bitmaps_stay() {
     let env = Env::new();
     env.qemu_img("create -q -f qcow2 base.qcow2 2M");
     env.qemu_io("qcow2", "base.qcow2", "write -P 1 0 2M");
@@ -366,14 +485,16 @@ fn snapshots_below_and_bitmaps_above_stay() {
     env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 d.qcow2");
     env.qemu_img("bitmap --add d.qcow2 b1");
     env.qemu_io("qcow2", "d.qcow2", "write -P 2 64k 256k");
-    let report = env.report("commit d.qcow2 --into base.qcow2");
-    assert!(report["notes"].to_string().contains("bitmaps"), "{report:#}");
+    env.report("commit d.qcow2 --into base.qcow2");
+    env.is_clean("base.qcow2");
     env.is_clean("d.qcow2");
     let flags = |image: &str| {
         let bitmaps = env.qemu_info(image)["format-specific"]["data"]["bitmaps"].clone();
         bitmaps[0]["flags"].to_string()
     };
-    assert!(!flags("d.qcow2").contains("in-use"), "{}", flags("d.qcow2"));
+    for image in ["base.qcow2", "d.qcow2"] {
+        assert!(!flags(image).contains("in-use"), "{image}: {}", flags(image));
+    }
     assert!(env.snapshot_disk("base.qcow2", "old").iter().all(|&byte| byte == 1));
     assert_eq!(env.guest_bytes("base.qcow2", 64 << 10, 512), vec![2; 512]);
 }
@@ -414,6 +535,8 @@ fn killed_at_any_moment_the_disk_shows_the_same() {
             }
             env.vmdisk(line).exits(0);
             env.qemu_img("compare -q -f qcow2 -F raw d.qcow2 before.raw");
+            // Nothing that it left behind is lost.
+            names.iter().for_each(|name| env.is_clean(name));
         }
         println!("{line}: killed {killed} of {rounds} times");
         assert!(killed >= 5, "{line}: killed {killed} times only");

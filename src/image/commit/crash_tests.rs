@@ -56,6 +56,8 @@ struct Run {
     records: Vec<Record>,
     /// What the disk shows.
     disk: Vec<u8>,
+    /// What the lowest shows before.
+    base_before: Vec<u8>,
     /// What the lowest shows afterwards.
     base: Vec<u8>,
 }
@@ -67,7 +69,8 @@ impl Run {
 
     fn with(verb: Verb, case: &Case, seed: u64) -> Run {
         let before = case.files(seed);
-        let disk = in_memory(case, &before).disk("top");
+        let untouched = in_memory(case, &before);
+        let (disk, base_before) = (untouched.disk("top"), untouched.disk("base"));
         let chain = recording(case, &before);
         verb.run(&chain).unwrap_or_else(|error| panic!("{verb:?} {}: {error}", case.name));
         assert_eq!(chain.leaks(), 0, "{verb:?} {}", case.name);
@@ -76,7 +79,8 @@ impl Run {
         if verb == Verb::Commit {
             assert!(base.starts_with(&disk), "{}: all of it went down", case.name);
         }
-        Run { verb, case: *case, before, records: chain.files[0].records(), disk, base }
+        let records = chain.files[0].records();
+        Run { verb, case: *case, before, records, disk, base_before, base }
     }
 
     /// The disk shows what it showed, and the same call finishes the work.
@@ -85,8 +89,11 @@ impl Run {
         let chain = in_memory(&self.case, state);
         chain.leaks();
         assert!(chain.disk("top") == self.disk, "{here}: the disk differs");
+        let marked = chain.bitmaps_hold(&self.base_before);
+        assert!(marked, "{here}: a bitmap of the lowest does not know of all that was written");
         self.verb.run(&chain).unwrap_or_else(|error| panic!("{here}, again: {error}"));
-        chain.leaks();
+        assert_eq!(chain.leaks(), 0, "{here}, again");
+        assert!(chain.bitmaps_hold(&self.base_before), "{here}: bitmaps, again");
         assert!(chain.disk("top") == self.disk, "{here}: the disk differs, again");
         assert!(chain.disk("base") == self.base, "{here}: the lowest differs, again");
     }
@@ -112,6 +119,23 @@ fn a_power_cut_leaves_a_disk_that_shows_the_same() {
     }
     println!("{states} crash states");
     assert!(states >= 8000, "{states} states are too few");
+}
+
+/// What was going to be written is dirty in the bitmap that is enabled, down to its granularity, and
+/// nothing else is; the disabled one stays as it is.
+#[test]
+fn bitmaps_below_learn_what_was_written() {
+    let case =
+        CASES.iter().find(|case| case.layers[2].is_some_and(|base| base.found == Found::Bitmaps));
+    let case = case.expect("such a case");
+    let before = case.files(7);
+    let chain = in_memory(case, &before);
+    let own = chain.own_of_top();
+    assert!(own.iter().any(|own| *own) && own.iter().any(|own| !*own));
+    chain.commit(true, task(&Cancel::new())).unwrap();
+    assert_eq!(chain.dirty_below(b"enabled"), Some(own));
+    assert_eq!(chain.dirty_below(b"disabled").map(|dirty| dirty.contains(&true)), Some(false));
+    assert_eq!(chain.leaks(), 0);
 }
 
 /// The control: without any one of the kinds of syncs, the same exploration finds damage.

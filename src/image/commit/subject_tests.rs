@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::block::DeviceOptions;
+use crate::block::{DeviceOptions, ExtentKind};
 use crate::host::storage::{MemoryStorage, Storage};
 use crate::image::opened::Disk;
 use crate::qcow2::check::scan;
@@ -12,13 +12,14 @@ use crate::qcow2::crash_states_tests::next;
 use crate::qcow2::fixtures_tests::{packed, with_bitmap, with_snapshot};
 use crate::qcow2::geometry::{ClusterBits, Geometry, RefcountOrder};
 use crate::qcow2::{
-    Backing, CompressionType, CreateOptions, Header, HeaderForm, L1Capacity, Parts, Preallocation,
-    Qcow2, Version, create, read_snapshots,
+    Backing, BitmapChange, CompressionType, CreateOptions, Granularity, Header, HeaderForm,
+    L1Capacity, Parts, Preallocation, Qcow2, Version, bitmaps_of, create, read_snapshots,
 };
 use crate::raw::Raw;
 use crate::task::{Cancel, Silent};
 
 const KIB: u64 = 1024;
+const SECTOR: usize = 512;
 
 /// One image of a chain.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +43,8 @@ pub(super) enum Found {
     Packed,
     Snapshot,
     Bitmap,
+    /// One that is enabled and one that is not.
+    Bitmaps,
 }
 
 pub(super) const PLAIN: Layer = Layer {
@@ -108,6 +111,10 @@ pub(super) const CASES: &[Case] = &[
             None,
             Some(Layer { found: Found::Snapshot, ..PLAIN }),
         ],
+    },
+    Case {
+        name: "bitmaps below",
+        layers: [Some(PLAIN), None, Some(Layer { found: Found::Bitmaps, ..PLAIN })],
     },
     Case {
         name: "a bitmap above, wide counts, lazy below",
@@ -234,11 +241,45 @@ impl<S: Storage + 'static> Chain<S> {
         bytes
     }
 
-    /// Nothing is wrong with any of them; returns the leaked clusters.
+    /// Which sectors of the disk a bitmap of the lowest image has as dirty; nothing where it has no
+    /// such bitmap, or does not vouch for it.
+    pub(super) fn dirty_below(&self, name: &[u8]) -> Option<Vec<bool>> {
+        let (_, _, _, dirty) =
+            bitmaps_of(&*self.file("base")).into_iter().find(|(found, ..)| found == name)?;
+        let mut sectors = vec![false; self.disk("base").len() / SECTOR];
+        for (start, end) in dirty? {
+            sectors[start as usize / SECTOR..end as usize / SECTOR].fill(true);
+        }
+        Some(sectors)
+    }
+
+    /// Whether the bitmap of the lowest image that is enabled, if there was one, has all as dirty that
+    /// is not as `before`.
+    pub(super) fn bitmaps_hold(&self, before: &[u8]) -> bool {
+        let Ok(header) = Header::read(&*self.file("base")) else { return true };
+        if header.bitmaps().is_none() {
+            return true;
+        }
+        let Some(dirty) = self.dirty_below(b"enabled") else { return false };
+        let (now, before) = (self.disk("base"), before.chunks(SECTOR));
+        let mut sectors = now.chunks(SECTOR).zip(before).zip(dirty);
+        sectors.all(|((now, before), dirty)| dirty || now == before)
+    }
+
+    /// Which sectors the uppermost image has something of its own for.
+    pub(super) fn own_of_top(&self) -> Vec<bool> {
+        let top = open("top", self.file("top"), None, false).unwrap();
+        let sectors = (0..top.size()).step_by(SECTOR);
+        let extent = |at| top.extent(at, at + SECTOR as u64).unwrap();
+        sectors.map(|at| extent(at).kind != ExtentKind::Unallocated).collect()
+    }
+
+    /// Nothing is wrong with any of them, and bitmaps are vouched for; returns the leaked clusters.
     pub(super) fn leaks(&self) -> u64 {
         let qcow2 = |file: &&Arc<S>| Header::read(&***file).is_ok();
         let leaks = self.files.iter().filter(qcow2).map(|file| {
             let header = Header::read(&**file).unwrap();
+            assert_eq!(header.lost_bitmaps(), 0);
             let found = scan(&**file, &header, task(&Cancel::new())).unwrap();
             let dirty = header.incompatible.contains(crate::qcow2::Incompatible::DIRTY);
             assert!(found.corruptions == 0 || dirty, "{:?}", found.findings);
@@ -246,6 +287,19 @@ impl<S: Storage + 'static> Chain<S> {
         });
         leaks.sum()
     }
+}
+
+/// Bitmaps in which each sector has a bit.
+fn with_bitmaps(bytes: Vec<u8>) -> Vec<u8> {
+    let storage = Arc::new(MemoryStorage::new(bytes));
+    let header = Header::read(&*storage).unwrap();
+    let mut image = Qcow2::open(Box::new(storage.clone()), header, None).unwrap();
+    for (name, enabled) in [(&b"enabled"[..], true), (b"disabled", false)] {
+        let add = BitmapChange::Add { name, granularity: Granularity::new(9), enabled };
+        image.change_bitmaps(&add, task(&Cancel::new())).unwrap();
+    }
+    drop(image);
+    storage.contents()
 }
 
 impl Case {
@@ -317,6 +371,7 @@ impl Layer {
             Found::Packed => packed(bytes),
             Found::Snapshot => with_snapshot(bytes),
             Found::Bitmap => with_bitmap(bytes),
+            Found::Bitmaps => with_bitmaps(bytes),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::announce::DirtyRanges;
 use super::directory::{Bitmap, Coverage};
 use crate::error::Result;
 use crate::host::storage::{Storage, read_padded_at};
@@ -280,10 +281,25 @@ pub(super) fn set_bits(bytes: &mut [u8], run: Range<u64>) {
     bytes.get_mut(index(first)..index(last)).unwrap_or_default().fill(0xff);
 }
 
+/// What is taken over as dirty.
+pub(super) enum Dirty<'a> {
+    Bitmap(BitmapReader<'a>),
+    Ranges(&'a dyn DirtyRanges),
+}
+
+impl Dirty<'_> {
+    fn each(&mut self, range: &Range<u64>, mut visit: impl FnMut(Range<u64>)) -> Result<()> {
+        match self {
+            Dirty::Bitmap(reader) => reader.each_dirty(range, visit),
+            Dirty::Ranges(ranges) => ranges.each(range.clone(), &mut visit),
+        }
+    }
+}
+
 /// A chunk of the `target` with what the `sources` have as dirty as well.
 pub(super) fn merged(
     target: &mut BitmapReader<'_>,
-    sources: &mut [BitmapReader<'_>],
+    sources: &mut [Dirty<'_>],
     chunk: u64,
 ) -> Result<Chunk> {
     let coverage = target.coverage;
@@ -297,7 +313,7 @@ pub(super) fn merged(
     let start = before.saturating_mul(unit);
     let range = start..start.saturating_add(per_chunk.saturating_mul(unit));
     for source in sources {
-        source.each_dirty(&range, |dirty| {
+        source.each(&range, |dirty| {
             let first = dirty.start.checked_div(unit).unwrap_or_default();
             let end = dirty.end.div_ceil(unit);
             set_bits(&mut bytes, first.saturating_sub(before)..end.saturating_sub(before));

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::chunks::{BitmapReader, Chunk, ChunkEntry, each_entry, merged};
+use super::announce::DirtyRanges;
+use super::chunks::{BitmapReader, Chunk, ChunkEntry, Dirty, each_entry, merged};
 use super::directory::{
     Bitmap, Coverage, Granularity, MAX_BITMAP_NAME, MAX_BITMAPS, MAX_DIRECTORY, encode_directory,
     read_bitmaps,
@@ -35,6 +36,8 @@ pub enum BitmapChange<'a> {
     Clear(&'a [u8]),
     /// Has one be kept up to date, or left as it is, by programs that know bitmaps.
     Enable(&'a [u8], bool),
+    /// Has one take what is going to be written as dirty, by its name.
+    Mark(&'a [u8], &'a dyn DirtyRanges),
     /// Has one take over what others have as dirty.
     Merge {
         /// The one that changes.
@@ -86,10 +89,10 @@ pub(super) enum FreshEntry {
     New,
 }
 
-/// A bitmap, and those that are merged into it.
+/// A bitmap, and what is merged into it.
 pub(super) struct Merge<'a> {
     pub(super) target: BitmapReader<'a>,
-    pub(super) sources: Vec<BitmapReader<'a>>,
+    pub(super) sources: Vec<Dirty<'a>>,
 }
 
 impl Merge<'_> {
@@ -123,7 +126,13 @@ pub(super) fn decide<'a>(
         BitmapChange::RemoveAll => image.remove_all()?,
         BitmapChange::Clear(name) => image.clear(name)?,
         BitmapChange::Enable(name, enabled) => image.enable(name, *enabled)?,
-        BitmapChange::Merge { into, sources } => image.merge(into, sources, task)?,
+        BitmapChange::Mark(name, dirty) => image.merge(name, vec![Dirty::Ranges(*dirty)], task)?,
+        BitmapChange::Merge { into, sources } => {
+            image.usable(into)?;
+            let sources = sources.iter().map(|source| image.source(source).map(Dirty::Bitmap));
+            let sources = sources.collect::<Result<_>>()?;
+            image.merge(into, sources, task)?
+        }
     };
     if let Some(decision) = &decision {
         require_room_in_directory(&decision.bitmaps)?;
@@ -213,12 +222,11 @@ impl<'a> Image<'a> {
     fn merge(
         self,
         into: &[u8],
-        sources: &[BitmapSource<'a>],
+        sources: Vec<Dirty<'a>>,
         task: Task<'_>,
     ) -> Result<Option<Decision<'a>>> {
         let (index, bitmap) = self.usable(into)?;
         let target = BitmapReader::new(self.storage, self.header, bitmap)?;
-        let sources = sources.iter().map(|source| self.source(source)).collect::<Result<_>>()?;
         let mut merge = Merge { target, sources };
         let chunks = merge.target.coverage.chunks();
         let mut released = self.table_of(bitmap);

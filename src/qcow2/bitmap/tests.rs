@@ -23,10 +23,10 @@ pub(super) fn task(cancel: &Cancel) -> Task<'_> {
 
 /// A bitmap as anybody would see it: name, granularity, whether it is enabled, and what of the disk
 /// is dirty, unless nobody saved it.
-pub(super) type Found = (Vec<u8>, u64, bool, Option<Vec<(u64, u64)>>);
+pub(crate) type Found = (Vec<u8>, u64, bool, Option<Vec<(u64, u64)>>);
 
 /// The bitmaps that an image vouches for.
-pub(super) fn bitmaps_of(storage: &dyn Storage) -> Vec<Found> {
+pub(crate) fn bitmaps_of(storage: &dyn Storage) -> Vec<Found> {
     let header = Header::read(storage).unwrap();
     let bitmaps = read_bitmaps(storage, &header).unwrap();
     let found = |bitmap: &Bitmap| {

@@ -1,0 +1,62 @@
+//! Bitmaps that stay true while the disk is written: what is going to change is marked as dirty before
+//! it does. At each point the bitmaps have at least what was written, so that whenever the power goes
+//! the next backup that builds on them copies enough.
+
+use std::ops::Range;
+
+use super::decide::BitmapChange;
+use super::directory::Bitmap;
+use crate::error::Result;
+use crate::qcow2::open::Qcow2;
+use crate::task::Task;
+
+/// What is going to be written, looked up as often as it takes.
+pub trait DirtyRanges: std::fmt::Debug {
+    /// Shows the parts of `range`, bytes of the disk, that are going to be written; those that touch
+    /// may come in pieces.
+    ///
+    /// # Errors
+    /// What looking it up says.
+    fn each(&self, range: Range<u64>, visit: &mut dyn FnMut(Range<u64>)) -> Result<()>;
+}
+
+/// What became of an image's bitmaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Announced {
+    /// Whether anything was written.
+    pub changed: bool,
+    /// Whether the image will not vouch for its bitmaps any more: one that would have to be kept up to
+    /// date has extra data that nobody here knows.
+    pub is_lost: bool,
+}
+
+impl Qcow2 {
+    /// Has every bitmap that is to be kept up to date take `dirty` as dirty, and the image go on to
+    /// vouch for its bitmaps; nothing else may be written through it afterwards. Disabled bitmaps, and
+    /// those that somebody has in use or did not save, stay as they are. The caller must hold the
+    /// image's lock. Everything is on the medium afterwards.
+    ///
+    /// # Errors
+    /// As [`change_bitmaps`](Self::change_bitmaps).
+    pub fn announce_writes(
+        &mut self,
+        dirty: &dyn DirtyRanges,
+        task: Task<'_>,
+    ) -> Result<Announced> {
+        let mut bitmaps = self.bitmaps()?;
+        bitmaps.retain(|bitmap| bitmap.is_enabled() && !bitmap.is_in_use());
+        if bitmaps.iter().any(Bitmap::is_foreign) {
+            return Ok(Announced { changed: false, is_lost: true });
+        }
+        let mut changed = false;
+        for Bitmap { name, .. } in &bitmaps {
+            let marked = self.change_bitmaps(&BitmapChange::Mark(name, dirty), task.quiet());
+            changed |= marked.map_err(|e| if changed { e.after_changes() } else { e })?.changed;
+        }
+        // Whatever was decided for the writes before is decided anew.
+        self.settle().map_err(|e| if changed { e.after_changes() } else { e })?;
+        self.options.keeps_contents = true;
+        Ok(Announced { changed, is_lost: false })
+    }
+}
