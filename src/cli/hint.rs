@@ -38,9 +38,10 @@ fn of_case(case: Case) -> Option<&'static str> {
         Case::OrphanedJournal => "delete it by hand, unless that disk comes back",
         Case::NoFileName => "put it above a file: vmdisk rebase DISK --unsafe --backing FILE",
         Case::NamedByImage => {
-            "if it was moved: vmdisk rebase DISK --unsafe --backing FILE; if it is lost, vmdisk \
-             salvage reads what the disk has of its own"
+            "if it was moved: vmdisk rebase DISK --unsafe --backing FILE, which changes the name \
+             alone; if it is lost, vmdisk salvage reads what the disk has of its own"
         }
+        Case::TooDeep => "vmdisk flatten makes an image in the middle stand alone",
         Case::BrokenHeader => "restore it from a copy: without its header, nothing of it is found",
         Case::MarkedCorrupt => {
             "vmdisk check --repair all mends what can be mended, and takes the mark away"
@@ -88,6 +89,10 @@ fn of_kind(error: &Error) -> Option<&'static str> {
         ErrorKind::BackingRefused => {
             "if you trust the image, allow the folder of that file with --allow FOLDER, or any file \
              with --trust full"
+        }
+        ErrorKind::BackingCycle => {
+            "choose another backing file; where images lie above each other in a circle, vmdisk rebase \
+             DISK --unsafe --force --backing FILE puts one of them above another file"
         }
         ErrorKind::JournalStale => {
             "check the filesystem where it is not mounted (e2fsck -f), then delete the journal by \

@@ -14,6 +14,8 @@ pub(crate) enum Case {
     NoFileName,
     /// The file that is missing is one that an image names, not one that the caller does.
     NamedByImage,
+    /// A chain has more images than may be.
+    TooDeep,
     /// Nothing on the disk, or nothing that is known here, says what is free.
     UnknownContents,
     /// A disk would become smaller below others.
@@ -52,6 +54,7 @@ impl Case {
         Case::NoJournal,
         Case::NoFileName,
         Case::NamedByImage,
+        Case::TooDeep,
         Case::UnknownContents,
         Case::ShrinksBelow,
         Case::BrokenHeader,

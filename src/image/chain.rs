@@ -11,7 +11,7 @@ use super::journal::{Beside, settle};
 use super::opened::{Disk, Image};
 use super::probe::{Evidence, Format, Magic};
 use crate::block::{CacheConfig, DeviceOptions};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::{
     Access, FileId, FileKind, FileStorage, LockMode, LockPolicy, open_locked, open_resolved_locked,
     resolve,
@@ -304,7 +304,8 @@ impl Seen {
             return Ok(());
         }
         let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
-        Err(Error::new(ErrorKind::BackingCycle, message).at_path(&top.path))
+        let error = Error::new(ErrorKind::BackingCycle, message).in_case(Case::TooDeep);
+        Err(error.at_path(&top.path))
     }
 
     /// Refuses the file that `path` leads to now. It is not even opened: our own lock on it would

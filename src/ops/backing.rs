@@ -9,7 +9,7 @@ use super::choices::BackingStore;
 use super::context::Context;
 use super::options::BackingOptions;
 use crate::block::{BlockDevice, DeviceOptions};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Case, Error, ErrorKind, Result};
 use crate::host::{FileId, FileStorage, folder_of, resolve};
 use crate::image::chain::Link;
 use crate::image::gate::{MAX_CHAIN_DEPTH, is_protocol};
@@ -176,7 +176,8 @@ pub(super) fn refuse_another_below(
 fn require_depth(path: &Path, below: usize) -> Result<()> {
     if below.saturating_add(2) > MAX_CHAIN_DEPTH {
         let message = format!("the backing chain has more than {MAX_CHAIN_DEPTH} images");
-        return Err(Error::new(ErrorKind::BackingCycle, message).at_path(path));
+        let error = Error::new(ErrorKind::BackingCycle, message).in_case(Case::TooDeep);
+        return Err(error.at_path(path));
     }
     Ok(())
 }

@@ -44,6 +44,7 @@ fn of_case(method: &str, case: Case) -> Option<&'static str> {
             "if it was moved: rebase with unsafe, which changes the name alone; if it is lost, \
              salvage reads what the disk has of its own"
         }
+        Case::TooDeep => "flatten makes an image in the middle stand alone",
         Case::UnknownContents => "with guest_fs auto it gives up what it can",
         Case::ShrinksBelow => {
             "flatten what lies above it first, or cut it with force: that shows zeros then instead of \
@@ -191,6 +192,10 @@ fn of_kind(error: &Error) -> Option<&'static str> {
         }
         ErrorKind::BackingRefused => {
             "if you trust the image, name the folder of that file in allow, or set trust to full"
+        }
+        ErrorKind::BackingCycle => {
+            "choose another backing file; where images lie above each other in a circle, rebase with \
+             unsafe and force puts one of them above another file"
         }
         ErrorKind::JournalStale => {
             "check the filesystem where it is not mounted (e2fsck -f), then delete the journal by \

@@ -90,10 +90,18 @@ fn hints_fit_the_case() {
     env.report("create net.qcow2 --backing d.qcow2");
     env.qemu_img("rebase -u -b nbd://host/x -F raw net.qcow2");
     env.write("v.vmdk", b"KDMV");
+    env.report("create ring.qcow2 --backing d.qcow2");
+    env.report("create round.qcow2 --backing ring.qcow2");
+    env.qemu_img("rebase -u -b round.qcow2 -F qcow2 ring.qcow2");
     for (line, kind, words) in [
         ("ensure d.qcow2 --size 1M --format raw", "format_mismatch", "the format that it has"),
         ("resize large.qcow2 --size 1M --shrink", "has_dependents", "flatten"),
         ("map gone.qcow2", "backing_missing", "rebase DISK --unsafe --backing FILE"),
+        ("rebase gone.qcow2 --backing d.qcow2", "backing_missing", "changes the name alone"),
+        ("flatten gone.qcow2", "backing_missing", "changes the name alone"),
+        ("rebase d.qcow2 --backing d.qcow2", "backing_cycle", "another backing file"),
+        ("rebase large.qcow2 --backing over.qcow2", "backing_cycle", "another backing file"),
+        ("flatten ring.qcow2", "backing_cycle", "--unsafe --force --backing FILE"),
         ("create n.qcow2 --backing nowhere.raw", "backing_missing", "check the path"),
         ("map net.qcow2", "backing_refused", "above a file"),
         ("create n.qcow2", "bad_request", "--size 20G"),
@@ -109,6 +117,9 @@ fn hints_fit_the_case() {
         assert!(hint.contains(words), "{line}: {hint}");
         assert!(!hint.contains("vmdisk create --if-exists"), "{line}: {hint}");
     }
+    // It does break the circle.
+    env.report("rebase ring.qcow2 --unsafe --force --backing d.qcow2");
+    env.report("flatten round.qcow2");
     let error = env.refuses("resize large.qcow2 --size 1M --shrink", "has_dependents");
     assert!(message(&error).contains("cannot become smaller: it is the backing file"), "{error:#}");
     let error = env.refuses("resize nothing.qcow2 --size 1M", "not_found");
