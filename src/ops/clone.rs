@@ -157,6 +157,8 @@ fn is_impossible(error: &Error) -> bool {
         ErrorKind::BackingRefused,
         ErrorKind::BackingCycle,
         ErrorKind::BadRequest,
+        // An image of nothing at all, or a raw disk too large for one.
+        ErrorKind::BadSize,
     ];
     !error.changed() && kinds.contains(&error.kind())
 }

@@ -125,3 +125,20 @@ fn what_is_refused_changes_nothing() {
     env.report("clone d.qcow2 there.qcow2 --method copy --if-exists replace");
     env.qemu_img("compare -f qcow2 -F qcow2 d.qcow2 there.qcow2");
 }
+
+/// A disk of no bytes has no overlay; it is copied.
+#[test]
+fn a_disk_of_no_bytes_is_cloned() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 d.qcow2 0");
+    env.qemu_img("create -q -f raw d.raw 0");
+    for (line, format) in [("d.qcow2 c.qcow2", "qcow2"), ("d.raw c.raw", "raw")] {
+        let report = env.report(&format!("clone {line}"));
+        assert_ne!(report["method"], "overlay", "{report:#}");
+        assert_eq!(report["virtual_size_bytes"], 0);
+        let (from, to) = line.split_once(' ').expect("two names");
+        env.qemu_img(&format!("compare -q -f {format} -F {format} {from} {to}"));
+    }
+    env.is_clean("c.qcow2");
+    env.refuses("clone d.qcow2 o.qcow2 --method overlay", "bad_size");
+}

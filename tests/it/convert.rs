@@ -150,6 +150,35 @@ fn only_what_differs_from_the_base_is_written() {
     }
 }
 
+/// What lies behind the end of the base reads as zeros unless it is written, wherever in a cluster that
+/// is, as `qemu-img convert -B` has it.
+#[test]
+fn behind_the_end_of_the_base_are_zeros() {
+    let env = Env::new();
+    for len in [1 << 20, 1_000 << 10, (1 << 20) + 1536] {
+        let mut bytes = vec![1; len];
+        env.write("base.raw", &bytes);
+        bytes.resize(3 << 20, 0);
+        // The same as below, something else, and something on either side of the end.
+        bytes[300_000..400_000].fill(0);
+        bytes[len - 5_000..len - 1_000].fill(2);
+        bytes[len + 1_024..len + 70_000].fill(3);
+        bytes[(2 << 20) + 512..(2 << 20) + 1_024].fill(4);
+        env.write("s.raw", &bytes);
+        env.qemu_img("convert -f raw -O qcow2 -B base.raw -F raw s.raw theirs.qcow2");
+        for options in ["", "--cluster-size 4K", "--extended-l2 on", "--compress zlib"] {
+            let line = format!(
+                "convert s.raw o.qcow2 --backing base.raw --backing-format raw {options} --verify \
+                 --if-exists replace"
+            );
+            env.report(&line);
+            same_bytes(&env.disk("qcow2", "o.qcow2"), &bytes, &line);
+            env.qemu_img("compare -q -f qcow2 -F qcow2 o.qcow2 theirs.qcow2");
+            env.is_clean("o.qcow2");
+        }
+    }
+}
+
 /// `compare` ends as `qemu-img compare` does, and says where.
 #[test]
 fn comparisons_are_those_of_qemu() {
