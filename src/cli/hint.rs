@@ -6,7 +6,8 @@ use crate::error::{Case, Error, ErrorKind};
 pub(super) const REPLACE: &str = "choose another path, or pass --if-exists replace";
 
 /// Where that would take it from the images above it.
-pub(super) const REPLACE_BELOW: &str = "choose another path, make what lies above it stand alone with flatten, or give that up with --force";
+pub(super) const REPLACE_BELOW: &str = "choose another path, make those above it stand alone with \
+                                        flatten, or give them up with --force";
 
 /// Where the backing file is the one whose format is in doubt.
 pub(super) const BACKING_FORMAT: &str =

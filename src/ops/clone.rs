@@ -104,11 +104,11 @@ pub struct CloneReport {
 ///
 /// # Errors
 /// [`Exists`](ErrorKind::Exists); [`HasDependents`](ErrorKind::HasDependents) for a file that would be
-/// replaced and that other images in its folder depend on, unless forced; [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for a method
-/// that the file system or the disk does not allow; [`Dirty`](ErrorKind::Dirty) for a raw disk whose
-/// change was interrupted; [`BackingMissing`](ErrorKind::BackingMissing) where a clone in another
-/// folder would not find what it needs; what opening, locking and the host say. Whatever it is, both
-/// paths are as before.
+/// replaced and that other images in its folder depend on, unless forced;
+/// [`UnsupportedFeature`](ErrorKind::UnsupportedFeature) for a method that the file system or the disk
+/// does not allow; [`Dirty`](ErrorKind::Dirty) for a raw disk whose change was interrupted;
+/// [`BackingMissing`](ErrorKind::BackingMissing) where a clone in another folder would not find what
+/// it needs; what opening, locking and the host say. Whatever it is, both paths are as before.
 pub fn clone(request: &CloneRequest, context: Context<'_>) -> Result<CloneReport> {
     refuse_idle_force(request.force, request.if_exists == IfTaken::Replace)?;
     let target = resolve_target(&request.out)?;

@@ -10,9 +10,9 @@ use super::schema::DOCUMENT;
 use super::{Response, Session, cancel, one_shot, request, under};
 use crate::support::{Env, PUBLIC_KEY, Stranger, code_of, set_mode};
 
-/// Kinds that no request of today can fail with here: no verb looks into the guest's filesystems
-/// yet, every file system under a test has locks, and a defect is not to be had on demand.
-const OUT_OF_REACH: &[&str] = &["guest_refused", "lock_unavailable", "journal_stale", "internal"];
+/// Kinds that no request can fail with here: every file system under a test has locks, and a defect
+/// is not to be had on demand.
+const OUT_OF_REACH: &[&str] = &["lock_unavailable", "internal"];
 
 /// Requests, and what they fail with in the folder that [`folder`] makes.
 const REQUESTS: &[(&str, &str, &str)] = &[
@@ -113,6 +113,12 @@ const REQUESTS: &[(&str, &str, &str)] = &[
         r#"{"path":"n.qcow2","backing":{"path":"used.raw","format":"raw"},"guest":{"ssh_keys":["PUBLIC"]}}"#,
         "guest_not_empty",
     ),
+    (
+        "resize",
+        r#"{"path":"used.raw","format":"raw","size":"2M","guest_fs":"require"}"#,
+        "guest_refused",
+    ),
+    ("resize", r#"{"path":"stale.raw","format":"raw","size":"2M"}"#, "journal_stale"),
     ("create", r#"{"path":"folder","size":"1M"}"#, "not_a_disk"),
     ("create", r#"{"path":"pipe","size":"1M","if_exists":"replace"}"#, "not_a_disk"),
     ("ensure", r#"{"path":"device","size":"1M"}"#, "not_a_disk"),
@@ -140,6 +146,7 @@ fn folder() -> Env {
         "create -q -f qcow2 d.qcow2 2M",
         "create -q -f raw d.raw 1M",
         "create -q -f raw used.raw 1M",
+        "create -q -f raw stale.raw 1M",
         "create -q -f qcow2 held.qcow2 1M",
         "create -q -f qcow2 luks.qcow2 1M",
         "create -q -f qcow2 new.qcow2 1M",
@@ -168,6 +175,7 @@ fn folder() -> Env {
     env.qemu_img("snapshot -c s dirty.qcow2");
     env.patch("dirty.qcow2", 79, &[1]);
     env.patch("dirty.qcow2", 99, &[0]);
+    env.write("stale.raw.vmdisk-journal", "of nobody");
     env.write("junk", "not empty");
     env.write("junk.qcow2", vec![0x5a; 4096]);
     env.run("mkfifo", ["pipe"]).exits(0);
