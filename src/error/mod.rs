@@ -228,6 +228,11 @@ impl Error {
         self
     }
 
+    /// [`after_changes`](Self::after_changes), if there were any.
+    pub fn after_changes_if(self, changed: bool) -> Self {
+        if changed { self.after_changes() } else { self }
+    }
+
     /// What went wrong, for programs.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -16,17 +16,40 @@ const MAX_CHANGES: usize = 16 << 10;
 const MAX_BYTES: u64 = 64 << 20;
 /// The same where the file takes more room for what is copied, until that of what moved is given back:
 /// the host may have little.
-pub(super) const MIN_BYTES: u64 = 2 << 20;
+const MIN_BYTES: u64 = 2 << 20;
 /// So many bytes are copied at once.
 const PIECE: u64 = 1 << 20;
+
+/// Bytes that are copied.
+#[derive(Debug)]
+struct Piece {
+    from: HostOffset,
+    to: HostOffset,
+    len: u64,
+}
+
+/// How much is copied at once, so that the file takes little more room on the way.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Whether something was written where the file had a hole, since room was given back.
+    filled: bool,
+    /// So many bytes may be copied at once.
+    max_bytes: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { filled: false, max_bytes: MIN_BYTES }
+    }
+}
 
 /// What moves together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// Whole clusters, from and to.
     copies: Vec<(HostCluster, HostCluster)>,
-    /// Bytes within clusters: from, to and how many.
-    pieces: Vec<(HostOffset, HostOffset, u64)>,
+    /// Bytes within clusters.
+    pieces: Vec<Piece>,
     /// How many bytes those are.
     piece_bytes: u64,
     /// By how much counts go up before anything is switched.
@@ -43,8 +66,22 @@ impl Batch {
         self.count(to, count);
     }
 
+    /// Neighbours are copied at once, and what they have in common once.
     pub(super) fn copy_bytes(&mut self, from: HostOffset, to: HostOffset, len: u64) {
-        self.pieces.push((from, to, len));
+        let ahead = |last: &Piece| from.get().checked_sub(last.from.get());
+        let goes_on = |last: &Piece| {
+            let ahead = ahead(last).filter(|ahead| *ahead <= last.len && last.len < PIECE);
+            ahead.filter(|ahead| last.to.plus_bytes(*ahead) == to)
+        };
+        if let Some(last) = self.pieces.last_mut()
+            && let Some(ahead) = goes_on(last)
+        {
+            let longer = ahead.saturating_add(len).saturating_sub(last.len);
+            last.len = last.len.saturating_add(longer);
+            self.piece_bytes = self.piece_bytes.saturating_add(longer);
+            return;
+        }
+        self.pieces.push(Piece { from, to, len });
         self.piece_bytes = self.piece_bytes.saturating_add(len);
     }
 
@@ -52,6 +89,11 @@ impl Batch {
     pub(super) fn count(&mut self, cluster: HostCluster, times: u64) {
         let more = self.more.entry(cluster).or_default();
         *more = more.saturating_add(times);
+    }
+
+    /// How often more a cluster will be referred to.
+    pub(super) fn counted(&self, cluster: HostCluster) -> u64 {
+        self.more.get(&cluster).copied().unwrap_or_default()
     }
 
     /// Puts a word in the place of one that lies in one sector.
@@ -80,7 +122,11 @@ impl Batch {
 impl Mover<'_> {
     /// Carries the batch out, if it has become large.
     pub(super) fn carry_out_if_full(&mut self) -> Result<()> {
-        if self.batch.is_full(self.geometry, self.max_bytes) { self.carry_out() } else { Ok(()) }
+        if self.batch.is_full(self.geometry, self.pace.max_bytes) {
+            self.carry_out()
+        } else {
+            Ok(())
+        }
     }
 
     /// Carries the batch out: everything that was planned is on the medium afterwards, but for what
@@ -100,7 +146,7 @@ impl Mover<'_> {
         counts.flush()?;
         // Counts go first: refcount blocks move too, with what they count by now.
         self.copy_clusters(&batch.copies)?;
-        for (from, to, len) in &batch.pieces {
+        for Piece { from, to, len } in &batch.pieces {
             self.copy_bytes(from.get(), to.get(), *len)?;
         }
         if !batch.words.is_empty() {
@@ -152,9 +198,7 @@ impl Mover<'_> {
 
     fn copy_bytes(&mut self, from: u64, to: u64, len: u64) -> Result<()> {
         self.task.check()?;
-        if self.storage.run(to, to.saturating_add(len))?.is_hole {
-            self.filled = self.filled.saturating_add(len);
-        }
+        self.pace.filled = self.pace.filled || has_hole(self.storage, to, to.saturating_add(len))?;
         let mut bytes = vec![0; index(len)];
         read_padded_at(self.storage, from, &mut bytes)?;
         self.storage.write_at(to, &bytes)
@@ -172,16 +216,32 @@ impl Mover<'_> {
         counts.flush()?;
         // The file takes no more room while it is compacted than before, but for what is in a batch.
         // Otherwise this is left to its end, when most of it is cut off.
-        let filled = std::mem::take(&mut self.filled) > 0;
-        self.max_bytes = if filled { MIN_BYTES } else { MAX_BYTES };
+        let filled = std::mem::take(&mut self.pace.filled);
+        self.pace.max_bytes = if filled { MIN_BYTES } else { MAX_BYTES };
         if filled {
-            for run in free {
-                // Room that the file system keeps is no reason to fail: nothing is lost.
-                let _ = give_back(self.storage, self.geometry, run);
-            }
+            free.into_iter().for_each(|run| self.give_back(run));
         }
         Ok(())
     }
+
+    /// Gives the room of clusters back that nobody uses. Where the file system keeps it, that is no
+    /// reason to fail: nothing is lost.
+    pub(super) fn give_back(&self, run: Range<HostCluster>) {
+        if let Err(error) = give_back(self.storage, self.geometry, run) {
+            log::debug!("room is not given back: {error}");
+        }
+    }
+}
+
+fn has_hole(storage: &dyn Storage, mut at: u64, end: u64) -> Result<bool> {
+    while at < end {
+        let run = storage.run(at, end)?;
+        if run.is_hole {
+            return Ok(true);
+        }
+        at = run.end;
+    }
+    Ok(false)
 }
 
 /// Writes words, those side by side at once: whatever part of that arrives, each is old or new.

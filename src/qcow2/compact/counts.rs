@@ -16,7 +16,7 @@ impl Mover<'_> {
     /// included: nothing else is counted while it moves.
     pub(super) fn move_counts(&mut self) -> Result<()> {
         // Clusters before the mark became free again that what is in a row did not take.
-        self.free = FreeClusters::before(self.mark);
+        self.pass.free = FreeClusters::before(self.pass.mark);
         for (index, entry) in (0u64..).zip(self.counts.clone()) {
             let block = entry.decode(self.geometry).map_err(FormatError::into_error)?;
             let Some(block) = block else { continue };

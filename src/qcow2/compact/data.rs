@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::Mover;
 use crate::error::Result;
 use crate::qcow2::bitmap::{data_words, read_bitmaps};
-use crate::qcow2::entry::{ClusterRef, L1Entry, L2Entry, Mapping};
+use crate::qcow2::entry::{ClusterRef, CompressedRange, L1Entry, L2Entry, Mapping};
 use crate::qcow2::error::FormatError;
-use crate::qcow2::geometry::{ClusterCount, HostCluster, HostOffset};
+use crate::qcow2::geometry::HostOffset;
 use crate::qcow2::table::{L2Table, read_words};
 
 impl Mover<'_> {
@@ -16,23 +16,49 @@ impl Mover<'_> {
         if self.header.has_external_data() {
             return Ok(());
         }
-        let mut seen = BTreeSet::new();
+        for table in self.l2_tables()? {
+            self.move_data_of(table)?;
+        }
+        self.give_up_shared()
+    }
+
+    /// The L2 tables of the disk and of all snapshots, each once.
+    fn l2_tables(&self) -> Result<Vec<HostOffset>> {
+        let (mut tables, mut seen) = (Vec::new(), BTreeSet::new());
         for l1 in self.l1_tables()? {
             for word in read_words(self.storage, l1.offset, l1.count.into())? {
                 let table = L1Entry::from_word(word).decode(self.geometry);
                 let Some(table) = table.map_err(FormatError::into_error)? else { continue };
                 if seen.insert(self.geometry.host_cluster(table.offset)) {
-                    self.move_data_of(table.offset)?;
+                    tables.push(table.offset);
                 }
             }
         }
-        self.give_up_shared()
+        Ok(tables)
+    }
+
+    /// Shows where compressed data is, and the L2 table that leads to it.
+    pub(super) fn each_packed(
+        &self,
+        mut visit: impl FnMut(HostOffset, CompressedRange),
+    ) -> Result<()> {
+        for at in self.l2_tables()? {
+            self.task.check()?;
+            let table = L2Table::read_padded(self.storage, at, self.geometry)?;
+            for entry in table.entries() {
+                let mapping = self.header.mapping(entry).map_err(FormatError::into_error)?;
+                if let Mapping::Compressed(range) = mapping {
+                    visit(at, range);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn move_data_of(&mut self, at: HostOffset) -> Result<()> {
         let (geometry, entry_size) = (self.geometry, self.geometry.l2_entry_size());
         let table = L2Table::read_padded(self.storage, at, geometry)?;
-        self.task.step("move", self.moved_bytes, self.to_move.max(self.moved_bytes))?;
+        self.task.step("move", self.progress.moved_bytes, self.progress.all_bytes())?;
         for (index, run) in table.runs(geometry) {
             for (index, entry) in (index..).zip(run.entries(geometry)) {
                 if let Some(moved) = self.moved_entry(at, entry)? {
@@ -98,12 +124,5 @@ impl Mover<'_> {
         }
         let table = L2Table::read_padded(self.storage, at, self.geometry)?;
         Ok(crate::block::is_zero(table.bytes()))
-    }
-
-    /// How many clusters `bytes` from `at` on touch, and the first.
-    pub(super) fn touched(&self, at: HostOffset, len: u64) -> (HostCluster, ClusterCount) {
-        let first = self.geometry.host_cluster(at);
-        let last = self.geometry.host_cluster(at.plus_bytes(len.saturating_sub(1)));
-        (first, (last - first) + ClusterCount::new(1))
     }
 }

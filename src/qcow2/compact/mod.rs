@@ -10,20 +10,22 @@
 //!
 //! - `room.rs` says where the file could end, and which clusters before that are free.
 //! - `data.rs` moves what L2 tables and bitmap tables lead to, `packed.rs` what of that is
-//!   compressed; `tables.rs` the tables themselves, `counts.rs` refcount blocks and table.
+//!   compressed; `gaps.rs` decides when that moves for what is missing between; `tables.rs` the tables themselves, `counts.rs` refcount blocks and table.
 
 mod batch;
 mod counts;
 #[cfg(test)]
 mod crash_tests;
 mod data;
+mod gaps;
 mod packed;
 mod room;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::batch::Batch;
+use self::batch::{Batch, Pace};
+use self::gaps::Gaps;
 use self::packed::Packing;
 use self::room::FreeClusters;
 use super::check::scan;
@@ -35,7 +37,7 @@ use super::header::{Header, TableRef};
 use super::open::Qcow2;
 use super::refblock::RefcountBlock;
 use super::refcounts::Refcounts;
-use super::release::{Releaser, give_back};
+use super::release::Releaser;
 use super::repair::{RepairMode, RepairPlan};
 use super::snapshot::read_snapshots;
 use super::table::read_refcount_table;
@@ -115,7 +117,7 @@ impl Qcow2 {
         }
         let done = self.change_whole(|image| {
             let compacted = image.compact_clean(sound.filter(|_| !rebuilt), task);
-            if rebuilt { compacted.map_err(Error::after_changes) } else { compacted }
+            compacted.map_err(|error| error.after_changes_if(rebuilt))
         })?;
         Ok(Compacted { rebuilt, changed: rebuilt || done.changed, ..done })
     }
@@ -126,12 +128,12 @@ impl Qcow2 {
         let header = drop_leaks(storage, &self.header, sound, task)?;
         let leaked_bytes = sound.leaked_bytes;
         let lowered = sound.wrong_counts > 0;
-        let changed = |error: Error| if lowered { error.after_changes() } else { error };
-        let mut mover = Mover::new(storage, header, sound.has_packed, task).map_err(changed)?;
-        let done = mover.run().map_err(changed);
-        done.map_err(|error| if mover.has_written { error.after_changes() } else { error })?;
-        let Mover { moved_bytes, has_written, header, .. } = mover;
-        let changed = lowered || has_written;
+        let mover = Mover::new(storage, header, sound.has_packed, task);
+        let mut mover = mover.map_err(|error| error.after_changes_if(lowered))?;
+        let done = mover.run();
+        let changed = lowered || mover.has_written;
+        done.map_err(|error| error.after_changes_if(changed))?;
+        let Mover { progress: Moved { moved_bytes, .. }, header, .. } = mover;
         Ok((header, Compacted { leaked_bytes, moved_bytes, changed, rebuilt: false }))
     }
 }
@@ -180,25 +182,59 @@ struct Mover<'a> {
     /// The refcount table as it is on the medium.
     counts: Vec<RefcountTableEntry>,
     task: Task<'a>,
-    /// Where the file could end: what lies behind it moves.
-    mark: HostCluster,
-    free: FreeClusters,
+    pass: Pass,
     batch: Batch,
+    pace: Pace,
     /// Where that went which several refer to, of whom some may not be switched yet.
     shared: BTreeMap<HostCluster, HostCluster>,
-    packing: Packing,
     /// The refcount block that was looked at last, and its index.
     recent: Option<(u64, RefcountBlock)>,
-    moved_bytes: u64,
-    /// What may have to move, in bytes.
-    to_move: u64,
+    progress: Moved,
     /// Whether the disk has compressed clusters.
     has_packed: bool,
+    /// Whether there are snapshots, whose tables may lead to what those of others do.
+    is_shared: bool,
     has_written: bool,
-    /// Bytes that were written where the file had a hole, since room was given back.
-    filled: u64,
-    /// So many bytes may be copied at once.
-    max_bytes: u64,
+}
+
+/// One walk over everything that may move.
+#[derive(Debug, Default)]
+struct Pass {
+    /// What lies behind it moves.
+    mark: HostCluster,
+    /// Where to.
+    free: FreeClusters,
+    packing: Packing,
+    /// Compressed data moves out of clusters with gaps, wherever they are.
+    gaps: Option<Gaps>,
+}
+
+impl Pass {
+    fn behind(mark: HostCluster) -> Pass {
+        Pass { mark, free: FreeClusters::before(mark), ..Pass::default() }
+    }
+}
+
+/// How much moved, of what may have to, in bytes.
+#[derive(Debug, Default)]
+struct Moved {
+    moved_bytes: u64,
+    expected_bytes: u64,
+}
+
+impl Moved {
+    fn moved(&mut self, bytes: u64) {
+        self.moved_bytes = self.moved_bytes.saturating_add(bytes);
+    }
+
+    /// So many more bytes may have to move.
+    fn expect(&mut self, bytes: u64) {
+        self.expected_bytes = self.moved_bytes.saturating_add(bytes);
+    }
+
+    fn all_bytes(&self) -> u64 {
+        self.expected_bytes.max(self.moved_bytes)
+    }
 }
 
 impl<'a> Mover<'a> {
@@ -209,54 +245,84 @@ impl<'a> Mover<'a> {
         task: Task<'a>,
     ) -> Result<Self> {
         let counts = read_refcount_table(storage, &header)?;
+        let is_shared = header.snapshots.count > 0;
         Ok(Mover {
             storage,
             geometry: header.geometry,
             header,
             counts,
             task,
-            mark: HostCluster::ZERO,
-            free: FreeClusters::default(),
+            pass: Pass::default(),
             batch: Batch::default(),
+            pace: Pace::default(),
             shared: BTreeMap::new(),
-            packing: Packing::default(),
             recent: None,
-            moved_bytes: 0,
-            to_move: 0,
+            progress: Moved::default(),
             has_packed,
+            is_shared,
             has_written: false,
-            filled: 0,
-            max_bytes: batch::MIN_BYTES,
         })
     }
 
     fn run(&mut self) -> Result<()> {
+        /// A bound for what is done again as long as something moves.
+        const MAX_ROUNDS: u32 = 8;
         let counted_end = self.counted_end();
         self.drop_empty_tables()?;
-        let target = room::mark(&mut self.stored_counts())?;
-        let mut end = self.end_of_use()?;
-        log::info!("plan: of {end} clusters, those from {target} on move to the front");
-        // Packed data lies less close where it moves to, so that there may not be room for all of it:
-        // what lies last goes first.
-        let steps = if self.has_packed { 8 } else { 1 };
-        let (first, ahead) = (end, (end - target).get());
-        self.to_move = self.geometry.bytes_of(end - target);
-        for step in 1..steps {
-            let ahead = ahead.saturating_mul(step).checked_div(steps).unwrap_or_default();
-            self.move_behind(HostCluster::new(first.get().saturating_sub(ahead)))?;
-        }
-        self.move_behind(target)?;
-        // Refcount blocks that count nothing any more leave their places to what found none before.
-        loop {
-            let last = std::mem::replace(&mut end, self.end_of_use()?);
-            if end <= target || end >= last {
+        // Packed data lies differently where it moved to: there may be more to gain then.
+        for _ in 0..MAX_ROUNDS {
+            let moved = self.progress.moved_bytes;
+            self.close_gaps()?;
+            let target = room::mark(&mut self.stored_counts())?;
+            let end = self.end_of_use()?;
+            log::info!("plan: of {end} clusters, those from {target} on move to the front");
+            self.progress.expect(self.geometry.bytes_of(end - target));
+            self.move_to(target, end)?;
+            if !self.has_packed || self.progress.moved_bytes == moved {
                 break;
             }
-            self.move_behind(target)?;
         }
         self.cut()?;
         self.give_back_free(counted_end)?;
         self.storage.sync()
+    }
+
+    /// Moves what lies behind the target, of which the file's end is the last that is in use.
+    fn move_to(&mut self, target: HostCluster, first: HostCluster) -> Result<()> {
+        /// A bound for what is done again and again.
+        const MAX_PASSES: u32 = 64;
+        // Packed data may lie less close where it moves to, so that there may not be room for all of it:
+        // what lies last goes first.
+        let steps = if self.has_packed { 8 } else { 1 };
+        let ahead = (first - target).get();
+        for step in 1..=steps {
+            if !self.can_end_before(self.end_of_use()?)? {
+                return Ok(());
+            }
+            let ahead = ahead.saturating_mul(step).checked_div(steps).unwrap_or_default();
+            self.move_behind(HostCluster::new(first.get().saturating_sub(ahead)))?;
+        }
+        // Refcount blocks that count nothing any more leave their places to what found none before; and
+        // where not all of what is packed finds room, what lies last may still.
+        let (mut last, mut only_last) = (first, false);
+        for _ in 0..MAX_PASSES {
+            let end = self.end_of_use()?;
+            if end <= target || end >= last && (only_last || !self.has_packed) {
+                break;
+            }
+            if !self.can_end_before(end)? {
+                break;
+            }
+            only_last = end >= last;
+            let ahead = match self.has_packed {
+                true if only_last => 1,
+                true => (end - target).get().div_ceil(steps),
+                false => (end - target).get(),
+            };
+            self.move_behind(HostCluster::new(end.get().saturating_sub(ahead)))?;
+            last = end;
+        }
+        Ok(())
     }
 
     /// The end of what refcount blocks count, used or not.
@@ -274,8 +340,7 @@ impl<'a> Mover<'a> {
         let (mut free, mut counts) = (FreeClusters::before(end), self.stored_counts());
         let mut behind = (end < counted_end).then_some(end..counted_end);
         while let Some(run) = free.take_run(&mut counts)?.or_else(|| behind.take()) {
-            // Room that the file system keeps is no reason to fail: nothing is lost.
-            let _ = give_back(self.storage, self.geometry, run);
+            self.give_back(run);
         }
         Ok(())
     }
@@ -285,8 +350,7 @@ impl<'a> Mover<'a> {
         if self.end_of_use()? <= mark {
             return Ok(());
         }
-        self.mark = mark;
-        (self.free, self.packing) = (FreeClusters::before(mark), Packing::default());
+        self.pass = Pass::behind(mark);
         self.move_data()?;
         self.move_bitmap_data()?;
         self.move_tables()?;
@@ -334,7 +398,7 @@ impl<'a> Mover<'a> {
         /// So many shared clusters are remembered; they take 32 MiB.
         const MAX_SHARED: usize = 1 << 20;
         let cluster = self.geometry.host_cluster(from);
-        if cluster < self.mark {
+        if cluster < self.pass.mark {
             return Ok(None);
         }
         if let Some(to) = self.shared.get(&cluster) {
@@ -345,7 +409,7 @@ impl<'a> Mover<'a> {
             return Ok(None);
         }
         let Some(to) =
-            self.free.take(&mut Refcounts::new(self.storage, self.geometry, &self.counts))?
+            self.pass.free.take(&mut Refcounts::new(self.storage, self.geometry, &self.counts))?
         else {
             return Ok(None);
         };
@@ -355,7 +419,7 @@ impl<'a> Mover<'a> {
         } else {
             self.batch.give_up(cluster, 1);
         }
-        self.moved_bytes = self.moved_bytes.saturating_add(self.geometry.cluster_size());
+        self.progress.moved(self.geometry.cluster_size());
         Ok(Some(self.geometry.host_offset(to)))
     }
 

@@ -1,100 +1,192 @@
 //! Compressed data: byte ranges, several in a cluster, that move one by one and lie side by side
 //! again.
 
-use super::Mover;
+use std::collections::BTreeMap;
+
+use super::{Mover, Pass};
 use crate::error::Result;
 use crate::qcow2::entry::{CompressedRange, L2Entry};
-use crate::qcow2::geometry::{ClusterCount, HostCluster, HostOffset};
+use crate::qcow2::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use crate::qcow2::refcounts::Refcounts;
+use crate::qcow2::runs;
 
 /// Ranges say how many sectors of this many bytes they touch.
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 
 /// Where the next range may begin.
 #[derive(Debug, Default)]
 pub(super) struct Packing {
-    /// Behind the last range that moved.
-    end: Option<HostOffset>,
-    /// How often the cluster there is referred to.
+    /// The last range that moved, and where to.
+    last: Option<(CompressedRange, HostOffset)>,
+    /// How often the last cluster is referred to that it touches.
     count: u64,
+    /// Where ranges went that others may refer to as well.
+    moved: BTreeMap<(u64, u64), HostOffset>,
+}
+
+impl Packing {
+    /// The last cluster that something moved to, and where in it the range would begin: at the same
+    /// place within a sector, so that it touches no more of them.
+    fn next(
+        &self,
+        range: CompressedRange,
+        geometry: Geometry,
+    ) -> Option<(HostCluster, HostOffset)> {
+        let (last, to) = self.last?;
+        let (end, old_end) = (to.plus_bytes(last.len), last.offset.plus_bytes(last.len).get());
+        let open = geometry.host_cluster(HostOffset::new(end.get().saturating_sub(1)));
+        // Where one ends in a sector is not known: who begins in the last one stays in it.
+        let start = match old_end.checked_sub(range.offset.get()) {
+            Some(common) if common <= SECTOR => HostOffset::new(end.get().saturating_sub(common)),
+            _ => end.plus_bytes(range.offset.get() % SECTOR),
+        };
+        Some((open, start))
+    }
 }
 
 impl Mover<'_> {
-    /// Plans that a range which reaches behind the mark moves. `table` is where the L2 table is that
-    /// leads to it. Returns the entry that leads to its new place; nothing where it stays.
+    /// Plans that a range moves which reaches behind the mark, or into a cluster that is given up for
+    /// its gaps. `table` is where the L2 table is that leads to it. Returns the entry that leads to its
+    /// new place; nothing where it stays.
     pub(super) fn relocate_packed(
         &mut self,
         range: CompressedRange,
         table: HostOffset,
     ) -> Result<Option<L2Entry>> {
-        let (first, clusters) = self.touched(range.offset, range.len);
-        if first + clusters <= self.mark {
+        let (first, clusters) = touched(self.geometry, range);
+        let clusters = first..first + clusters;
+        let has_gaps = self.pass.gaps.as_ref().is_some_and(|gaps| gaps.are_in(clusters.clone()));
+        if clusters.end <= self.pass.mark && !has_gaps {
             return Ok(None);
         }
         // As often as there are L1 tables that lead to the entry.
         let times = self.count_of(self.geometry.host_cluster(table))?;
-        let Some(to) = self.place_packed(range, times)? else { return Ok(None) };
+        let Some((to, is_new)) = self.packed_place(range, times)? else { return Ok(None) };
         let Some(entry) = L2Entry::compressed(to, range.len, self.geometry) else {
             return Ok(None);
         };
-        self.batch.copy_bytes(range.offset, to, range.len);
-        let (new, new_clusters) = self.touched(to, range.len);
+        if is_new {
+            self.batch.copy_bytes(range.offset, to, range.len);
+            self.progress.moved(range.len);
+        }
+        let (new, new_clusters) = touched(self.geometry, CompressedRange { offset: to, ..range });
         for n in 0..new_clusters.get() {
             self.batch.count(new + ClusterCount::new(n), times);
         }
-        for n in 0..clusters.get() {
-            self.batch.give_up(first + ClusterCount::new(n), times);
+        for cluster in runs::clusters(clusters) {
+            self.batch.give_up(cluster, times);
         }
-        let end = to.plus_bytes(range.len);
-        let goes_on = new_clusters == ClusterCount::new(1) && self.packing.end.is_some();
-        self.packing.count = if goes_on { self.packing.count.saturating_add(times) } else { times };
-        self.packing.end = (!self.geometry.is_aligned(end)).then_some(end);
-        self.moved_bytes = self.moved_bytes.saturating_add(range.len);
         Ok(Some(entry))
     }
 
-    /// Free room for a range, at the same place within a sector, so that it touches no more of them.
+    /// Whether the cluster before `end`, the last in use, would be free if what is packed in it moved:
+    /// where some of that finds no room, nothing has to move at all.
+    pub(super) fn can_end_before(&mut self, end: HostCluster) -> Result<bool> {
+        if !self.has_packed {
+            return Ok(true);
+        }
+        let last = HostCluster::new(end.get().saturating_sub(1));
+        let mut in_last = Vec::new();
+        self.each_packed(|table, range| {
+            let (first, clusters) = touched(self.geometry, range);
+            if first + clusters > last {
+                in_last.push((table, range));
+            }
+        })?;
+        self.pass = Pass::behind(last);
+        let mut all = true;
+        for (table, range) in in_last {
+            let times = self.count_of(self.geometry.host_cluster(table))?;
+            all = all && self.packed_place(range, times)?.is_some();
+        }
+        self.pass = Pass::default();
+        Ok(all)
+    }
+
+    /// Where a range goes: to where it went before, or to free room; whether it is that, which it is to
+    /// be copied to.
+    fn packed_place(
+        &mut self,
+        range: CompressedRange,
+        times: u64,
+    ) -> Result<Option<(HostOffset, bool)>> {
+        /// So many ranges are remembered; they take 16 MiB.
+        const MAX_MOVED: usize = 1 << 18;
+        let key = (range.offset.get(), range.len);
+        if let Some(to) = self.pass.packing.moved.get(&key).copied()
+            && self.may_count(CompressedRange { offset: to, ..range }, times)?
+        {
+            return Ok(Some((to, false)));
+        }
+        if self.is_shared && self.pass.packing.moved.len() >= MAX_MOVED {
+            return Ok(None);
+        }
+        let before = self.pass.packing.last;
+        let Some(to) = self.place_packed(range, times)? else { return Ok(None) };
+        let end = |(range, to): (CompressedRange, HostOffset)| {
+            let last = to.plus_bytes(range.len.saturating_sub(1));
+            self.geometry.host_cluster(last)
+        };
+        let goes_on = before.is_some_and(|before| end(before) == end((range, to)));
+        let packing = &mut self.pass.packing;
+        packing.count = if goes_on { packing.count.saturating_add(times) } else { times };
+        packing.last = Some((range, to));
+        if self.is_shared {
+            packing.moved.insert(key, to);
+        }
+        Ok(Some((to, true)))
+    }
+
+    /// Whether the clusters of a range can be referred to so often more.
+    fn may_count(&mut self, range: CompressedRange, times: u64) -> Result<bool> {
+        let (first, clusters) = touched(self.geometry, range);
+        for n in 0..clusters.get() {
+            let cluster = first + ClusterCount::new(n);
+            let count = self.count_of(cluster)?.saturating_add(self.batch.counted(cluster));
+            if count.saturating_add(times) > self.geometry.refcount_order().max_count() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Free room for a range.
     fn place_packed(&mut self, range: CompressedRange, times: u64) -> Result<Option<HostOffset>> {
-        let within = range.offset.get() % SECTOR;
         let max = self.geometry.refcount_order().max_count();
         if times > max {
             return Ok(None);
         }
-        if let Some(end) =
-            self.packing.end.filter(|_| self.packing.count.saturating_add(times) <= max)
+        if self.pass.packing.count.saturating_add(times) <= max
+            && let Some((open, start)) = self.pass.packing.next(range, self.geometry)
+            && self.geometry.host_cluster(start) == open
+            && self.take_behind(open, CompressedRange { offset: start, ..range })?
         {
-            let start = behind(end, within);
-            let open = self.geometry.host_cluster(end);
-            if self.geometry.host_cluster(start) == open
-                && self.take_behind(open, start, range.len)?
-            {
-                return Ok(Some(start));
-            }
+            return Ok(Some(start));
         }
-        self.packing.end = None;
+        let within = range.offset.get() % SECTOR;
         loop {
             let counts = &mut Refcounts::new(self.storage, self.geometry, &self.counts);
-            let Some(cluster) = self.free.take_next(counts)? else { return Ok(None) };
+            let Some(cluster) = self.pass.free.take_next(counts)? else { return Ok(None) };
             let start = self.geometry.host_offset(cluster).plus_bytes(within);
-            if self.take_behind(cluster, start, range.len)? {
+            if self.take_behind(cluster, CompressedRange { offset: start, ..range })? {
                 return Ok(Some(start));
             }
-            self.free.put_back(cluster);
+            self.pass.free.put_back(cluster);
         }
     }
 
-    /// Takes the clusters behind `open` that a range from `start` on reaches into.
-    fn take_behind(&mut self, open: HostCluster, start: HostOffset, len: u64) -> Result<bool> {
-        let (_, clusters) = self.touched(start, len);
+    /// Takes the clusters behind `open` that a range reaches into which begins there.
+    fn take_behind(&mut self, open: HostCluster, range: CompressedRange) -> Result<bool> {
+        let (_, clusters) = touched(self.geometry, range);
         let first = open + ClusterCount::new(1);
         let counts = &mut Refcounts::new(self.storage, self.geometry, &self.counts);
-        self.free.take_these(first..open + clusters, counts)
+        self.pass.free.take_these(first..open + clusters, counts)
     }
 }
 
-/// The first place from `end` on that lies like this within its sector.
-fn behind(end: HostOffset, within: u64) -> HostOffset {
-    let over = end.get() % SECTOR;
-    let ahead = within.saturating_add(SECTOR).saturating_sub(over) % SECTOR;
-    end.plus_bytes(ahead)
+/// The first cluster that a range touches, and how many.
+pub(super) fn touched(geometry: Geometry, range: CompressedRange) -> (HostCluster, ClusterCount) {
+    let first = geometry.host_cluster(range.offset);
+    let last = range.offset.plus_bytes(range.len.saturating_sub(1));
+    (first, (geometry.host_cluster(last) - first) + ClusterCount::new(1))
 }

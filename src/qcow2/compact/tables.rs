@@ -97,7 +97,7 @@ impl Mover<'_> {
         switch: impl FnOnce(&mut Self, HostOffset) -> Result<()>,
     ) -> Result<()> {
         let first = self.geometry.host_cluster(from);
-        if clusters == ClusterCount::ZERO || first + clusters <= self.mark {
+        if clusters == ClusterCount::ZERO || first + clusters <= self.pass.mark {
             return Ok(());
         }
         self.carry_out()?;
@@ -112,8 +112,7 @@ impl Mover<'_> {
         for n in (0..clusters.get()).map(ClusterCount::new) {
             self.batch.give_up(first + n, 1);
         }
-        let bytes = self.geometry.bytes_of(clusters);
-        self.moved_bytes = self.moved_bytes.saturating_add(bytes);
+        self.progress.moved(self.geometry.bytes_of(clusters));
         self.carry_out()
     }
 }
