@@ -102,11 +102,8 @@ impl Commit {
         let mut done = Committed { old_base_size: size, base_size: size, ..Committed::default() };
         let written = write_base(&top, &between, base, &mut done, task)
             .and_then(|()| empty(&mut top, then, &mut done, task));
-        match written {
-            Ok(()) => Ok((top, done)),
-            Err(error) if done.changed() => Err(error.after_changes()),
-            Err(error) => Err(error),
-        }
+        written.map_err(|error| error.after_changes_if(done.changed()))?;
+        Ok((top, done))
     }
 }
 

@@ -168,7 +168,7 @@ impl Reclaimer<'_> {
 
     /// An error of the walk: whether it came [after changes](Error::after_changes), it does not know.
     pub fn mark(&self, error: Error) -> Error {
-        if self.has_acted { error.after_changes() } else { error }
+        error.after_changes_if(self.has_acted)
     }
 
     fn look_for_zeros(&mut self, end: u64) -> Result<()> {

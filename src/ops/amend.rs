@@ -225,9 +225,8 @@ fn amend_open(
         }
     } else {
         let amendment = amendment(request, order, backing);
-        in_place(existing, &old, &amendment, &mut report, context).map_err(|error| {
-            if dirty && !request.dry_run { error.after_changes() } else { error }
-        })?;
+        in_place(existing, &old, &amendment, &mut report, context)
+            .map_err(|error| error.after_changes_if(dirty && !request.dry_run))?;
         report.refcounts_rebuilt = report.changed && dirty;
     }
     let info = FileStorage::open(&resolve(&request.path)?, Access::Read)?.info()?;

@@ -353,10 +353,7 @@ fn change(
     let lost = existing.header().map_or(0, Header::lost_bitmaps);
     let mut image = existing.assemble_to_read(false, context)?;
     let done = image.change_bitmaps(change, context.task()).map_err(at_path)?;
-    let bitmaps = image.bitmaps().map_err(|error| match done.changed {
-        true => error.after_changes(),
-        false => error,
-    })?;
+    let bitmaps = image.bitmaps().map_err(|error| error.after_changes_if(done.changed))?;
     image.close()?;
     let mut notes = Vec::new();
     if done.changed && lost > 0 {

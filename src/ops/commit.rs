@@ -136,10 +136,10 @@ fn commit_open(top: Link, request: &CommitRequest, context: Context<'_>) -> Resu
     let mended = chain.base.is_dirty();
     let commit = chain.open(context)?;
     let run = commit.run(then, context.task());
-    let (disk, done) = run.map_err(|e| if mended { e.after_changes() } else { e })?;
+    let (disk, done) = run.map_err(|error| error.after_changes_if(mended))?;
     if request.overlay == Overlay::Delete {
         let removed = remove(&top_path, top_id);
-        removed.map_err(|e| if done.changed() { e.after_changes() } else { e })?;
+        removed.map_err(|error| error.after_changes_if(done.changed()))?;
     }
     drop(disk);
     notes.extend(note_leaked(done.leaked_bytes));

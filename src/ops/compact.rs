@@ -104,6 +104,35 @@ pub struct CompactReport {
     pub notes: Vec<String>,
 }
 
+impl CompactReport {
+    /// That of a disk to which nothing was done yet.
+    fn of(existing: &Existing, request: &CompactRequest) -> Result<CompactReport> {
+        let settled = existing.settled().map(note_settled);
+        let info = existing.storage().info()?;
+        Ok(CompactReport {
+            path: lossy(&request.path),
+            path_bytes_hex: bytes_hex(&request.path),
+            changed: settled.is_some(),
+            dry_run: request.dry_run,
+            format: existing.format(),
+            virtual_size_bytes: existing.virtual_size()?,
+            old_file_size_bytes: info.len,
+            file_size_bytes: info.len,
+            old_allocated_bytes: info.allocated_bytes,
+            allocated_bytes: info.allocated_bytes,
+            reclaimed_bytes: 0,
+            guest_free_bytes: 0,
+            swap_bytes: 0,
+            zero_bytes: 0,
+            leaked_bytes: 0,
+            unwritten_bytes: 0,
+            moved_bytes: 0,
+            guest_aware: false,
+            notes: settled.into_iter().collect(),
+        })
+    }
+}
+
 /// Gives up what the guest does not need and what reads as zeros, frees what is leaked, moves what lies
 /// at the end of an image's file into the free clusters before it, and cuts the file. What the guest has,
 /// internal snapshots and bitmaps stay as they are. Stopped at any point, and where the power goes, the
@@ -130,29 +159,7 @@ fn compact_open(
     context: Context<'_>,
 ) -> Result<CompactReport> {
     let path = existing.storage().path().to_owned();
-    let settled = existing.settled().map(note_settled);
-    let info = existing.storage().info()?;
-    let mut report = CompactReport {
-        path: lossy(&request.path),
-        path_bytes_hex: bytes_hex(&request.path),
-        changed: settled.is_some(),
-        dry_run: request.dry_run,
-        format: existing.format(),
-        virtual_size_bytes: existing.virtual_size()?,
-        old_file_size_bytes: info.len,
-        file_size_bytes: info.len,
-        old_allocated_bytes: info.allocated_bytes,
-        allocated_bytes: info.allocated_bytes,
-        reclaimed_bytes: 0,
-        guest_free_bytes: 0,
-        swap_bytes: 0,
-        zero_bytes: 0,
-        leaked_bytes: 0,
-        unwritten_bytes: 0,
-        moved_bytes: 0,
-        guest_aware: false,
-        notes: settled.into_iter().collect(),
-    };
+    let mut report = CompactReport::of(&existing, request)?;
     let has_bitmaps = existing.header().is_some_and(|header| {
         header.bitmaps().is_some() && header.autoclear.contains(Autoclear::BITMAPS)
     });
@@ -167,7 +174,7 @@ fn compact_open(
         false => existing.assemble_to_compact(has_bitmaps, context)?,
     };
     report.changed |= rebuilt;
-    let mark = |error: Error| if rebuilt { error.after_changes() } else { error };
+    let mark = |error: Error| error.after_changes_if(rebuilt);
     let sound = image.require_sound(context.task()).map_err(mark)?;
     let free = known_free(&image, request, has_bitmaps, &mut report).map_err(mark)?;
     if !free.is_empty() && !request.force {
@@ -197,14 +204,13 @@ fn move_together(
 ) -> Result<()> {
     report.changed |= report.guest_free_bytes + report.swap_bytes + report.zero_bytes > 0
         || report.unwritten_bytes > 0;
-    let mark = |error: Error, changed| if changed { error.after_changes() } else { error };
     let compacted = image.compact(sound, context.task());
-    let compacted = compacted.map_err(|error| mark(error, report.changed))?;
+    let compacted = compacted.map_err(|error| error.after_changes_if(report.changed))?;
     report.moved_bytes = compacted.moved_bytes;
     report.changed |= compacted.changed;
-    image.close().map_err(|error| mark(error, report.changed))?;
+    image.close().map_err(|error| error.after_changes_if(report.changed))?;
     let info = FileStorage::open(path, Access::Read).and_then(|file| file.info());
-    let info = info.map_err(|error| mark(error, report.changed))?;
+    let info = info.map_err(|error| error.after_changes_if(report.changed))?;
     (report.file_size_bytes, report.allocated_bytes) = (info.len, info.allocated_bytes);
     report.changed |= info.allocated_bytes < report.old_allocated_bytes;
     Ok(())
@@ -284,7 +290,7 @@ fn give_up(
         let known = std::mem::take(&mut found);
         let has_acted = acts && !known.is_nothing();
         found = walk(image, free, Zeros::Read, acts, context)
-            .map_err(|error| if has_acted { error.after_changes() } else { error })?;
+            .map_err(|error| error.after_changes_if(has_acted))?;
         if acts {
             // What was given up is not to be counted again, where the host does not tell holes.
             found = Found { zeros: found.zeros, ..known };

@@ -89,8 +89,7 @@ pub fn ensure(request: &EnsureRequest, context: Context<'_>) -> Result<EnsureRep
         let trust = trust_with_backing(request, context.trust);
         let compacting = Context { trust: &trust, ..context };
         let done = compact_if_worth(&target, request, guest_fs, percent, compacting);
-        let done =
-            done.map_err(|error| if report.changed() { error.after_changes() } else { error });
+        let done = done.map_err(|error| error.after_changes_if(report.changed()));
         report.add_compaction(done.map_err(mark)?);
     }
     Ok(report)

@@ -218,5 +218,5 @@ impl Existing {
 /// Where a change was completed, or taken back, no later error can promise that nothing was changed.
 fn mark(settled: Option<Settled>) -> impl Fn(Error) -> Error + use<> {
     let changed = settled.is_some();
-    move |error| if changed { error.after_changes() } else { error }
+    move |error: Error| error.after_changes_if(changed)
 }

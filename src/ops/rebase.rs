@@ -175,7 +175,7 @@ fn rebase_open(
     if changed {
         let image = existing.assemble_to_write(keeps, context)?;
         let done = carry_out(image, below, name.as_ref(), context);
-        rebased = done.map_err(|error| if dirty { error.after_changes() } else { error })?;
+        rebased = done.map_err(|error| error.after_changes_if(dirty))?;
         notes.extend(note_leaked(rebased.leaked_bytes));
     }
     Ok(RebaseReport {

@@ -93,7 +93,7 @@ impl Qcow2 {
     pub(super) fn telling<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let changes = || (self.failure.changes(), self.entries_changed.load(Ordering::Relaxed));
         let before = changes();
-        change().map_err(|error| if changes() == before { error } else { error.after_changes() })
+        change().map_err(|error| error.after_changes_if(changes() != before))
     }
 
     fn require_writable(&self, what: &str, offset: u64, len: u64) -> Result<()> {

@@ -92,7 +92,7 @@ impl Qcow2 {
             self.rebuild_refcounts(task)?;
         }
         let emptied = self.change_whole(|image| image.empty(task));
-        let freed_bytes = emptied.map_err(|e| if rebuilt { e.after_changes() } else { e })?;
+        let freed_bytes = emptied.map_err(|error| error.after_changes_if(rebuilt))?;
         Ok(Emptied { freed_bytes, rebuilt })
     }
 
@@ -189,10 +189,7 @@ impl Qcow2 {
         if !storage.can_grow() {
             return written;
         }
-        written.map_err(|error| match storage.set_len(old_len) {
-            Ok(()) => error,
-            Err(_) => error.after_changes(),
-        })
+        written.map_err(|error| error.after_changes_if(storage.set_len(old_len).is_err()))
     }
 
     fn switch_move(&self, to: &Move) -> Result<()> {

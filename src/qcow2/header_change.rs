@@ -130,7 +130,7 @@ impl HeaderChange {
         let prepared = self.prepare.iter().try_for_each(|piece| piece.write(storage));
         if let Err(error) = prepared.and_then(|()| storage.sync()) {
             let undone = self.undo.iter().try_for_each(|piece| piece.write(storage));
-            return Err(if undone.is_ok() { error } else { error.after_changes() });
+            return Err(error.after_changes_if(undone.is_err()));
         }
         for piece in &self.switch {
             let written = piece.write(storage).and_then(|()| storage.sync());

@@ -116,8 +116,10 @@ impl Qcow2 {
                 self.backing = below;
                 Ok(rebased)
             }
-            Err(error) if self.failure.changes() != before => Err(error.after_changes()),
-            Err(error) => Err(error),
+            Err(error) => {
+                let changed = self.failure.changes() != before;
+                Err(error.after_changes_if(changed))
+            }
         }
     }
 

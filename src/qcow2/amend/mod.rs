@@ -140,7 +140,7 @@ impl Qcow2 {
             self.settle()?;
         }
         let changed = self.failure.changes() != before;
-        done.map_err(|error| if changed { error.after_changes() } else { error })?;
+        done.map_err(|error| error.after_changes_if(changed))?;
         Ok(amended)
     }
 

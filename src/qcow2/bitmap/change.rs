@@ -182,10 +182,7 @@ impl<'a> Plan<'a> {
         let old_len = storage.len()?;
         let new_len = geometry.host_offset(added.end).get().max(old_len);
         let written = storage.set_len(new_len).and_then(|()| self.write_clusters(storage, task));
-        written.map_err(|error| match storage.set_len(old_len) {
-            Ok(()) => error,
-            Err(_) => error.after_changes(),
-        })
+        written.map_err(|error| error.after_changes_if(storage.set_len(old_len).is_err()))
     }
 
     fn write_clusters(&mut self, storage: &dyn Storage, task: Task<'_>) -> Result<()> {

@@ -51,10 +51,7 @@ impl Qcow2 {
             .set_len(new_len.max(old_len))
             .and_then(|()| self.write_clusters(plan, preallocation, task))
             .and_then(|()| self.write_shadow(plan, rewrites, task));
-        written.map_err(|error| match storage.set_len(old_len) {
-            Ok(()) => error,
-            Err(_) => error.after_changes(),
-        })
+        written.map_err(|error| error.after_changes_if(storage.set_len(old_len).is_err()))
     }
 
     fn write_clusters(
