@@ -6,6 +6,7 @@ use std::fmt;
 use super::edit::Edits;
 use super::ext4::{self, Filesystem};
 use super::foreign;
+use super::identify::second_filesystem;
 use super::partitions::{self, GrowthRequest, Partition, Reading, Table};
 use super::{Contents, FilesystemKind, PartitionTableKind, identify};
 use crate::block::{BlockDevice, Slice};
@@ -263,6 +264,10 @@ impl InsideGrowth {
         }
         if let Some(array) = foreign::owner_of(&Slice::new(disk, place.start, place.old_bytes))? {
             return Ok(Err(Refusal::Member(array)));
+        }
+        // Which of the two the guest uses, nobody can tell.
+        if let Some(kind) = second_filesystem(&Slice::new(disk, place.start, place.old_bytes))? {
+            return Ok(Err(Refusal::Unsupported(Contents::Filesystem(kind))));
         }
         if depth == Depth::Outline {
             return Ok(Ok(()));

@@ -224,6 +224,11 @@ const SPOILED: &[Spoiled] = &[
         env.patch("disk", start, b"XFSB");
         env.patch("disk", start + 1024, &[0; 1024]);
     }),
+    // Another filesystem was there before, or is there now.
+    ("unsupported_contents", |env| {
+        let (start, _) = env.partition("disk", 1);
+        env.patch("disk", start + 0x1_0040, b"_BHRfS_M");
+    }),
 ];
 
 /// With `auto` the disk alone grows, and the report says why and what to type in the guest; with

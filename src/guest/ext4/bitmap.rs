@@ -138,3 +138,39 @@ fn mask(index: u64, range: &Range<u64>) -> u8 {
     };
     below(range.end) & !below(range.start)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Bitmap;
+
+    proptest! {
+        /// A bitmap is what a row of bits is.
+        #[test]
+        fn bits_are_what_was_set(
+            changes in proptest::collection::vec((0u64..600, 0u64..600, any::<bool>()), 0..30),
+            len in 0u64..=512,
+            (from, to) in (0u64..600, 0u64..600),
+        ) {
+            let (mut bitmap, mut bits) = (Bitmap(vec![0; 64]), [false; 512]);
+            for (start, end, used) in changes {
+                bitmap.set(start..end, used);
+                for bit in start..end.min(512) {
+                    bits[bit as usize] = used;
+                }
+            }
+            let mut runs = Vec::new();
+            for bit in (0..len).filter(|&bit| !bits[bit as usize]) {
+                match runs.last_mut() {
+                    Some((_, end)) if *end == bit => *end = bit + 1,
+                    _ => runs.push((bit, bit + 1)),
+                }
+            }
+            let found: Vec<_> = bitmap.free_runs(len).map(|run| (run.start, run.end)).collect();
+            prop_assert_eq!(found, runs);
+            let free = (from..to.min(512)).filter(|&bit| !bits[bit as usize]).count();
+            prop_assert_eq!(bitmap.free(from..to), free as u64);
+        }
+    }
+}
