@@ -154,11 +154,12 @@ impl Unpacker {
         Unpacker { stream, packed: Vec::new() }
     }
 
-    /// Unpacks [`packed`](Self::packed) into the whole of `cluster`.
+    /// Unpacks [`packed`](Self::packed) into the whole of `cluster`. Returns how many bytes of it are
+    /// the stream; all of them, where that does not say where it ends.
     ///
     /// # Errors
     /// When the stream is damaged or ends before the cluster is full.
-    pub(super) fn unpack(&mut self, cluster: &mut [u8]) -> Result<(), FormatError> {
+    pub(super) fn unpack(&mut self, cluster: &mut [u8]) -> Result<usize, FormatError> {
         let complete = match &mut self.stream {
             UnpackStream::Zlib(stream) => inflate(stream, &self.packed, cluster),
             UnpackStream::Zstd(stream) => unpack_zstd(stream, &self.packed, cluster),
@@ -168,22 +169,34 @@ impl Unpacker {
 }
 
 /// Raw deflate, as the format says.
-fn inflate(stream: &mut Decompress, packed: &[u8], cluster: &mut [u8]) -> Option<()> {
+fn inflate(stream: &mut Decompress, packed: &[u8], cluster: &mut [u8]) -> Option<usize> {
     stream.reset(false);
-    stream.decompress(packed, cluster, FlushDecompress::Finish).ok()?;
-    (stream.total_out() == u64::try_from(cluster.len()).ok()?).then_some(())
+    let status = stream.decompress(packed, cluster, FlushDecompress::Finish).ok()?;
+    if stream.total_out() != u64::try_from(cluster.len()).ok()? {
+        return None;
+    }
+    if status == Status::StreamEnd {
+        usize::try_from(stream.total_in()).ok()
+    } else {
+        Some(packed.len())
+    }
 }
 
 /// One frame, or several, as QEMU reads them. They are unpacked where they belong: however large
 /// a window they claim, nothing is allocated for it.
-fn unpack_zstd(stream: &mut FrameDecoder, mut packed: &[u8], mut cluster: &mut [u8]) -> Option<()> {
+fn unpack_zstd(
+    stream: &mut FrameDecoder,
+    mut packed: &[u8],
+    mut cluster: &mut [u8],
+) -> Option<usize> {
+    let all = packed.len();
     while !cluster.is_empty() {
         let (frame, rest) = packed.split_at_checked(find_frame_compressed_size(packed).ok()?)?;
         let len = stream.decode_all(frame, cluster).ok()?;
         cluster = cluster.split_at_mut_checked(len)?.1;
         packed = rest;
     }
-    Some(())
+    all.checked_sub(packed.len())
 }
 
 #[cfg(test)]
@@ -214,7 +227,7 @@ mod tests {
         let mut unpacker = Unpacker::new(kind);
         unpacker.packed = packed.to_vec();
         let mut cluster = vec![0; LEN];
-        unpacker.unpack(&mut cluster).map(|()| cluster)
+        unpacker.unpack(&mut cluster).map(|_| cluster)
     }
 
     /// [`text`] as libzstd 1.5.7 packs it: at three levels, and streamed, without its size and
@@ -271,7 +284,8 @@ mod tests {
     }
 
     proptest! {
-        /// What is packed comes back, and packing again what was unpacked too.
+        /// What is packed comes back, and packing again what was unpacked too; whatever lies behind a
+        /// stream, its end is known.
         #[test]
         fn clusters_come_back(values in 1u8..=255, seed: u32, zstd: bool) {
             let kind = if zstd { CompressionType::Zstd } else { CompressionType::Zlib };
@@ -288,6 +302,9 @@ mod tests {
                 if let Some(packed) = packer.pack(&cluster) {
                     prop_assert!(packed.len() < LEN);
                     prop_assert!(unpack(kind, packed).unwrap() == cluster);
+                    let mut unpacker = codec.unpacker();
+                    unpacker.packed = [packed, &cluster[..(seed % 600) as usize]].concat();
+                    prop_assert_eq!(unpacker.unpack(&mut vec![0; LEN]).unwrap(), packed.len());
                 }
                 codec.keep_packer(packer);
             }

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use self::batch::{Batch, Pace};
 use self::gaps::Gaps;
-use self::packed::Packing;
+use self::packed::{Measure, Packing};
 use self::room::FreeClusters;
 use super::check::scan;
 use super::entry::RefcountTableEntry;
@@ -190,6 +190,7 @@ struct Mover<'a> {
     /// The refcount block that was looked at last, and its index.
     recent: Option<(u64, RefcountBlock)>,
     progress: Moved,
+    measure: Measure,
     /// Whether the disk has compressed clusters.
     has_packed: bool,
     /// Whether there are snapshots, whose tables may lead to what those of others do.
@@ -246,7 +247,9 @@ impl<'a> Mover<'a> {
     ) -> Result<Self> {
         let counts = read_refcount_table(storage, &header)?;
         let is_shared = header.snapshots.count > 0;
+        let measure = Measure::new(&header);
         Ok(Mover {
+            measure,
             storage,
             geometry: header.geometry,
             header,

@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 
 use super::{Mover, Pass};
 use crate::error::Result;
+use crate::host::storage::{Storage, read_padded_at};
+use crate::qcow2::compress::{Codec, Unpacker};
 use crate::qcow2::entry::{CompressedRange, L2Entry};
 use crate::qcow2::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
+use crate::qcow2::header::Header;
+use crate::qcow2::lengths::index;
 use crate::qcow2::refcounts::Refcounts;
 use crate::qcow2::runs;
 
@@ -16,31 +20,37 @@ pub(super) const SECTOR: u64 = 512;
 /// Where the next range may begin.
 #[derive(Debug, Default)]
 pub(super) struct Packing {
-    /// The last range that moved, and where to.
-    last: Option<(CompressedRange, HostOffset)>,
+    /// Where the last range moved to.
+    last: Option<CompressedRange>,
     /// How often the last cluster is referred to that it touches.
     count: u64,
     /// Where ranges went that others may refer to as well.
-    moved: BTreeMap<(u64, u64), HostOffset>,
+    moved: BTreeMap<(u64, u64), CompressedRange>,
 }
 
-impl Packing {
-    /// The last cluster that something moved to, and where in it the range would begin: at the same
-    /// place within a sector, so that it touches no more of them.
-    fn next(
-        &self,
+/// Finds out how long packed data is.
+pub(super) struct Measure {
+    unpacker: Unpacker,
+    cluster: Vec<u8>,
+}
+
+impl Measure {
+    pub(super) fn new(header: &Header) -> Measure {
+        let len = header.geometry.cluster_len();
+        let unpacker = Codec::new(header.compression, len).unpacker();
+        Measure { unpacker, cluster: vec![0; len] }
+    }
+
+    /// The range without what is not the stream's, if it can be unpacked.
+    fn exact(
+        &mut self,
+        storage: &dyn Storage,
         range: CompressedRange,
-        geometry: Geometry,
-    ) -> Option<(HostCluster, HostOffset)> {
-        let (last, to) = self.last?;
-        let (end, old_end) = (to.plus_bytes(last.len), last.offset.plus_bytes(last.len).get());
-        let open = geometry.host_cluster(HostOffset::new(end.get().saturating_sub(1)));
-        // Where one ends in a sector is not known: who begins in the last one stays in it.
-        let start = match old_end.checked_sub(range.offset.get()) {
-            Some(common) if common <= SECTOR => HostOffset::new(end.get().saturating_sub(common)),
-            _ => end.plus_bytes(range.offset.get() % SECTOR),
-        };
-        Some((open, start))
+    ) -> Result<Option<CompressedRange>> {
+        self.unpacker.packed.resize(index(range.len), 0);
+        read_padded_at(storage, range.offset.get(), &mut self.unpacker.packed)?;
+        let len = self.unpacker.unpack(&mut self.cluster).ok();
+        Ok(len.and_then(|len| u64::try_from(len).ok()).map(|len| CompressedRange { len, ..range }))
     }
 }
 
@@ -62,14 +72,14 @@ impl Mover<'_> {
         // As often as there are L1 tables that lead to the entry.
         let times = self.count_of(self.geometry.host_cluster(table))?;
         let Some((to, is_new)) = self.packed_place(range, times)? else { return Ok(None) };
-        let Some(entry) = L2Entry::compressed(to, range.len, self.geometry) else {
+        let Some(entry) = L2Entry::compressed(to.offset, to.len, self.geometry) else {
             return Ok(None);
         };
         if is_new {
-            self.batch.copy_bytes(range.offset, to, range.len);
-            self.progress.moved(range.len);
+            self.batch.copy_bytes(range.offset, to.offset, to.len);
+            self.progress.moved(to.len);
         }
-        let (new, new_clusters) = touched(self.geometry, CompressedRange { offset: to, ..range });
+        let (new, new_clusters) = touched(self.geometry, to);
         for n in 0..new_clusters.get() {
             self.batch.count(new + ClusterCount::new(n), times);
         }
@@ -109,28 +119,33 @@ impl Mover<'_> {
         &mut self,
         range: CompressedRange,
         times: u64,
-    ) -> Result<Option<(HostOffset, bool)>> {
+    ) -> Result<Option<(CompressedRange, bool)>> {
         /// So many ranges are remembered; they take 16 MiB.
         const MAX_MOVED: usize = 1 << 18;
         let key = (range.offset.get(), range.len);
         if let Some(to) = self.pass.packing.moved.get(&key).copied()
-            && self.may_count(CompressedRange { offset: to, ..range }, times)?
+            && self.may_count(to, times)?
         {
             return Ok(Some((to, false)));
         }
         if self.is_shared && self.pass.packing.moved.len() >= MAX_MOVED {
             return Ok(None);
         }
-        let before = self.pass.packing.last;
-        let Some(to) = self.place_packed(range, times)? else { return Ok(None) };
-        let end = |(range, to): (CompressedRange, HostOffset)| {
-            let last = to.plus_bytes(range.len.saturating_sub(1));
-            self.geometry.host_cluster(last)
+        let exact = self.measure.exact(self.storage, range)?;
+        // Longer ones could touch more sectors than an entry can say.
+        let exact = exact.filter(|exact| exact.len <= self.geometry.cluster_size());
+        let (bytes, align) = match exact {
+            Some(exact) => (exact, 1),
+            // It touches no more sectors where it lies in them like this.
+            None => (range, SECTOR),
         };
-        let goes_on = before.is_some_and(|before| end(before) == end((range, to)));
+        let open = self.pass.packing.last.map(|last| last_touched(self.geometry, last));
+        let Some(offset) = self.place_packed(bytes, align, times)? else { return Ok(None) };
+        let to = CompressedRange { offset, ..bytes };
+        let goes_on = open == Some(last_touched(self.geometry, to));
         let packing = &mut self.pass.packing;
         packing.count = if goes_on { packing.count.saturating_add(times) } else { times };
-        packing.last = Some((range, to));
+        packing.last = Some(to);
         if self.is_shared {
             packing.moved.insert(key, to);
         }
@@ -150,20 +165,30 @@ impl Mover<'_> {
         Ok(true)
     }
 
-    /// Free room for a range.
-    fn place_packed(&mut self, range: CompressedRange, times: u64) -> Result<Option<HostOffset>> {
+    /// Free room for a range, which lies like this in what it is aligned to.
+    fn place_packed(
+        &mut self,
+        range: CompressedRange,
+        align: u64,
+        times: u64,
+    ) -> Result<Option<HostOffset>> {
         let max = self.geometry.refcount_order().max_count();
         if times > max {
             return Ok(None);
         }
-        if self.pass.packing.count.saturating_add(times) <= max
-            && let Some((open, start)) = self.pass.packing.next(range, self.geometry)
-            && self.geometry.host_cluster(start) == open
-            && self.take_behind(open, CompressedRange { offset: start, ..range })?
+        let within = range.offset.get().checked_rem(align).unwrap_or_default();
+        if let Some(last) = self.pass.packing.last
+            && self.pass.packing.count.saturating_add(times) <= max
         {
-            return Ok(Some(start));
+            let end = last.offset.get().saturating_add(last.len);
+            let start = HostOffset::new(end.next_multiple_of(align).saturating_add(within));
+            let open = last_touched(self.geometry, last);
+            if self.geometry.host_cluster(start) == open
+                && self.take_behind(open, CompressedRange { offset: start, ..range })?
+            {
+                return Ok(Some(start));
+            }
         }
-        let within = range.offset.get() % SECTOR;
         loop {
             let counts = &mut Refcounts::new(self.storage, self.geometry, &self.counts);
             let Some(cluster) = self.pass.free.take_next(counts)? else { return Ok(None) };
@@ -187,6 +212,9 @@ impl Mover<'_> {
 /// The first cluster that a range touches, and how many.
 pub(super) fn touched(geometry: Geometry, range: CompressedRange) -> (HostCluster, ClusterCount) {
     let first = geometry.host_cluster(range.offset);
-    let last = range.offset.plus_bytes(range.len.saturating_sub(1));
-    (first, (geometry.host_cluster(last) - first) + ClusterCount::new(1))
+    (first, (last_touched(geometry, range) - first) + ClusterCount::new(1))
+}
+
+fn last_touched(geometry: Geometry, range: CompressedRange) -> HostCluster {
+    geometry.host_cluster(range.offset.plus_bytes(range.len.saturating_sub(1)))
 }

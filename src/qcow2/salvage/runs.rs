@@ -177,7 +177,7 @@ impl Salvager {
         let unpacked = unpacker.unpack(&mut cluster);
         self.codec.keep_unpacker(unpacker);
         let reason = missing.unwrap_or(LossReason::Compressed);
-        Ok(unpacked.map(|()| cluster).map_err(|_| reason))
+        Ok(unpacked.map(|_| cluster).map_err(|_| reason))
     }
 }
 
