@@ -1,5 +1,6 @@
 //! [`Owner`]: whom a new file is given to.
 
+use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -42,10 +43,14 @@ fn number(what: &str, text: &str, find: impl Fn(&str) -> nix::Result<Option<u32>
         let message = format!("owner names no {what}: write user or user:group");
         return Err(Error::new(ErrorKind::BadRequest, message));
     }
-    let by_name = find(text).map_err(|errno| {
-        let message = format!("cannot look up {what} '{text}'");
-        Error::new(ErrorKind::Io, message).with_source(std::io::Error::from(errno))
-    })?;
+    let by_name = match find(text) {
+        // Where there are no accounts at all, glibc says that in one of these ways (getpwnam(3)).
+        Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => None,
+        found => found.map_err(|errno| {
+            let message = format!("cannot look up {what} '{text}'");
+            Error::new(ErrorKind::Io, message).with_source(std::io::Error::from(errno))
+        })?,
+    };
     // The largest number means "no change" to the system.
     let by_number = || text.parse().ok().filter(|&number| number != u32::MAX);
     by_name.or_else(by_number).ok_or_else(|| {
@@ -62,6 +67,9 @@ mod tests {
         assert_eq!(Owner::parse("root").unwrap(), Owner { user: 0, group: None });
         assert_eq!(Owner::parse("1000:50").unwrap(), Owner { user: 1000, group: Some(50) });
         assert_eq!(Owner::parse("root:0").unwrap(), Owner { user: 0, group: Some(0) });
+        let nobody = |_: &str| Err(Errno::ENOENT);
+        assert_eq!(number("user", "7", nobody).unwrap(), 7);
+        assert!(number("user", "root", nobody).is_err());
         for text in ["", ":", "root:", ":root", "no such user", "-1", "4294967295", "root:0:0"] {
             let error = Owner::parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BadRequest, "{text}: {error}");
