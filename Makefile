@@ -114,7 +114,7 @@ install-test: pages
 
 deb-test: deb
 	rm -rf target/installed
-	dpkg-deb -x "$$(ls -t target/debian/vmdisk_*.deb | head -n 1)" target/installed
+	dpkg-deb -x "$$(ls -t $(or $(CARGO_TARGET_DIR),target)/debian/vmdisk_*.deb | head -n 1)" target/installed
 	integration/packaging/try.sh tree target/installed/usr
 
 formula: ## A Homebrew formula and its source archive of this commit: URL= where that will be
