@@ -10,7 +10,7 @@
 //!
 //! - `room.rs` says where the file could end, and which clusters before that are free.
 //! - `data.rs` moves what L2 tables and bitmap tables lead to, `packed.rs` what of that is
-//!   compressed; `gaps.rs` decides when that moves for what is missing between; `tables.rs` the tables themselves, `counts.rs` refcount blocks and table.
+//!   compressed; `gaps.rs` decides when all of that moves, for what is missing between; `tables.rs` the tables themselves, `counts.rs` refcount blocks and table.
 
 mod batch;
 mod counts;
@@ -25,7 +25,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::batch::{Batch, Pace};
-use self::gaps::Gaps;
+use self::gaps::Held;
 use self::packed::{Measure, Packing};
 use self::room::FreeClusters;
 use super::check::scan;
@@ -206,8 +206,21 @@ struct Pass {
     /// Where to.
     free: FreeClusters,
     packing: Packing,
-    /// Compressed data moves out of clusters with gaps, wherever they are.
-    gaps: Option<Gaps>,
+    packed: Packed,
+}
+
+/// What compressed data does in a walk.
+#[derive(Debug, Default)]
+enum Packed {
+    /// It moves where it lies behind the mark.
+    #[default]
+    Moves,
+    /// All of it moves.
+    All,
+    /// It moves where there are gaps beside it.
+    WithGaps(Held),
+    /// It stays where it is.
+    Stays,
 }
 
 impl Pass {
@@ -353,7 +366,11 @@ impl<'a> Mover<'a> {
         if self.end_of_use()? <= mark {
             return Ok(());
         }
-        self.pass = Pass::behind(mark);
+        self.move_all(Pass::behind(mark))
+    }
+
+    fn move_all(&mut self, pass: Pass) -> Result<()> {
+        self.pass = pass;
         self.move_data()?;
         self.move_bitmap_data()?;
         self.move_tables()?;

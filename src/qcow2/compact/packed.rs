@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Mover, Pass};
+use super::{Mover, Packed, Pass};
 use crate::error::Result;
 use crate::host::storage::{Storage, read_padded_at};
 use crate::qcow2::compress::{Codec, Unpacker};
@@ -55,8 +55,7 @@ impl Measure {
 }
 
 impl Mover<'_> {
-    /// Plans that a range moves which reaches behind the mark, or into a cluster that is given up for
-    /// its gaps. `table` is where the L2 table is that leads to it. Returns the entry that leads to its
+    /// Plans that a range moves which reaches behind the mark, or any if all do. `table` is where the L2 table is that leads to it. Returns the entry that leads to its
     /// new place; nothing where it stays.
     pub(super) fn relocate_packed(
         &mut self,
@@ -65,8 +64,13 @@ impl Mover<'_> {
     ) -> Result<Option<L2Entry>> {
         let (first, clusters) = touched(self.geometry, range);
         let clusters = first..first + clusters;
-        let has_gaps = self.pass.gaps.as_ref().is_some_and(|gaps| gaps.are_in(clusters.clone()));
-        if clusters.end <= self.pass.mark && !has_gaps {
+        let moves = match &self.pass.packed {
+            Packed::Moves => clusters.end > self.pass.mark,
+            Packed::All => true,
+            Packed::WithGaps(held) => held.has_gaps_in(clusters.clone()),
+            Packed::Stays => false,
+        };
+        if !moves {
             return Ok(None);
         }
         // As often as there are L1 tables that lead to the entry.
