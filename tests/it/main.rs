@@ -10,6 +10,7 @@ mod check;
 mod clone;
 mod commit;
 mod compact;
+mod compact_ends;
 mod convert;
 mod damaged;
 mod datapath;

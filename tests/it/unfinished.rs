@@ -1,4 +1,4 @@
-//! What a verb that writes a new file beside a disk leaves behind when it does not come to its end:
+//! What a verb that writes a disk anew, beside it or in its place, leaves behind when it does not end:
 //! called off at any step, on a medium that fails, in a full file system, killed at any of its calls.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use vmdisk::{ErrorKind, ops};
 use crate::draw::whole_matrix;
 use crate::support::{Env, VMDISK, same_bytes};
 
-/// A disk above a base, one with compressed clusters, and a file that may be replaced.
+/// A disk above a base, one with compressed clusters, one with gaps, and a file that may be replaced.
 fn folder() -> Env {
     let env = Env::new();
     env.qemu_img("create -q -f raw base.raw 3M");
@@ -25,6 +25,9 @@ fn folder() -> Env {
     env.qemu_io_all("d.qcow2", &writes.map(str::to_owned));
     env.qemu_img("create -q -f qcow2 p.qcow2 4M");
     env.qemu_io_all("p.qcow2", &["write -c -P 5 0 1M".to_owned(), "write -P 6 2M 1M".to_owned()]);
+    env.qemu_img("create -q -f qcow2 g.qcow2 8M");
+    let gaps = ["write -P 7 0 6M", "write -c -P 8 6M 1M", "discard 6M 200k", "discard 1M 4M"];
+    env.qemu_io_all("g.qcow2", &gaps.map(str::to_owned));
     env.write("there.qcow2", "somebody's");
     env
 }
@@ -51,6 +54,7 @@ const CASES: &[Case] = &[
         disk: "d.qcow2",
         clone: Some("there.qcow2"),
     },
+    Case { line: "compact g.qcow2", disk: "g.qcow2", clone: None },
 ];
 
 /// Calls a work off at its nth report.
@@ -201,7 +205,7 @@ fn calls_that_fail() {
     ];
     let failures = if whole_matrix() { &failures[..] } else { &failures[..3] };
     let failed = AtomicUsize::new(0);
-    crate::draw::each(&[0, 1, 2, 3, 4, 5], |&case| {
+    crate::draw::each(&[0, 1, 2, 3, 4, 5, 6], |&case| {
         let case = &CASES[case];
         for &(calls, what, kind) in failures {
             let mut env = folder();
@@ -246,7 +250,7 @@ fn calls_that_fail() {
 fn killed_at_any_call() {
     let all = [WRITES, SYNCS, NAMES].join(",");
     let killed = AtomicUsize::new(0);
-    crate::draw::each(&[0, 1, 2, 3, 4, 5], |&case| {
+    crate::draw::each(&[0, 1, 2, 3, 4, 5, 6], |&case| {
         let case = &CASES[case];
         for nth in numbers() {
             let env = folder();
