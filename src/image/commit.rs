@@ -50,7 +50,7 @@ pub enum Then<'a> {
 }
 
 /// What was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Committed {
     /// Bytes of data that were written to the lower image.
@@ -115,12 +115,12 @@ fn write_base(
     done: &mut Committed,
     task: Task<'_>,
 ) -> Result<()> {
-    done.leaked_bytes = base.free_leaks(task)?;
     if top.size() > base.size() {
         let size = VirtualSize::round_up(ByteSize::from_bytes(top.size()))?;
         base.resize(size, task.quiet())?;
     }
     done.base_size = base.size();
+    done.leaked_bytes = base.free_leaks(task)?;
     let own = Own { layers: layers(top, between), size: top.size() };
     if let Disk::Qcow2(image) = &mut base.disk {
         let announced = image.announce_writes(&own, task);

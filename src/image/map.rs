@@ -95,10 +95,20 @@ impl ChainMap {
     /// what a file of an odd length lacks of its last one are zeros with a place.
     pub fn runs(&self, range: Range<u64>) -> Runs<'_, MapRun> {
         let mut walks: Vec<_> = self.0.iter().map(Walk::of).collect();
-        let sizes: Vec<_> = self.images().map(|it| it.size().next_multiple_of(SECTOR)).collect();
+        let sizes: Vec<_> = self.images().map(Image::mapped_size).collect();
         let size = sizes.first().copied().unwrap_or_default();
         let range = range.start.min(size)..range.end.min(size);
         Runs::with(range, move |offset, end| find(&mut walks, &sizes, offset, end))
+    }
+}
+
+impl Image {
+    /// How far a map of it goes, in bytes.
+    fn mapped_size(&self) -> u64 {
+        match &self.disk {
+            Disk::Qcow2(image) => image.size(),
+            Disk::Raw(disk) => disk.size().next_multiple_of(SECTOR),
+        }
     }
 }
 

@@ -143,11 +143,10 @@ fn commit_open(top: Link, request: &CommitRequest, context: Context<'_>) -> Resu
     }
     drop(disk);
     notes.extend(note_leaked(done.leaked_bytes));
-    if done.bitmaps.is_lost {
+    if let Some(why) = &done.bitmaps.lost {
         let base = base_path.display();
         notes.push(format!(
-            "the bitmaps of {base} do not know of what was committed, since one has extra data that is \
-             not known here: they are invalid now"
+            "the bitmaps of {base} do not know of what was committed ({why}): they are invalid now"
         ));
     }
     if done.emptied.rebuilt {

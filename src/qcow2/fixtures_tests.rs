@@ -90,9 +90,8 @@ pub(super) fn has_room(bytes: Vec<u8>) -> bool {
     entry.is_some_and(|entry| entry.decode(geometry).unwrap().is_some())
 }
 
-/// Takes a snapshot, as QEMU does: the L1 table is copied, and everything that it leads to is
-/// counted once more and is nobody's alone.
-pub(crate) fn with_snapshot(bytes: Vec<u8>) -> Vec<u8> {
+/// Data is counted once more and is nobody's alone, as a snapshot is begun.
+pub(crate) fn counted_twice(bytes: Vec<u8>) -> Vec<u8> {
     let bench = Bench::over(bytes);
     let geometry = bench.header.geometry;
     let cluster = geometry.cluster_size();
@@ -107,6 +106,13 @@ pub(crate) fn with_snapshot(bytes: Vec<u8>) -> Vec<u8> {
         }
         entry.with_copied(false)
     });
+    bench.storage.contents()
+}
+
+/// Takes a snapshot, as QEMU does: the L1 table is copied, and everything that it leads to is
+/// counted once more and is nobody's alone.
+pub(crate) fn with_snapshot(bytes: Vec<u8>) -> Vec<u8> {
+    let bench = Bench::over(counted_twice(bytes));
     let l1: Vec<L1Entry> = read_l1(&*bench.storage, &bench.header).unwrap();
     let l1: Vec<L1Entry> = l1.into_iter().map(|entry| shared(&bench, entry)).collect();
     let words = encode_words(l1.iter().map(|entry| entry.word()));
@@ -119,7 +125,7 @@ pub(crate) fn with_snapshot(bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// Clusters behind everything that are counted and that nothing refers to.
-pub(super) fn leaking(bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn leaking(bytes: Vec<u8>) -> Vec<u8> {
     let bench = Bench::over(bytes);
     let cluster = bench.header.geometry.cluster_len();
     for n in 0..3 {

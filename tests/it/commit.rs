@@ -474,6 +474,30 @@ fn a_bitmap_that_was_not_saved_is_left_alone() {
     env.is_clean("base.qcow2");
 }
 
+/// Where a bitmap below cannot be kept true, what the disk holds is committed all the same, and that is
+/// told.
+#[test]
+fn a_bitmap_that_cannot_be_kept_is_given_up() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 base.qcow2 2M");
+    env.qemu_img("bitmap --add base.qcow2 sixteen-byte-name");
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 d.qcow2");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 2 64k 256k");
+    let bytes = std::fs::read(env.path("base.qcow2")).expect("an image");
+    let name = b"sixteen-byte-name";
+    let at = bytes.windows(name.len()).position(|found| found == name).expect("a bitmap") as u64;
+    // The first eight bytes of the name are extra data that nobody knows, the rest is the name.
+    env.patch("base.qcow2", at - 6, &[0, 9, 0, 0, 0, 8]);
+    let report = env.report("commit d.qcow2 --into base.qcow2");
+    assert!(
+        report["notes"][0].as_str().is_some_and(|note| note.contains("extra data")),
+        "{report:#}"
+    );
+    let disk = env.disk("qcow2", "base.qcow2");
+    assert!(disk[64 << 10..320 << 10].iter().all(|&byte| byte == 2));
+    assert_eq!(env.report("bitmap list base.qcow2")["bitmaps"], serde_json::json!([]));
+}
+
 /// Snapshots below stay, and bitmaps on either side stay valid.
 #[test]
 fn snapshots_below_and_bitmaps_stay() {

@@ -139,6 +139,24 @@ fn ask(env: &Env, method: &str, params: Value) -> Value {
     env.run("sh", ["-c", &script, VMDISK]).json()
 }
 
+/// A qcow2 image whose size is no multiple of 512, which nobody makes, is mapped to its end, alone and
+/// below another one.
+#[test]
+fn odd_sizes_of_qcow2() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 base.qcow2 512k");
+    env.qemu_io("qcow2", "base.qcow2", "write 448k 64k");
+    let size = (512u64 << 10) - 200;
+    env.patch("base.qcow2", 24, &size.to_be_bytes());
+    env.qemu_img("create -q -f qcow2 -b base.qcow2 -F qcow2 d.qcow2 1M");
+    for (disk, end) in [("base.qcow2", size), ("d.qcow2", 1 << 20)] {
+        let map = env.vmdisk(&format!("map {disk} --output qemu-json")).exits(0).json();
+        let last = map.as_array().and_then(|map| map.last()).expect("an entry");
+        let found = ["start", "length"].map(|field| last[field].as_u64().expect("a number"));
+        assert_eq!(found[0] + found[1], end, "{map:#}");
+    }
+}
+
 /// What cannot be looked at is refused, and an image that is damaged in its midst ends a list there.
 #[test]
 fn refusals() {

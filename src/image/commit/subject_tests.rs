@@ -9,7 +9,7 @@ use crate::host::storage::{MemoryStorage, Storage};
 use crate::image::opened::Disk;
 use crate::qcow2::check::scan;
 use crate::qcow2::crash_states_tests::next;
-use crate::qcow2::fixtures_tests::{packed, with_bitmap, with_snapshot};
+use crate::qcow2::fixtures_tests::{leaking, packed, with_bitmap, with_snapshot};
 use crate::qcow2::geometry::{ClusterBits, Geometry, RefcountOrder};
 use crate::qcow2::{
     Backing, BitmapChange, CompressionType, CreateOptions, Granularity, Header, HeaderForm,
@@ -20,6 +20,8 @@ use crate::task::{Cancel, Silent};
 
 const KIB: u64 = 1024;
 const SECTOR: usize = 512;
+/// How many clusters are leaked in an image that has some.
+pub(super) const LEAKED: u64 = 6;
 
 /// One image of a chain.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,8 @@ pub(super) enum Found {
     Bitmap,
     /// One that is enabled and one that is not.
     Bitmaps,
+    /// Clusters that are counted and that nothing refers to.
+    Leaks,
 }
 
 pub(super) const PLAIN: Layer = Layer {
@@ -115,6 +119,14 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "bitmaps below",
         layers: [Some(PLAIN), None, Some(Layer { found: Found::Bitmaps, ..PLAIN })],
+    },
+    Case {
+        name: "leaks in both",
+        layers: [
+            Some(Layer { found: Found::Leaks, ..PLAIN }),
+            None,
+            Some(Layer { found: Found::Leaks, ..PLAIN }),
+        ],
     },
     Case {
         name: "a bitmap above, wide counts, lazy below",
@@ -253,13 +265,8 @@ impl<S: Storage + 'static> Chain<S> {
         Some(sectors)
     }
 
-    /// Whether the bitmap of the lowest image that is enabled, if there was one, has all as dirty that
-    /// is not as `before`.
+    /// Whether the bitmap of the lowest image that is enabled has all as dirty that is not as `before`.
     pub(super) fn bitmaps_hold(&self, before: &[u8]) -> bool {
-        let Ok(header) = Header::read(&*self.file("base")) else { return true };
-        if header.bitmaps().is_none() {
-            return true;
-        }
         let Some(dirty) = self.dirty_below(b"enabled") else { return false };
         let (now, before) = (self.disk("base"), before.chunks(SECTOR));
         let mut sectors = now.chunks(SECTOR).zip(before).zip(dirty);
@@ -372,6 +379,7 @@ impl Layer {
             Found::Snapshot => with_snapshot(bytes),
             Found::Bitmap => with_bitmap(bytes),
             Found::Bitmaps => with_bitmaps(bytes),
+            Found::Leaks => leaking(bytes),
         }
     }
 

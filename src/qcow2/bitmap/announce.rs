@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::decide::BitmapChange;
 use super::directory::Bitmap;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::qcow2::open::Qcow2;
 use crate::task::Task;
 
@@ -21,42 +21,55 @@ pub trait DirtyRanges: std::fmt::Debug {
 }
 
 /// What became of an image's bitmaps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Announced {
     /// Whether anything was written.
     pub changed: bool,
-    /// Whether the image will not vouch for its bitmaps any more: one that would have to be kept up to
-    /// date has extra data that nobody here knows.
-    pub is_lost: bool,
+    /// Why the image will not vouch for its bitmaps any more, if it will not.
+    pub lost: Option<String>,
 }
 
 impl Qcow2 {
     /// Has every bitmap that is to be kept up to date take `dirty` as dirty, and the image go on to
     /// vouch for its bitmaps; nothing else may be written through it afterwards. Disabled bitmaps, and
-    /// those that somebody has in use or did not save, stay as they are. The caller must hold the
-    /// image's lock. Everything is on the medium afterwards.
+    /// those that somebody has in use or did not save, stay as they are. Where a bitmap cannot be
+    /// changed, for lack of room or since it has extra data that nobody here knows, all of them are
+    /// given up with the first write. The caller must hold the image's lock. Everything is on the
+    /// medium afterwards.
     ///
     /// # Errors
-    /// As [`change_bitmaps`](Self::change_bitmaps).
-    pub fn announce_writes(
+    /// What the storage says; [`Cancelled`](ErrorKind::Cancelled).
+    pub(crate) fn announce_writes(
         &mut self,
         dirty: &dyn DirtyRanges,
         task: Task<'_>,
     ) -> Result<Announced> {
+        let mut done = Announced::default();
         let mut bitmaps = self.bitmaps()?;
         bitmaps.retain(|bitmap| bitmap.is_enabled() && !bitmap.is_in_use());
         if bitmaps.iter().any(Bitmap::is_foreign) {
-            return Ok(Announced { changed: false, is_lost: true });
+            let why = "one has extra data that is not known here";
+            return Ok(Announced { lost: Some(why.to_owned()), ..done });
         }
-        let mut changed = false;
         for Bitmap { name, .. } in &bitmaps {
             let marked = self.change_bitmaps(&BitmapChange::Mark(name, dirty), task.quiet());
-            changed |= marked.map_err(|e| if changed { e.after_changes() } else { e })?.changed;
+            match marked {
+                Ok(marked) => done.changed |= marked.changed,
+                Err(error) if is_refusal(&error) => {
+                    return Ok(Announced { lost: Some(error.to_string()), ..done });
+                }
+                Err(error) => return Err(error.after_changes_if(done.changed)),
+            }
         }
         // Whatever was decided for the writes before is decided anew.
-        self.settle().map_err(|e| if changed { e.after_changes() } else { e })?;
+        self.settle().map_err(|error| error.after_changes_if(done.changed))?;
         self.options.keeps_contents = true;
-        Ok(Announced { changed, is_lost: false })
+        Ok(done)
     }
+}
+
+/// Whether something cannot be, where all is as it was.
+fn is_refusal(error: &Error) -> bool {
+    !error.changed() && !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Io)
 }

@@ -7,7 +7,7 @@ use super::chunks::{Chunk, ChunkEntry};
 use super::decide::{BitmapChange, Decision, FreshEntry, decide, directory_run};
 use super::directory::{Bitmap, encode_directory, read_bitmaps};
 use super::place::{self, Place};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::{Storage, refuse_read_only};
 use crate::qcow2::check::scan;
 use crate::qcow2::entry::RefcountTableEntry;
@@ -211,11 +211,14 @@ impl<'a> Plan<'a> {
         let Some(merge) = &mut fresh.merge else { return out.finish() };
         for (chunk, entry) in (0..).zip(&fresh.entries) {
             task.step("merge", chunk, chunks)?;
-            if *entry == FreshEntry::New
-                && let Chunk::Bits(bits) = merge.chunk(chunk)?
-            {
-                out.put(&bits)?;
+            if *entry != FreshEntry::New {
+                continue;
             }
+            let Chunk::Bits(bits) = merge.chunk(chunk)? else {
+                let message = "what is dirty in a bitmap is not what it was a moment ago";
+                return Err(Error::new(ErrorKind::Internal, message));
+            };
+            out.put(&bits)?;
         }
         out.finish()
     }

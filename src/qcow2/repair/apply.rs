@@ -103,9 +103,14 @@ impl RepairPlan {
         counts
     }
 
+    /// Whether nothing but counts changes, so that at each point nothing is wrong but those.
+    pub(in crate::qcow2) fn changes_only_counts(&self) -> bool {
+        self.changes.iter().all(|change| self.place_of(change) == Place::Block)
+    }
+
     /// The header while the work is under way: nobody may write by it.
     fn marked(&self) -> Option<Header> {
-        let only_counts = self.changes.iter().all(|change| self.place_of(change) == Place::Block);
+        let only_counts = self.changes_only_counts();
         let can_say_so = self.old_header.version == Version::V3;
         let incompatible = self.old_header.incompatible.with_if(true, Incompatible::CORRUPT);
         (!only_counts && can_say_so).then(|| Header { incompatible, ..self.old_header.clone() })

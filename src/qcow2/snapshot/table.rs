@@ -76,25 +76,18 @@ impl Snapshot {
     }
 }
 
-/// The place of the snapshot that has this id or this name among those of an image. Where none has,
-/// `id=1` is the one with the id `1`, whatever names there are, and `name=1` the one with that name.
+/// The place of the snapshot that has this id or this name among those of an image; `id=1` is also the
+/// one with the id `1`, and `name=1` the one with that name.
 ///
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound); [`BadRequest`](ErrorKind::BadRequest) where it could be one of
 /// several: QEMU lets several have one name, and one have the name that is another's id.
 pub fn find_snapshot(snapshots: &[Snapshot], id_or_name: &str) -> Result<usize> {
-    let (id, name) = match id_or_name.split_once('=') {
-        _ if snapshots.iter().any(|it| it.is_called(id_or_name)) => {
-            (Some(id_or_name), Some(id_or_name))
-        }
-        Some(("id", id)) => (Some(id), None),
-        Some(("name", name)) => (None, Some(name)),
-        _ => (None, None),
-    };
-    let is_meant = |it: &Snapshot| {
-        let is =
-            |stored: &[u8], told: Option<&str>| told.is_some_and(|told| stored == told.as_bytes());
-        is(&it.id, id) || is(&it.name, name)
+    let is_meant = |it: &Snapshot| match id_or_name.split_once('=') {
+        _ if it.is_called(id_or_name) => true,
+        Some(("id", id)) => it.id == id.as_bytes(),
+        Some(("name", name)) => it.name == name.as_bytes(),
+        _ => false,
     };
     let mut found = (0..).zip(snapshots).filter(|(_, snapshot)| is_meant(snapshot));
     let Some((place, first)) = found.next() else {

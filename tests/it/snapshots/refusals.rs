@@ -77,9 +77,15 @@ fn names_that_are_others_ids() {
     for nobody in ["id=3", "name=", "id="] {
         refuses(&env, &format!("snapshot delete d.qcow2 {nobody}"), "not_found", nobody);
     }
-    // A name is what it says first.
+    // Nobody is taken for another one, however odd the names are.
     env.qemu_img("snapshot -c id=1 d.qcow2");
-    assert_eq!(shown("id=1")["id"], "3");
+    refuses(
+        &env,
+        "snapshot delete d.qcow2 id=1",
+        "bad_request",
+        "the id '1' or that with the id '3'",
+    );
+    assert_eq!(shown("id=3")["name"], "id=1");
     env.report("snapshot delete d.qcow2 name=1");
     assert_eq!(env.qemu_info("d.qcow2")["snapshots"][1]["id"], "3");
     env.is_clean("d.qcow2");
