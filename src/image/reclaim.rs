@@ -203,12 +203,17 @@ impl Reclaimer<'_> {
         let mut at = run.start;
         while at < run.end {
             let content = self.image.content(at, run.end)?;
-            let piece = at..content.end.min(run.end);
-            if content.is_zero {
-                self.drop_zeros(piece.clone())?;
+            let end = content.end.min(run.end);
+            // What is a hole in part only is read as a whole: the rest may be zeros that were written.
+            let whole = if end < run.end { end - end % self.unit } else { end };
+            let piece = if content.is_zero && whole > at {
+                self.drop_zeros(at..whole)?;
+                at..whole
             } else {
+                let piece = at..end.next_multiple_of(self.unit).min(run.end);
                 self.read_for_zeros(piece.clone())?;
-            }
+                piece
+            };
             at = piece.end;
         }
         Ok(())
