@@ -90,7 +90,7 @@ fn only_free_blocks_changed(env: &Env, number: u32, case: &str) {
     let free = free_blocks(env, "disk", number);
     assert!(free.iter().map(|run| run.end - run.start).sum::<u64>() > mib(40), "{case}");
     let mut at = 0;
-    for run in free.into_iter().chain([before.len() as u64..before.len() as u64]) {
+    for run in free.into_iter().chain(std::iter::once(before.len() as u64..before.len() as u64)) {
         let (start, end) = (run.start as usize, run.end as usize);
         assert!(before[at..start] == after[at..start], "{case}: bytes from {at} to {start}");
         for ((new, old), below) in
