@@ -155,31 +155,28 @@ impl Unpacker {
     }
 
     /// Unpacks [`packed`](Self::packed) into the whole of `cluster`. Returns how many bytes of it are
-    /// the stream; all of them, where that does not say where it ends.
+    /// the stream, if that says where it ends.
     ///
     /// # Errors
     /// When the stream is damaged or ends before the cluster is full.
-    pub(super) fn unpack(&mut self, cluster: &mut [u8]) -> Result<usize, FormatError> {
+    pub(super) fn unpack(&mut self, cluster: &mut [u8]) -> Result<Option<usize>, FormatError> {
         let complete = match &mut self.stream {
             UnpackStream::Zlib(stream) => inflate(stream, &self.packed, cluster),
-            UnpackStream::Zstd(stream) => unpack_zstd(stream, &self.packed, cluster),
+            UnpackStream::Zstd(stream) => unpack_zstd(stream, &self.packed, cluster).map(Some),
         };
         complete.ok_or_else(|| Problem::Compressed.into())
     }
 }
 
 /// Raw deflate, as the format says.
-fn inflate(stream: &mut Decompress, packed: &[u8], cluster: &mut [u8]) -> Option<usize> {
+fn inflate(stream: &mut Decompress, packed: &[u8], cluster: &mut [u8]) -> Option<Option<usize>> {
     stream.reset(false);
     let status = stream.decompress(packed, cluster, FlushDecompress::Finish).ok()?;
     if stream.total_out() != u64::try_from(cluster.len()).ok()? {
         return None;
     }
-    if status == Status::StreamEnd {
-        usize::try_from(stream.total_in()).ok()
-    } else {
-        Some(packed.len())
-    }
+    let end = usize::try_from(stream.total_in()).ok();
+    Some(end.filter(|_| status == Status::StreamEnd))
 }
 
 /// One frame, or several, as QEMU reads them. They are unpacked where they belong: however large
@@ -304,7 +301,7 @@ mod tests {
                     prop_assert!(unpack(kind, packed).unwrap() == cluster);
                     let mut unpacker = codec.unpacker();
                     unpacker.packed = [packed, &cluster[..(seed % 600) as usize]].concat();
-                    prop_assert_eq!(unpacker.unpack(&mut vec![0; LEN]).unwrap(), packed.len());
+                    prop_assert_eq!(unpacker.unpack(&mut vec![0; LEN]).unwrap(), Some(packed.len()));
                 }
                 codec.keep_packer(packer);
             }

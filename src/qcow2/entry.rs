@@ -15,7 +15,7 @@ const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
 const REFCOUNT_TABLE_RESERVED: u64 = 0x1ff;
 const ZERO_FLAG: u64 = 1;
 /// Compressed data is addressed in units of this many bytes.
-const COMPRESSED_SECTOR: u64 = 512;
+pub(super) const COMPRESSED_SECTOR: u64 = 512;
 
 /// A reference to a whole cluster of metadata or data: where it is, and whether its reference
 /// count is known to be exactly one.

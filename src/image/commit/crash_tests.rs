@@ -33,7 +33,8 @@ impl Verb {
 impl Verb {
     /// How many leaked clusters stay where they are: those of images that are only read.
     fn leaves(self, case: &Case) -> u64 {
-        let [_, between, base] = case.layers.map(|it| it.is_some_and(|it| it.found == Found::Leaks));
+        let [_, between, base] =
+            case.layers.map(|it| it.is_some_and(|it| it.found == Found::Leaks));
         let read = [between, base && self == Verb::Flatten];
         read.iter().filter(|leaks| **leaks).count() as u64 * LEAKED
     }
@@ -255,7 +256,9 @@ fn a_stop_on_request_is_harmless() {
             let left = bytes(&chain);
             assert!(error.changed() || left == run.before, "{verb:?} {}: {error}", case.name);
             if verb == Verb::Flatten {
-                assert_eq!(in_memory(case, &left).leaks(), 0, "{}", case.name);
+                let [before, after] =
+                    [&run.before, &left].map(|files| in_memory(case, files).leaks());
+                assert!(after <= before, "{}", case.name);
             }
             run.judge(&left, &format!("stopped at step {steps}"));
             stopped += 1;

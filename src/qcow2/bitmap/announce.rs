@@ -33,13 +33,14 @@ pub struct Announced {
 impl Qcow2 {
     /// Has every bitmap that is to be kept up to date take `dirty` as dirty, and the image go on to
     /// vouch for its bitmaps; nothing else may be written through it afterwards. Disabled bitmaps, and
-    /// those that somebody has in use or did not save, stay as they are. Where a bitmap cannot be
-    /// changed, for lack of room or since it has extra data that nobody here knows, all of them are
-    /// given up with the first write. The caller must hold the image's lock. Everything is on the
+    /// those that somebody has in use or did not save, stay as they are. Where a bitmap can never be
+    /// changed, since the header has no room or it has extra data that nobody here knows, all of them
+    /// are given up with the first write. The caller must hold the image's lock. Everything is on the
     /// medium afterwards.
     ///
     /// # Errors
-    /// What the storage says; [`Cancelled`](ErrorKind::Cancelled).
+    /// What the storage says; [`NoSpace`](ErrorKind::NoSpace) on a block device too;
+    /// [`Cancelled`](ErrorKind::Cancelled).
     pub(crate) fn announce_writes(
         &mut self,
         dirty: &dyn DirtyRanges,
@@ -69,7 +70,8 @@ impl Qcow2 {
     }
 }
 
-/// Whether something cannot be, where all is as it was.
+/// Whether something can never be, where all is as it was.
 fn is_refusal(error: &Error) -> bool {
-    !error.changed() && !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Io)
+    let never = matches!(error.kind(), ErrorKind::UnsupportedFeature | ErrorKind::Corrupt);
+    never && !error.changed()
 }

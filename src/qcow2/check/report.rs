@@ -45,6 +45,8 @@ pub struct ScanReport {
     pub end_of_use: HostOffset,
     /// Guest clusters of the active disk that have a place in the image, compressed or not.
     pub allocated_clusters: u64,
+    /// Whether there is compressed data, in snapshots too.
+    pub has_compressed: bool,
     /// What of the active disk not every program reads.
     pub census: Census,
     /// The first finding that makes counting references worthless.

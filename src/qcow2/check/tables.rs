@@ -187,6 +187,7 @@ impl Scan<'_> {
     }
 
     fn data(&mut self, to: Reference, times: u64) {
+        self.report.has_compressed = true;
         let active = u64::from(to.guest.is_some());
         self.report.allocated_clusters = self.report.allocated_clusters.saturating_add(active);
         if !self.header.has_external_data() {

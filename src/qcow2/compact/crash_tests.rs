@@ -122,6 +122,11 @@ fn cases() -> Vec<Case> {
         case("compressed, with gaps and no room", LARGER, &with_gaps(3, 1, &[])),
         case("compressed, with gaps that a snapshot shares", LARGER, &gaps(&[Turn::Create, OTHER])),
         case("compressed, with gaps, counts of two bits", Shape { order: 1, ..LARGER }, &gaps(&[])),
+        case(
+            "compressed, with gaps that two snapshots share, counts of four bits",
+            Shape { order: 2, ..LARGER },
+            &gaps(&[Turn::Create, OTHER, Turn::Create]),
+        ),
         case("a snapshot", PLAIN, &[FULL, Turn::Create, HOLE]),
         case("what a snapshot shared", PLAIN, &[OTHER, FULL, Turn::Create, FULL, Turn::Delete(0)]),
         case(

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use super::packed::{SECTOR, touched};
+use super::packed::touched;
 use super::room::{self, FreeClusters};
 use super::{Mover, Packed, Pass};
 use crate::error::Result;
-use crate::qcow2::entry::{CompressedRange, RefcountTableEntry};
+use crate::qcow2::entry::{COMPRESSED_SECTOR, CompressedRange, RefcountTableEntry};
 use crate::qcow2::geometry::{Geometry, HostCluster};
 use crate::qcow2::lengths::index;
 use crate::qcow2::runs;
@@ -34,7 +34,7 @@ impl Held {
         /// They take 32 MiB.
         const MAX_PARTS: u64 = 1 << 28;
         let cluster_bits = geometry.cluster_bits().get();
-        let sector = SECTOR.trailing_zeros();
+        let sector = COMPRESSED_SECTOR.trailing_zeros();
         let parts = |bits: u32| end.get().saturating_mul(1 << cluster_bits.saturating_sub(bits));
         let part_bits = (sector..cluster_bits).find(|bits| parts(*bits) <= MAX_PARTS)?;
         let parts = vec![0; index(parts(part_bits).div_ceil(64))];

@@ -10,7 +10,8 @@
 //!
 //! - `room.rs` says where the file could end, and which clusters before that are free.
 //! - `data.rs` moves what L2 tables and bitmap tables lead to, `packed.rs` what of that is
-//!   compressed; `gaps.rs` decides when all of that moves, for what is missing between; `tables.rs` the tables themselves, `counts.rs` refcount blocks and table.
+//!   compressed; `gaps.rs` decides when all of that moves, for what is missing between; `tables.rs`
+//!   the tables themselves, `counts.rs` refcount blocks and table.
 
 mod batch;
 mod counts;
@@ -150,7 +151,7 @@ fn sound(storage: &dyn Storage, header: &Header, task: Task<'_>) -> Result<Sound
     report.require_sound()?;
     let leaked_bytes = header.geometry.bytes_of(ClusterCount::new(report.leaks));
     let wrong_counts = report.leaks.saturating_add(report.counted_beyond_file);
-    let has_packed = report.census.compressed.count > 0;
+    let has_packed = report.has_compressed;
     Ok(Sound { wrong_counts, leaked_bytes, has_packed })
 }
 

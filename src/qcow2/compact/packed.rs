@@ -7,23 +7,18 @@ use super::{Mover, Packed, Pass};
 use crate::error::Result;
 use crate::host::storage::{Storage, read_padded_at};
 use crate::qcow2::compress::{Codec, Unpacker};
-use crate::qcow2::entry::{CompressedRange, L2Entry};
+use crate::qcow2::entry::{COMPRESSED_SECTOR, CompressedRange, L2Entry};
 use crate::qcow2::geometry::{ClusterCount, Geometry, HostCluster, HostOffset};
 use crate::qcow2::header::Header;
 use crate::qcow2::lengths::index;
 use crate::qcow2::refcounts::Refcounts;
 use crate::qcow2::runs;
 
-/// Ranges say how many sectors of this many bytes they touch.
-pub(super) const SECTOR: u64 = 512;
-
 /// Where the next range may begin.
 #[derive(Debug, Default)]
 pub(super) struct Packing {
     /// Where the last range moved to.
     last: Option<CompressedRange>,
-    /// How often the last cluster is referred to that it touches.
-    count: u64,
     /// Where ranges went that others may refer to as well.
     moved: BTreeMap<(u64, u64), CompressedRange>,
 }
@@ -41,7 +36,7 @@ impl Measure {
         Measure { unpacker, cluster: vec![0; len] }
     }
 
-    /// The range without what is not the stream's, if it can be unpacked.
+    /// The range without what is not the stream's, if it can be unpacked and says where it ends.
     fn exact(
         &mut self,
         storage: &dyn Storage,
@@ -49,14 +44,14 @@ impl Measure {
     ) -> Result<Option<CompressedRange>> {
         self.unpacker.packed.resize(index(range.len), 0);
         read_padded_at(storage, range.offset.get(), &mut self.unpacker.packed)?;
-        let len = self.unpacker.unpack(&mut self.cluster).ok();
+        let len = self.unpacker.unpack(&mut self.cluster).ok().flatten();
         Ok(len.and_then(|len| u64::try_from(len).ok()).map(|len| CompressedRange { len, ..range }))
     }
 }
 
 impl Mover<'_> {
-    /// Plans that a range moves which reaches behind the mark, or any if all do. `table` is where the L2 table is that leads to it. Returns the entry that leads to its
-    /// new place; nothing where it stays.
+    /// Plans that a range moves which reaches behind the mark, or any if all do. `table` is where the L2
+    /// table is that leads to it. Returns the entry that leads to its new place; nothing where it stays.
     pub(super) fn relocate_packed(
         &mut self,
         range: CompressedRange,
@@ -99,14 +94,19 @@ impl Mover<'_> {
         if !self.has_packed {
             return Ok(true);
         }
+        /// A cluster that more refer to, which no program makes, stays.
+        const MAX_REFERENCES: usize = 1 << 17;
         let last = HostCluster::new(end.get().saturating_sub(1));
         let mut in_last = Vec::new();
         self.each_packed(|table, range| {
             let (first, clusters) = touched(self.geometry, range);
-            if first + clusters > last {
+            if first + clusters > last && in_last.len() <= MAX_REFERENCES {
                 in_last.push((table, range));
             }
         })?;
+        if in_last.len() > MAX_REFERENCES {
+            return Ok(false);
+        }
         self.pass = Pass::behind(last);
         let mut all = true;
         for (table, range) in in_last {
@@ -141,14 +141,11 @@ impl Mover<'_> {
         let (bytes, align) = match exact {
             Some(exact) => (exact, 1),
             // It touches no more sectors where it lies in them like this.
-            None => (range, SECTOR),
+            None => (range, COMPRESSED_SECTOR),
         };
-        let open = self.pass.packing.last.map(|last| last_touched(self.geometry, last));
         let Some(offset) = self.place_packed(bytes, align, times)? else { return Ok(None) };
         let to = CompressedRange { offset, ..bytes };
-        let goes_on = open == Some(last_touched(self.geometry, to));
         let packing = &mut self.pass.packing;
-        packing.count = if goes_on { packing.count.saturating_add(times) } else { times };
         packing.last = Some(to);
         if self.is_shared {
             packing.moved.insert(key, to);
@@ -160,13 +157,18 @@ impl Mover<'_> {
     fn may_count(&mut self, range: CompressedRange, times: u64) -> Result<bool> {
         let (first, clusters) = touched(self.geometry, range);
         for n in 0..clusters.get() {
-            let cluster = first + ClusterCount::new(n);
-            let count = self.count_of(cluster)?.saturating_add(self.batch.counted(cluster));
-            if count.saturating_add(times) > self.geometry.refcount_order().max_count() {
+            let count = self.counts_with(first + ClusterCount::new(n), times)?;
+            if count > self.geometry.refcount_order().max_count() {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// The count of a cluster once it is referred to so often more.
+    fn counts_with(&mut self, cluster: HostCluster, times: u64) -> Result<u64> {
+        let count = self.count_of(cluster)?.saturating_add(self.batch.counted(cluster));
+        Ok(count.saturating_add(times))
     }
 
     /// Free room for a range, which lies like this in what it is aligned to.
@@ -181,13 +183,12 @@ impl Mover<'_> {
             return Ok(None);
         }
         let within = range.offset.get().checked_rem(align).unwrap_or_default();
-        if let Some(last) = self.pass.packing.last
-            && self.pass.packing.count.saturating_add(times) <= max
-        {
+        if let Some(last) = self.pass.packing.last {
             let end = last.offset.get().saturating_add(last.len);
             let start = HostOffset::new(end.next_multiple_of(align).saturating_add(within));
             let open = last_touched(self.geometry, last);
             if self.geometry.host_cluster(start) == open
+                && self.counts_with(open, times)? <= max
                 && self.take_behind(open, CompressedRange { offset: start, ..range })?
             {
                 return Ok(Some(start));
