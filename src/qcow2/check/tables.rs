@@ -187,7 +187,6 @@ impl Scan<'_> {
     }
 
     fn data(&mut self, to: Reference, times: u64) {
-        self.report.has_compressed = true;
         let active = u64::from(to.guest.is_some());
         self.report.allocated_clusters = self.report.allocated_clusters.saturating_add(active);
         if !self.header.has_external_data() {
@@ -209,6 +208,7 @@ impl Scan<'_> {
             let stored = stored.unwrap_or_default();
             self.record(Finding::CopiedFlag { to, set: true, stored });
         }
+        self.report.has_compressed = true;
         let active = u64::from(to.guest.is_some());
         self.report.allocated_clusters = self.report.allocated_clusters.saturating_add(active);
         if to.guest.is_some() {
