@@ -7,8 +7,9 @@ use super::room::FreeClusters;
 use crate::error::Result;
 use crate::qcow2::entry::RefcountTableEntry;
 use crate::qcow2::error::FormatError;
-use crate::qcow2::geometry::{ClusterCount, ENTRY_SIZE, HostOffset};
+use crate::qcow2::geometry::{ClusterCount, ENTRY_SIZE, Geometry, HostOffset};
 use crate::qcow2::header::{Header, TableRef};
+use crate::qcow2::refblock::RefcountBlock;
 use crate::qcow2::table::read_refcount_table;
 
 impl Mover<'_> {
@@ -31,6 +32,33 @@ impl Mover<'_> {
             let refcount_table = TableRef { offset, ..mover.header.refcount_table };
             mover.switch(Header { refcount_table, ..mover.header.clone() })
         })
+    }
+
+    /// Adds refcount blocks, by their indexes, in whose clusters nothing is: each lies in the first one
+    /// that it counts. Those that count nothing else in the end do not stay.
+    pub(super) fn add_counts(&mut self, blocks: &[u64]) -> Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        self.begin_writing()?;
+        let place = |geometry: Geometry, index| {
+            geometry.host_offset(geometry.first_cluster_of_refblock(index))
+        };
+        for &index in blocks {
+            let mut block = RefcountBlock::zeroed(self.geometry);
+            block.set(0, 1);
+            self.storage.write_at(place(self.geometry, index).get(), block.bytes())?;
+        }
+        self.storage.sync()?;
+        for &index in blocks {
+            let entry = RefcountTableEntry::encode(place(self.geometry, index));
+            let at = self.block_entry(index).get();
+            self.storage.write_at(at, &entry.word().to_be_bytes())?;
+        }
+        self.storage.sync()?;
+        self.counts = read_refcount_table(self.storage, &self.header)?;
+        self.recent = None;
+        Ok(())
     }
 
     fn block_entry(&self, index: u64) -> HostOffset {

@@ -8,7 +8,7 @@ use super::room::{self, FreeClusters};
 use super::{Mover, Packed, Pass};
 use crate::error::Result;
 use crate::qcow2::entry::{COMPRESSED_SECTOR, CompressedRange, RefcountTableEntry};
-use crate::qcow2::geometry::{Geometry, HostCluster};
+use crate::qcow2::geometry::{ClusterCount, Geometry, HostCluster};
 use crate::qcow2::lengths::index;
 use crate::qcow2::runs;
 
@@ -87,6 +87,8 @@ struct Taken {
     held: Held,
     /// Clusters that hold some.
     clusters: u64,
+    /// How many of those have gaps.
+    with_gaps: u64,
     /// How many it would be side by side.
     at_best: u64,
     /// Its bytes, in whole sectors.
@@ -101,20 +103,24 @@ impl Mover<'_> {
         let end = self.end_of_use()?;
         let Some(taken) = self.taken(end)? else { return Ok(()) };
         let gain = taken.clusters.saturating_sub(taken.at_best);
-        let least = (end.get() / LEAST_GAIN).max(1);
-        let behind = self.room_behind(end)?;
-        let room = (behind.end - behind.start).get();
-        if gain < least || room < least {
+        if gain < (end.get() / LEAST_GAIN).max(1) {
             return Ok(());
         }
+        let mut room = self.room_behind(end, taken.clusters)?;
+        let packed = if room.clusters >= taken.clusters {
+            self.add_counts(&room.uncounted)?;
+            Packed::All
+        } else {
+            // As much as there is room for, and the next time other gaps.
+            room = self.room_behind(end, 0)?;
+            if room.clusters < taken.with_gaps {
+                return Ok(());
+            }
+            Packed::WithGaps(taken.held)
+        };
         log::info!("compressed data has gaps: of {} clusters, {gain} can be had", taken.clusters);
         self.progress.expect(taken.bytes.saturating_mul(2));
-        let packed = match room >= taken.clusters {
-            true => Packed::All,
-            // As much as there is room for, and the next time other gaps.
-            false => Packed::WithGaps(taken.held),
-        };
-        let free = FreeClusters::in_row(behind, self.geometry);
+        let free = FreeClusters::in_rows(room.rows, self.geometry);
         // Nothing else lies behind this mark.
         let mark = HostCluster::new(u64::MAX);
         self.pass = Pass { mark, free, packed, ..Pass::default() };
@@ -141,25 +147,53 @@ impl Mover<'_> {
         let (clusters, bytes) = each.filter(|bytes| *bytes > 0).fold((0u64, 0u64), |sum, bytes| {
             (sum.0.saturating_add(1), sum.1.saturating_add(bytes))
         });
+        let with_gaps = runs::clusters(HostCluster::ZERO..end)
+            .filter(|cluster| held.has_gaps_in(*cluster..*cluster + ClusterCount::new(1)));
+        let with_gaps = u64::try_from(with_gaps.count()).unwrap_or(u64::MAX);
         // Where counts are narrow, a cluster holds few; most may reach into two.
         let few = self.geometry.refcount_order().max_count().saturating_sub(1).max(1);
         let at_best = self.geometry.clusters_for(bytes).get().max(references.div_ceil(few));
-        Ok(Some(Taken { held, clusters, at_best, bytes }))
+        Ok(Some(Taken { held, clusters, with_gaps, at_best, bytes }))
     }
 
-    /// What is free behind all that is used, and can be counted.
-    fn room_behind(&self, end: HostCluster) -> Result<Range<HostCluster>> {
+    /// What is free behind all that is used, for at least so many clusters, as far as the refcount table
+    /// goes; for none, what is counted already.
+    fn room_behind(&self, end: HostCluster, wanted: u64) -> Result<Room> {
+        let limit = match self.storage.can_grow() {
+            true => HostCluster::new(u64::MAX),
+            false => HostCluster::new(self.storage.len()? >> self.geometry.cluster_bits().get()),
+        };
+        let mut room = Room::default();
         let first = self.geometry.refblock_index(end);
-        let blocks = self.counts.get(index(first)..).unwrap_or_default();
-        let counted = blocks.iter().take_while(|entry| **entry != RefcountTableEntry::EMPTY);
-        let counted = u64::try_from(counted.count()).unwrap_or_default();
-        let counted = self.geometry.first_cluster_of_refblock(first.saturating_add(counted));
-        if self.storage.can_grow() {
-            return Ok(end..counted.max(end));
+        for (block, entry) in (first..).zip(self.counts.get(index(first)..).unwrap_or_default()) {
+            let is_counted = *entry != RefcountTableEntry::EMPTY;
+            if !is_counted && room.clusters >= wanted {
+                break;
+            }
+            let mut start = self.geometry.first_cluster_of_refblock(block).max(end);
+            let stop = self.geometry.first_cluster_of_refblock(block.saturating_add(1)).min(limit);
+            if !is_counted && start < stop {
+                room.uncounted.push(block);
+                // Where that will be.
+                start = start + ClusterCount::new(1);
+            }
+            if start >= stop {
+                break;
+            }
+            room.clusters = room.clusters.saturating_add((stop - start).get());
+            room.rows.push(start..stop);
         }
-        let inside = self.storage.len()? >> self.geometry.cluster_bits().get();
-        Ok(end..counted.min(HostCluster::new(inside)).max(end))
+        Ok(room)
     }
+}
+
+/// Free clusters behind all that is used.
+#[derive(Debug, Default)]
+struct Room {
+    rows: Vec<Range<HostCluster>>,
+    clusters: u64,
+    /// The refcount blocks that are missing for some of them.
+    uncounted: Vec<u64>,
 }
 
 #[cfg(test)]

@@ -288,14 +288,14 @@ impl<'a> Mover<'a> {
         self.drop_empty_tables()?;
         // Packed data lies differently where it moved to: there may be more to gain then.
         for _ in 0..MAX_ROUNDS {
-            let moved = self.progress.moved_bytes;
+            let before = self.end_of_use()?;
             self.close_gaps()?;
             let target = room::mark(&mut self.stored_counts())?;
             let end = self.end_of_use()?;
             log::info!("plan: of {end} clusters, those from {target} on move to the front");
             self.progress.expect(self.geometry.bytes_of(end - target));
             self.move_to(target, end)?;
-            if !self.has_packed || self.progress.moved_bytes == moved {
+            if !self.has_packed || self.end_of_use()? >= before {
                 break;
             }
         }

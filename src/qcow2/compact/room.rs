@@ -46,15 +46,11 @@ impl FreeClusters {
         FreeClusters { end, ..FreeClusters::default() }
     }
 
-    /// These alone.
-    pub(super) fn in_row(row: Range<HostCluster>, geometry: Geometry) -> FreeClusters {
-        let next_block = geometry.refblock_index(row.end).saturating_add(1);
-        FreeClusters {
-            next_block,
-            end: row.end,
-            runs: VecDeque::from([row]),
-            ..FreeClusters::default()
-        }
+    /// These alone, ascending.
+    pub(super) fn in_rows(rows: Vec<Range<HostCluster>>, geometry: Geometry) -> FreeClusters {
+        let end = rows.last().map_or(HostCluster::ZERO, |row| row.end);
+        let next_block = geometry.refblock_index(end).saturating_add(1);
+        FreeClusters { next_block, end, runs: rows.into(), ..FreeClusters::default() }
     }
 
     /// A free cluster, if there is one.
