@@ -126,8 +126,7 @@ pub trait BlockDevice: Send + Sync {
     fn content(&self, offset: u64, end: u64) -> Result<Content> {
         let Extent { len, kind, .. } = self.extent(offset, end)?;
         let is_zero = matches!(kind, ExtentKind::Zero | ExtentKind::Unallocated);
-        let is_compressed = kind == ExtentKind::Compressed;
-        Ok(Content { is_zero, is_compressed, end: offset.saturating_add(len) })
+        Ok(Content { is_zero, end: offset.saturating_add(len) })
     }
 
     /// The runs of a range of the disk, one after the other; neighbours of a kind are one. For many
@@ -169,17 +168,8 @@ pub struct Extent {
 pub struct Content {
     /// Whether it reads as zeros; else nobody can tell without reading it.
     pub is_zero: bool,
-    /// Whether it is compressed where it is stored.
-    pub is_compressed: bool,
     /// Where it ends, in bytes from the beginning of the disk.
     pub end: u64,
-}
-
-impl Content {
-    /// What is not compressed, up to `end`.
-    pub fn plain(is_zero: bool, end: u64) -> Content {
-        Content { is_zero, is_compressed: false, end }
-    }
 }
 
 /// A run of bytes, one of many that follow on one another.

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::in_order::{Steps, in_order, workers};
+use super::map::{ChainMap, MapRun};
 use crate::block::{BlockDevice, Content};
 use crate::error::Result;
 use crate::task::Task;
@@ -86,7 +87,7 @@ pub(super) fn zeros_of(disk: &dyn BlockDevice, offset: u64, end: u64) -> Result<
     if offset >= disk.size() {
         return Ok(end);
     }
-    let Content { is_zero, end: zeros, .. } = disk.content(offset, end.min(disk.size()))?;
+    let Content { is_zero, end: zeros } = disk.content(offset, end.min(disk.size()))?;
     Ok(match is_zero {
         true if zeros >= disk.size() => end,
         true => zeros,
@@ -123,25 +124,35 @@ fn first_difference(ours: &[u8], theirs: &[u8]) -> Option<u64> {
     bytes.position(|(ours, theirs)| ours != theirs).map(|byte| (block + byte) as u64)
 }
 
-/// Where, of two disks of a size, one first is known to have zeros and the other is not, or has
-/// compressed what the other has not.
+/// Where one of two disks is first mapped in another way than the other: as data, zeros or nothing,
+/// compressed or not, with a place in a file or without. What lies behind the end of the shorter one
+/// does not count.
 ///
 /// # Errors
 /// As [`compare`].
 pub fn compare_allocation(
-    ours: &dyn BlockDevice,
-    theirs: &dyn BlockDevice,
+    ours: &ChainMap,
+    theirs: &ChainMap,
     task: Task<'_>,
 ) -> Result<Option<u64>> {
     let size = ours.size().min(theirs.size());
-    let mut at = 0;
-    while at < size {
+    let how = |run: &MapRun| {
+        (run.is_present, run.is_zero, run.is_data, run.is_compressed, run.offset.is_some())
+    };
+    let end = |run: &MapRun| run.start.saturating_add(run.len);
+    let (mut ours, mut theirs) = (ours.runs(0..size), theirs.runs(0..size));
+    let (mut our, mut their) = (ours.next().transpose()?, theirs.next().transpose()?);
+    while let (Some(a), Some(b)) = (our, their) {
         task.check()?;
-        let (ours, theirs) = (ours.content(at, size)?, theirs.content(at, size)?);
-        if (ours.is_zero, ours.is_compressed) != (theirs.is_zero, theirs.is_compressed) {
-            return Ok(Some(at));
+        if how(&a) != how(&b) {
+            return Ok(Some(a.start.max(b.start)));
         }
-        at = ours.end.min(theirs.end);
+        if end(&a) <= end(&b) {
+            our = ours.next().transpose()?;
+        }
+        if end(&b) <= end(&a) {
+            their = theirs.next().transpose()?;
+        }
     }
     Ok(None)
 }

@@ -257,7 +257,7 @@ fn in_place(
     report: &mut AmendReport,
     context: Context<'_>,
 ) -> Result<()> {
-    let target = refuse_amendment(existing.storage(), old, amendment)?;
+    let target = refuse_amendment(existing.storage(), old, amendment, context.task())?;
     report.amendments = differences(old, &target);
     if target == *old {
         return Ok(());

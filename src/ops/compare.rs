@@ -31,8 +31,8 @@ pub struct CompareRequest {
     /// The id or the name of an internal snapshot of it, whose disk is compared instead. Default:
     /// none.
     pub other_snapshot: Option<String>,
-    /// Whether the disks must also have one size, and have their zeros as such, and what is
-    /// compressed, in the same places. Else what one has behind the end of the other must be zeros. Default: `false`.
+    /// Whether the disks must also have one size, and have data, zeros and nothing, and what is
+    /// compressed, in the same places, as a map tells. Else what one has behind the end of the other must be zeros. Default: `false`.
     #[serde(default)]
     pub strict: bool,
 }
@@ -59,8 +59,8 @@ choice! {
         Content = "content",
         /// In their size, if that matters.
         Size = "size",
-        /// In what is allocated: one has zeros as such where the other has data, or compressed data
-        /// where the other has it plain, if that matters.
+        /// In what is allocated: one has data, zeros or nothing where the other has something else, or
+        /// compressed data where the other has it plain, if that matters.
         Allocation = "allocation",
     }
 }
@@ -109,12 +109,23 @@ pub struct CompareReport {
 /// # Errors
 /// What opening and reading both says; [`Cancelled`](crate::ErrorKind::Cancelled).
 pub fn compare(request: &CompareRequest, context: Context<'_>) -> Result<CompareReport> {
-    let ours = Source::open(&request.path, request.format, request.snapshot.as_deref(), context)?;
-    let snapshot = request.other_snapshot.as_deref();
-    let theirs = Source::open(&request.other, request.other_format, snapshot, context)?;
+    let sources = || -> Result<_> {
+        let ours = (&request.path, request.format, request.snapshot.as_deref());
+        let theirs = (&request.other, request.other_format, request.other_snapshot.as_deref());
+        let [ours, theirs] =
+            [ours, theirs].map(|(path, told, name)| Source::open(path, told, name, context));
+        Ok((ours?, theirs?))
+    };
+    let (ours, theirs) = sources()?;
     let formats = (ours.format(), theirs.format());
     let (ours, theirs) = (ours.assemble(context)?, theirs.assemble(context)?);
-    let found = difference(&ours, &theirs, request.strict, context)?;
+    let mut found = difference(&ours, &theirs, request.strict, context)?;
+    if request.strict && found.is_none() {
+        let (ours, theirs) = sources()?;
+        let (ours, theirs) = (ours.into_map(context)?, theirs.into_map(context)?);
+        let at = image::compare_allocation(&ours, &theirs, context.task())?;
+        found = at.map(|at| (Difference::Allocation, at));
+    }
     Ok(CompareReport {
         path: lossy(&request.path),
         path_bytes_hex: bytes_hex(&request.path),
@@ -132,7 +143,7 @@ pub fn compare(request: &CompareRequest, context: Context<'_>) -> Result<Compare
     })
 }
 
-/// The first difference that matters, and where it is.
+/// The first difference of size or contents that matters, and where it is.
 fn difference(
     ours: &dyn BlockDevice,
     theirs: &dyn BlockDevice,
@@ -142,10 +153,8 @@ fn difference(
     if strict && ours.size() != theirs.size() {
         return Ok(Some((Difference::Size, ours.size().min(theirs.size()))));
     }
-    let task = context.task();
-    if let Comparison::Differ { offset } = image::compare(ours, theirs, task)? {
-        return Ok(Some((Difference::Content, offset)));
-    }
-    let allocated = if strict { image::compare_allocation(ours, theirs, task)? } else { None };
-    Ok(allocated.map(|offset| (Difference::Allocation, offset)))
+    Ok(match image::compare(ours, theirs, context.task())? {
+        Comparison::Differ { offset } => Some((Difference::Content, offset)),
+        Comparison::Same => None,
+    })
 }

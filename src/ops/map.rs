@@ -235,7 +235,8 @@ impl OpenMap {
     /// As [`entries`](Self::entries), to the end of the disk's last sector of 512 bytes, which a raw
     /// disk of an odd length does not fill: so QEMU sees it.
     pub fn sector_entries(&self) -> impl Iterator<Item = Result<MapEntry>> {
-        self.entries_to(if self.end == self.size() { u64::MAX } else { self.end })
+        let most = self.request.max_length.map_or(u64::MAX, ByteSize::bytes);
+        self.entries_to(self.start.saturating_add(most))
     }
 
     fn entries_to(&self, end: u64) -> impl Iterator<Item = Result<MapEntry>> {

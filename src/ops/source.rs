@@ -8,10 +8,10 @@ use crate::block::DeviceOptions;
 use crate::error::Result;
 use crate::host::storage::Storage;
 use crate::host::{FileId, FileStorage};
-use crate::image::Image;
 use crate::image::chain::Link;
 use crate::image::journal::refuse_pending;
 use crate::image::probe;
+use crate::image::{ChainMap, Image};
 
 /// A disk that is read, not put together yet.
 pub(super) struct Source {
@@ -74,6 +74,14 @@ impl Source {
             Some(below) => Ok(below.format == format && below.storage.id()? == file),
             None => Ok(false),
         }
+    }
+
+    /// What of it is where, image by image.
+    ///
+    /// # Errors
+    /// As [`ChainMap::open`].
+    pub(super) fn into_map(self, context: Context<'_>) -> Result<ChainMap> {
+        ChainMap::open(&context.opening(), self.link)
     }
 
     /// Puts it together.

@@ -70,18 +70,16 @@ impl BlockDevice for Qcow2 {
                 // Room that was laid out and never written is a hole of the file.
                 let run = self.data().run(host_offset, host_offset.saturating_add(len))?;
                 let len = run.end.saturating_sub(host_offset);
-                Ok(Content::plain(run.is_hole, offset.saturating_add(len)))
+                Ok(Content { is_zero: run.is_hole, end: offset.saturating_add(len) })
             }
             (ExtentKind::Unallocated, Some(below)) if offset < below.size() => {
                 below.content(offset, end.min(below.size()))
             }
             (ExtentKind::Unallocated, None) => {
-                Ok(Content::plain(self.header.backing.is_none(), end))
+                Ok(Content { is_zero: self.header.backing.is_none(), end })
             }
-            (ExtentKind::Zero | ExtentKind::Unallocated, _) => Ok(Content::plain(true, end)),
-            (ExtentKind::Compressed, _) => {
-                Ok(Content { is_compressed: true, ..Content::plain(false, end) })
-            }
+            (ExtentKind::Zero | ExtentKind::Unallocated, _) => Ok(Content { is_zero: true, end }),
+            (ExtentKind::Compressed, _) => Ok(Content { is_zero: false, end }),
         }
     }
 }

@@ -225,7 +225,7 @@ impl Qcow2 {
 fn content(disk: Option<&dyn BlockDevice>, at: u64, end: u64) -> Result<Content> {
     match disk.filter(|disk| at < disk.size()) {
         Some(disk) => disk.content(at, end.min(disk.size())),
-        None => Ok(Content::plain(true, end)),
+        None => Ok(Content { is_zero: true, end }),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Env, same_bytes};
+use crate::support::{Env, message, same_bytes};
 
 /// A base, and a disk above it or above nothing, with data, zeros and holes.
 fn disk(options: &str, above: bool) -> Env {
@@ -202,4 +202,29 @@ fn killed_at_any_moment() {
         env.report("check d.qcow2 --repair leaks");
         env.is_clean("d.qcow2");
     }
+}
+
+/// Of a dirty image, counts are held against what refers to clusters before anything is written; and an
+/// image that is nothing but dirty is written anew.
+#[test]
+fn dirty_images() {
+    let env = Env::new();
+    env.qemu_img("create -q -f qcow2 -o lazy_refcounts=on d.qcow2 4M");
+    env.qemu_io("qcow2", "d.qcow2", "write -P 9 0 1M");
+    env.qemu_img("snapshot -c s d.qcow2");
+    env.run("qemu-io", ["-f", "qcow2", "-c", "write -P 8 0 64k", "-c", "abort", "d.qcow2"]);
+    let is_dirty = || env.qemu_info("d.qcow2")["dirty-flag"] == true;
+    assert!(is_dirty());
+    for dry in ["--dry-run", ""] {
+        let line = format!("amend d.qcow2 --refcount-bits 1 {dry}");
+        let error = env.refuses(&line, "incompatible_options");
+        assert!(message(&error).contains("2 references"), "{error:#}");
+    }
+    assert!(is_dirty());
+    env.qemu_img("create -q -f qcow2 -o lazy_refcounts=on d.qcow2 4M");
+    env.run("qemu-io", ["-f", "qcow2", "-c", "write -P 8 0 64k", "-c", "abort", "d.qcow2"]);
+    assert!(is_dirty());
+    env.report("amend d.qcow2 --cluster-size 4K");
+    env.is_clean("d.qcow2");
+    assert!(env.disk("qcow2", "d.qcow2")[..64 << 10].iter().all(|&byte| byte == 8));
 }

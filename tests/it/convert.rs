@@ -218,10 +218,21 @@ fn comparisons_are_those_of_qemu() {
     // What is compressed is no other content.
     env.report("convert s.raw plain.qcow2");
     env.qemu_img("create -q -f qcow2 -b a.qcow2 -F qcow2 above.qcow2");
-    for (other, strict, code) in
-        [("plain", ["", ""], 0), ("plain", ["-s", "--strict"], 1), ("above", ["-s", "--strict"], 0)]
-    {
-        let [theirs, ours] = strict.map(|flag| format!("compare {flag} a.qcow2 {other}.qcow2"));
+    env.qemu_img("create -q -f qcow2 none.qcow2 1M");
+    env.qemu_img("create -q -f qcow2 zero.qcow2 1M");
+    env.qemu_io("qcow2", "zero.qcow2", "write -z 0 64k");
+    env.qemu_img("create -q -f raw hole.raw 1M");
+    let strict = ["-s", "--strict"];
+    for (one, other, strict, code) in [
+        ("a.qcow2", "plain.qcow2", ["", ""], 0),
+        ("a.qcow2", "plain.qcow2", strict, 1),
+        ("a.qcow2", "above.qcow2", strict, 0),
+        ("none.qcow2", "zero.qcow2", ["", ""], 0),
+        ("none.qcow2", "zero.qcow2", strict, 1),
+        ("none.qcow2", "hole.raw", strict, 1),
+        ("none.qcow2", "none.qcow2", strict, 0),
+    ] {
+        let [theirs, ours] = strict.map(|flag| format!("compare {flag} {one} {other}"));
         env.run("qemu-img", theirs.split_whitespace()).exits(code);
         env.vmdisk(&ours).exits(code);
     }

@@ -157,6 +157,17 @@ fn odd_sizes_of_qcow2() {
     }
 }
 
+/// A part of a raw disk of an odd length ends where it was asked to, beyond the last byte, too.
+#[test]
+fn parts_of_odd_lengths() {
+    let env = Env::new();
+    env.write("d.raw", [1; 100]);
+    for part in ["-s 94 -l 45", "-s 50 -l 500", "-s 10"] {
+        let (theirs, ours) = both(&env, "d.raw", "raw", part);
+        assert_eq!(ours, theirs, "{part}");
+    }
+}
+
 /// What cannot be looked at is refused, and an image that is damaged in its midst ends a list there.
 #[test]
 fn refusals() {

@@ -297,7 +297,7 @@ fn what_is_left_to_the_same_base_is_not_read() {
             Ok(Extent { offset, len: end - offset, kind })
         }
         fn content(&self, _: u64, end: u64) -> Result<Content> {
-            Ok(Content::plain(false, end))
+            Ok(Content { is_zero: false, end })
         }
     }
     let size = VirtualSize::round_up(ByteSize::from_bytes(1 << 40)).unwrap();

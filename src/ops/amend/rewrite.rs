@@ -16,6 +16,7 @@ use crate::qcow2::check::scan;
 use crate::qcow2::geometry::ClusterBits;
 use crate::qcow2::{
     BackingName, Compatible, CompressionType, CreateOptions, Extension, Header, HeaderForm,
+    Incompatible,
 };
 use crate::units::{ByteSize, VirtualSize};
 
@@ -64,7 +65,12 @@ impl Rewrite {
             return Ok(None);
         }
         refuse_rewrite(existing, old, true)?;
-        if report.corruptions > 0 {
+        // Counts that are known to be stale are not taken over.
+        let is_damaged = match old.incompatible.contains(Incompatible::DIRTY) {
+            true => report.damage().is_some(),
+            false => report.corruptions > 0,
+        };
+        if is_damaged {
             let message = "the image is damaged: check it before it is written anew";
             return Err(Error::new(ErrorKind::Corrupt, message));
         }

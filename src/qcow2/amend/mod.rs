@@ -11,8 +11,9 @@ mod target;
 mod tests;
 mod zeros;
 
-use self::recount::Recount;
+use self::recount::{Recount, require_width};
 use self::target::target;
+use super::check::scan;
 use super::feature::{Autoclear, Incompatible};
 use super::geometry::RefcountOrder;
 use super::header::{BackingName, CompressionType, Header, Version};
@@ -58,7 +59,8 @@ impl Amended {
     }
 }
 
-/// Refuses what the header alone speaks against; nothing is written. Returns what it would become.
+/// Refuses what the header speaks against, and of a dirty image, whose counts are made true when it is
+/// opened to be written, what refers to its clusters; nothing is written. Returns what it would become.
 ///
 /// # Errors
 /// As [`Qcow2::plan_amendment`].
@@ -66,16 +68,22 @@ pub fn refuse_amendment(
     storage: &dyn Storage,
     header: &Header,
     amendment: &Amendment,
+    task: Task<'_>,
 ) -> Result<Header> {
     header.require_not_corrupt()?;
     let target = target(storage, header, amendment)?;
     HeaderChange::plan(storage, &target)?;
+    let dirty = header.incompatible.contains(Incompatible::DIRTY);
+    if dirty && target.geometry != header.geometry {
+        let found = scan(storage, header, task.quiet())?;
+        require_width(&found, header.geometry, target.geometry)?;
+    }
     Ok(target)
 }
 
 impl Qcow2 {
     /// What [`amend`](Self::amend) would do, to an image that is open to be read too; nothing is
-    /// written. Of a dirty image, counts are not looked at.
+    /// written.
     ///
     /// # Errors
     /// [`Corrupt`](ErrorKind::Corrupt) for an image that is marked so;
@@ -91,7 +99,7 @@ impl Qcow2 {
     /// opened.
     pub fn plan_amendment(&self, amendment: &Amendment, task: Task<'_>) -> Result<Amended> {
         let storage = &*self.storage;
-        let (old, new) = (&self.header, refuse_amendment(storage, &self.header, amendment)?);
+        let (old, new) = (&self.header, refuse_amendment(storage, &self.header, amendment, task)?);
         if new.compression != old.compression {
             if old.snapshots.count > 0 {
                 let message = "internal snapshots may have compressed clusters";

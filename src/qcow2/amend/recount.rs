@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::storage::Storage;
+use crate::qcow2::check::ScanReport;
 use crate::qcow2::entry::RefcountTableEntry;
 use crate::qcow2::error::FormatError;
 use crate::qcow2::geometry::{ClusterCount, Geometry, HostCluster};
@@ -131,6 +132,15 @@ impl Recount {
         let start = self.old.host_cluster(self.old_place.offset);
         releaser.release_run(start..start + ClusterCount::new(self.old_place.count.into()))?;
         releaser.finish().map(drop)
+    }
+}
+
+/// Refuses counts that a scan found and that another width has no room for.
+pub(super) fn require_width(found: &ScanReport, old: Geometry, new: Geometry) -> Result<()> {
+    let max = new.refcount_order().max_count();
+    match found.ledger().iter().find(|(_, count)| *count > max) {
+        Some((cluster, count)) => Err(does_not_fit(old, new, cluster, count)),
+        None => Ok(()),
     }
 }
 

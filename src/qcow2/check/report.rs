@@ -71,7 +71,7 @@ impl ScanReport {
     }
 
     /// The first finding that makes counting references worthless.
-    pub(in crate::qcow2) const fn damage(&self) -> Option<&Finding> {
+    pub(crate) const fn damage(&self) -> Option<&Finding> {
         self.damage.as_ref()
     }
 
