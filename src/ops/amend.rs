@@ -225,8 +225,7 @@ fn amend_open(
         }
     } else {
         let amendment = amendment(request, order, backing);
-        in_place(existing, &old, &amendment, &mut report, context)
-            .map_err(|error| error.after_changes_if(dirty && !request.dry_run))?;
+        in_place(existing, &old, &amendment, &mut report, context)?;
         report.refcounts_rebuilt = report.changed && dirty;
     }
     let info = FileStorage::open(&resolve(&request.path)?, Access::Read)?.info()?;
@@ -267,10 +266,13 @@ fn in_place(
         true => existing.assemble_to_read(with_below, context)?,
         false => existing.assemble_to_write(with_below, context)?,
     };
+    // The counts of a dirty image were made true when it was opened.
+    let mended = old.incompatible.contains(Incompatible::DIRTY) && !report.dry_run;
     let amended = match report.dry_run {
-        true => image.plan_amendment(amendment, context.task())?,
-        false => image.amend(amendment, context.task())?,
+        true => image.plan_amendment(amendment, context.task()),
+        false => image.amend(amendment, context.task()),
     };
+    let amended = amended.map_err(|error| error.after_changes_if(mended))?;
     report.unsaid_zero_bytes = amended.unsaid_zero_bytes;
     if !report.dry_run {
         image.close().map_err(Error::after_changes)?;
