@@ -63,10 +63,23 @@ impl Bitmap {
 
     /// How many bits of these are not set.
     fn free(&self, range: Range<u64>) -> u64 {
-        let zeros = |(index, byte): (u64, &u8)| (!byte & mask(index, &range)).count_ones();
+        let zeros = |index, byte: &u8| u64::from((!byte & mask(index, &range)).count_ones());
         let (first, bytes) = touched(&range);
         let bytes = self.0.get(bytes.start..bytes.end.min(self.0.len())).unwrap_or_default();
-        (first..).zip(bytes).map(zeros).fold(0, |sum, zeros| sum.saturating_add(zeros.into()))
+        let last = last(first, bytes);
+        match bytes {
+            [] => 0,
+            [byte] => zeros(first, byte),
+            // Most are whole.
+            [head, whole @ .., tail] => {
+                let (words, rest) = whole.as_chunks::<8>();
+                let words = words.iter().map(|word| u64::from_ne_bytes(*word).count_zeros());
+                let rest = rest.iter().map(|byte| byte.count_zeros());
+                let between: u64 = words.chain(rest).map(u64::from).sum();
+                let ends = zeros(first, head).saturating_add(zeros(last, tail));
+                between.saturating_add(ends)
+            }
+        }
     }
 
     /// The runs of the first `len` bits that are not set.
@@ -88,7 +101,10 @@ impl Bitmap {
             let byte = byte.copied().unwrap_or(u8::MAX);
             let bit = at % 8;
             if bit == 0 && byte == none {
-                at = at.saturating_add(8);
+                let rest = usize::try_from(at / 8).ok().and_then(|index| self.0.get(index..));
+                let bytes = rest.unwrap_or_default().iter().take_while(|byte| **byte == none);
+                let bits = u64::try_from(bytes.count()).unwrap_or(u64::MAX).max(1);
+                at = at.saturating_add(bits.saturating_mul(8));
             } else if (byte.rotate_right(u32::try_from(bit).unwrap_or(0)) & 1 == 1) == set {
                 return Some(at);
             } else {
@@ -102,9 +118,19 @@ impl Bitmap {
     pub(super) fn set(&mut self, range: Range<u64>, used: bool) {
         let ((first, bytes), len) = (touched(&range), self.0.len());
         let bytes = self.0.get_mut(bytes.start..bytes.end.min(len)).unwrap_or_default();
-        for (index, byte) in (first..).zip(bytes) {
+        let last = last(first, bytes);
+        let put = |index, byte: &mut u8| {
             let mask = mask(index, &range);
             *byte = if used { *byte | mask } else { *byte & !mask };
+        };
+        match bytes {
+            [] => {}
+            [byte] => put(first, byte),
+            [head, whole @ .., tail] => {
+                put(first, head);
+                whole.fill(if used { u8::MAX } else { 0 });
+                put(last, tail);
+            }
         }
     }
 
@@ -124,6 +150,11 @@ fn touched(range: &Range<u64>) -> (u64, Range<usize>) {
     let (first, end) = (range.start / 8, range.end.div_ceil(8));
     let place = |index| usize::try_from(index).unwrap_or(usize::MAX);
     (first, place(first)..place(end))
+}
+
+/// The index of the last of these bytes, of which there are some.
+fn last(first: u64, bytes: &[u8]) -> u64 {
+    first.saturating_add(u64::try_from(bytes.len()).unwrap_or(0)).saturating_sub(1)
 }
 
 /// Which bits of this byte are among these bits of all.
