@@ -70,7 +70,7 @@ mod tests {
         let task = Task::new(&Silent, &cancel);
         for (make, frees) in [(leaking as fn(Vec<u8>) -> Vec<u8>, true), (counted_twice, false)] {
             let before = make(files[0].contents());
-            let files = in_memory(&[before.clone()]);
+            let files = in_memory(std::slice::from_ref(&before));
             let mut image = PLAIN.open(&files, true).unwrap();
             assert_eq!(image.free_leaks(task).unwrap() > 0, frees);
             assert_eq!(image.free_leaks(task).unwrap(), 0);

@@ -73,7 +73,7 @@ impl Bitmap {
             // Most are whole.
             [head, whole @ .., tail] => {
                 let (words, rest) = whole.as_chunks::<8>();
-                let words = words.iter().map(|word| u64::from_ne_bytes(*word).count_zeros());
+                let words = words.iter().map(|word| u64::from_le_bytes(*word).count_zeros());
                 let rest = rest.iter().map(|byte| byte.count_zeros());
                 let between: u64 = words.chain(rest).map(u64::from).sum();
                 let ends = zeros(first, head).saturating_add(zeros(last, tail));
