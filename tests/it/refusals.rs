@@ -302,8 +302,8 @@ fn nobody_locks_himself_out() {
     env.qemu_img("create -f qcow2 -b a.qcow2 -F qcow2 b.qcow2");
     env.qemu_img("rebase -u -b b.qcow2 -F qcow2 a.qcow2");
     let lines = [
-        "create base.qcow2 --backing over.qcow2 --if-exists replace",
-        "create base.qcow2 --backing base.qcow2 --if-exists replace",
+        "create base.qcow2 --backing over.qcow2 --if-exists replace --force",
+        "create base.qcow2 --backing base.qcow2 --if-exists replace --force",
         "resize a.qcow2 --size 2M",
         "ensure a.qcow2 --size 2M --backing b.qcow2",
     ];

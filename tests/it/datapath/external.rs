@@ -156,7 +156,8 @@ fn a_data_file_is_not_the_disk_itself() {
     env.qemu_img("create -q -f qcow2 -o data_file=e.qcow2 d.qcow2 1M");
     let bytes = fs::read(env.path(IMAGE)).expect("the image");
     let at = bytes.windows(7).position(|name| name == b"e.qcow2").expect("the name");
-    env.refuses("create e.qcow2 --backing d.qcow2 --if-exists replace", "backing_cycle");
+    env.refuses("create e.qcow2 --backing d.qcow2 --if-exists replace", "has_dependents");
+    env.refuses("create e.qcow2 --backing d.qcow2 --if-exists replace --force", "backing_cycle");
     env.patch(IMAGE, at as u64, b"d.qcow2");
     for locked in [true, false] {
         let error = open(&env, IMAGE, locked, true).expect_err("itself");
