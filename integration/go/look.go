@@ -99,6 +99,9 @@ type MeasureRequest struct {
 	// SourceFormat is the format of that disk, where name and content leave a doubt. Default: what
 	// they agree on.
 	SourceFormat Format `json:"source_format,omitempty"`
+	// Snapshot is the id or the name of an internal snapshot of it, whose disk is meant instead.
+	// Default: none.
+	Snapshot string `json:"snapshot,omitempty"`
 	// Size is the size of an empty disk; rounded up to 512 bytes.
 	Size Size `json:"size,omitempty"`
 	// Format is the format of the new image. Default: FormatQcow2.

@@ -91,7 +91,7 @@ type QemuEncryption struct {
 	// PayloadOffset is where guest data would begin behind the encryption header, in bytes.
 	PayloadOffset uint64 `json:"payload-offset"`
 	// MasterKeyIters is how often the master key's digest was hashed.
-	MasterKeyIters uint64 `json:"master-key-iters"`
+	MasterKeyIters uint32 `json:"master-key-iters"`
 	// UUID is the UUID.
 	UUID string `json:"uuid"`
 	// Slots are the places for keys.
@@ -103,9 +103,9 @@ type QemuKeySlot struct {
 	// Active tells whether there is a key.
 	Active bool `json:"active"`
 	// Iters is how often its passphrase was hashed.
-	Iters uint64 `json:"iters"`
+	Iters uint32 `json:"iters"`
 	// Stripes is into how many stripes it is split.
-	Stripes uint64 `json:"stripes"`
+	Stripes uint32 `json:"stripes"`
 	// KeyOffset is where it is in the encryption header, in bytes.
 	KeyOffset uint64 `json:"key-offset"`
 }
