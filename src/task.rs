@@ -120,6 +120,39 @@ impl<'a> Task<'a> {
     }
 }
 
+/// Calls a work off at its nth report, counted from 0.
+#[cfg(test)]
+pub(crate) struct StopsAt {
+    nth: usize,
+    seen: AtomicUsize,
+    cancel: Cancel,
+}
+
+#[cfg(test)]
+impl StopsAt {
+    pub(crate) fn new(nth: usize) -> StopsAt {
+        StopsAt { nth, seen: AtomicUsize::new(0), cancel: Cancel::new() }
+    }
+
+    pub(crate) fn task(&self) -> Task<'_> {
+        Task::new(self, &self.cancel)
+    }
+
+    /// Whether there were so many reports.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.cancel.is_tripped()
+    }
+}
+
+#[cfg(test)]
+impl Progress for StopsAt {
+    fn advance(&self, _: &'static str, _: u64, _: u64) {
+        if self.seen.fetch_add(1, Ordering::Relaxed) == self.nth {
+            self.cancel.trip();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,7 +32,8 @@ pub struct CompareRequest {
     /// none.
     pub other_snapshot: Option<String>,
     /// Whether the disks must also have one size, and have data, zeros and nothing, and what is
-    /// compressed, in the same places, as a map tells. Else what one has behind the end of the other must be zeros. Default: `false`.
+    /// compressed, in the same places, as a map tells. Else what one has behind the end of the other
+    /// must be zeros. Default: `false`.
     #[serde(default)]
     pub strict: bool,
 }

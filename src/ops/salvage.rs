@@ -98,9 +98,9 @@ pub struct SalvageReport {
 /// # Errors
 /// Of the header of an image, which must open; [`BadRequest`](ErrorKind::BadRequest) for a new disk
 /// in the place of the old one or of a file below it; [`HasDependents`](ErrorKind::HasDependents) in the
-/// place of one that other images in its folder depend on, unless forced; [`NoSpace`](ErrorKind::NoSpace) for a disk
-/// larger than a file can be; what opening, locking and the host say. Whatever it is, both paths
-/// are as before.
+/// place of one that other images in its folder depend on, unless forced;
+/// [`NoSpace`](ErrorKind::NoSpace) for a disk larger than a file can be; what opening, locking and the
+/// host say. Whatever it is, both paths are as before.
 pub fn salvage(request: &SalvageRequest, context: Context<'_>) -> Result<SalvageReport> {
     refuse_idle_force(request.force, request.if_exists == IfTaken::Replace)?;
     let told = request.format.map(probe::Format::from);

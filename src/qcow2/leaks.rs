@@ -14,8 +14,8 @@ use crate::task::Task;
 impl Qcow2 {
     /// Frees leaked clusters, for what is done next to take them again, and returns how many bytes of the
     /// file they have. An image with which anything else is wrong, in which clusters in use are
-    /// counted too often as well, or whose counts are rebuilt anyway, is left alone. The caller must hold the image's lock. Reads
-    /// all tables; what was written before is on the medium afterwards.
+    /// counted too often as well, or whose counts are rebuilt anyway, is left alone. The caller must
+    /// hold the image's lock. Reads all tables; what was written before is on the medium afterwards.
     ///
     /// A crash leaves leaked clusters at worst.
     ///

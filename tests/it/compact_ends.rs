@@ -1,17 +1,16 @@
 //! Compactions that do not come to their end: stopped or killed at any moment, called off at any step.
 
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Instant;
 
 use vmdisk::host::LockPolicy;
 use vmdisk::image::gate::Trust;
 use vmdisk::ops::{CompactRequest, Context};
-use vmdisk::task::{Cancel, Progress};
 use vmdisk::{ErrorKind, ops};
 
 use crate::draw::whole_matrix;
+use crate::stops::StopsAt;
 use crate::support::{Env, same_bytes};
 
 /// An image of which much is not needed: zeros, holes, gaps between compressed clusters.
@@ -78,21 +77,6 @@ fn stopped_at_any_moment() {
     assert!(midst > 0 && stopped > 0, "{midst}, {stopped}");
 }
 
-/// Calls a work off at its nth report.
-struct StopsAt {
-    nth: usize,
-    seen: AtomicUsize,
-    cancel: Cancel,
-}
-
-impl Progress for StopsAt {
-    fn advance(&self, _: &'static str, _: u64, _: u64) {
-        if self.seen.fetch_add(1, Ordering::Relaxed) == self.nth {
-            self.cancel.trip();
-        }
-    }
-}
-
 /// Called off at its reports, of every phase.
 #[test]
 fn called_off_at_any_step() {
@@ -101,7 +85,7 @@ fn called_off_at_any_step() {
     let (trust, locks) = (Trust::default(), LockPolicy::default());
     let run = |nth: usize| {
         fs::copy(env.path("m.qcow2"), env.path("d.qcow2")).expect("a copy");
-        let progress = StopsAt { nth, seen: AtomicUsize::new(0), cancel: Cancel::new() };
+        let progress = StopsAt::new(nth);
         let context =
             Context { progress: &progress, cancel: &progress.cancel, trust: &trust, locks: &locks };
         let done = ops::compact(&CompactRequest::new(env.path("d.qcow2")), context);

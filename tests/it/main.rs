@@ -53,6 +53,7 @@ mod rpc;
 mod salvage;
 mod scan;
 mod snapshots;
+mod stops;
 mod streams;
 mod support;
 mod tidy;

@@ -8,11 +8,11 @@ use serde_json::Value;
 use vmdisk::host::LockPolicy;
 use vmdisk::image::gate::Trust;
 use vmdisk::ops::{AmendRequest, CloneMethod, CloneRequest, Compression, Context, IfTaken};
-use vmdisk::task::{Cancel, Progress};
 use vmdisk::units::ByteSize;
 use vmdisk::{ErrorKind, ops};
 
 use crate::draw::whole_matrix;
+use crate::stops::StopsAt;
 use crate::support::{Env, VMDISK, same_bytes};
 
 /// A disk above a base, one with compressed clusters, one with gaps, and a file that may be replaced.
@@ -56,27 +56,6 @@ const CASES: &[Case] = &[
     },
     Case { line: "compact g.qcow2", disk: "g.qcow2", clone: None },
 ];
-
-/// Calls a work off at its nth report.
-struct StopsAt {
-    nth: usize,
-    seen: AtomicUsize,
-    cancel: Cancel,
-}
-
-impl StopsAt {
-    fn new(nth: usize) -> StopsAt {
-        StopsAt { nth, seen: AtomicUsize::new(0), cancel: Cancel::new() }
-    }
-}
-
-impl Progress for StopsAt {
-    fn advance(&self, _: &'static str, _: u64, _: u64) {
-        if self.seen.fetch_add(1, Ordering::Relaxed) == self.nth {
-            self.cancel.trip();
-        }
-    }
-}
 
 /// The cases that are written anew, as requests.
 fn run(env: &Env, case: usize, context: Context<'_>) -> vmdisk::Result<()> {

@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, Result};
 use crate::host::recording::{Event, Failure, Fault, Record, RecordingStorage};
 use crate::host::storage::MemoryStorage;
 use crate::qcow2::crash_states_tests::{each_state, with_idle_syncs};
-use crate::task::{Cancel, Progress, Silent, Task};
+use crate::task::{Cancel, StopsAt};
 
 /// What is done to a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,24 +232,15 @@ fn a_medium_that_cannot_be_read_is_harmless() {
 /// Stopped at any step, the disk shows what it showed, and nothing is leaked.
 #[test]
 fn a_stop_on_request_is_harmless() {
-    struct TripsAt(Cancel, std::sync::atomic::AtomicUsize);
-    impl Progress for TripsAt {
-        fn advance(&self, _: &'static str, _: u64, _: u64) {
-            if self.1.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 1 {
-                self.0.trip();
-            }
-        }
-    }
     let mut stopped = 0;
     for (verb, case) in each() {
         let run = Run::of(verb, case);
-        for steps in 1.. {
+        for steps in 0.. {
             let chain = recording(case, &run.before);
-            let progress = TripsAt(Cancel::new(), steps.into());
-            let task = Task::new(&progress, &progress.0);
+            let stop = StopsAt::new(steps);
             let done = match verb {
-                Verb::Commit => chain.commit(true, task).map(drop),
-                Verb::Flatten => chain.flatten(task),
+                Verb::Commit => chain.commit(true, stop.task()).map(drop),
+                Verb::Flatten => chain.flatten(stop.task()),
             };
             let Err(error) = done else { break };
             assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
@@ -277,6 +268,6 @@ fn what_an_image_below_keeps_in_snapshots_stays() {
     let before = case.files(7);
     let chain = in_memory(case, &before);
     let (old, disk) = (chain.snapshot_disk("base"), chain.disk("base"));
-    chain.commit(true, Task::new(&Silent, &Cancel::new())).unwrap();
+    chain.commit(true, task(&Cancel::new())).unwrap();
     assert!(chain.snapshot_disk("base") == old && chain.disk("base") != disk);
 }

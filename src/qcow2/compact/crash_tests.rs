@@ -1,8 +1,6 @@
 //! What a power cut, or a medium that fails, leaves of an image that is being compacted: everything
 //! that it shows as it was, with leaked clusters at worst, and fit to be compacted again.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use crate::error::ErrorKind;
 use crate::host::recording::{Failure, Fault};
 use crate::host::storage::MemoryStorage;
@@ -18,7 +16,7 @@ use crate::qcow2::shape_tests::{PLAIN, Shape};
 use crate::qcow2::snapshot::subject_tests::{Kept, Shown, Turn, names};
 use crate::qcow2::subject_tests::Step;
 use crate::qcow2::table::read_refcount_table;
-use crate::task::{Cancel, Progress, Silent, Task};
+use crate::task::{Cancel, Silent, StopsAt, Task};
 
 /// An image, how it came to be, and what others made of it.
 struct Case {
@@ -321,21 +319,6 @@ fn without_its_barriers_it_would_be_caught() {
     }
 }
 
-/// Calls the work off at its nth report.
-struct StopsAt {
-    nth: usize,
-    seen: AtomicUsize,
-    cancel: Cancel,
-}
-
-impl Progress for StopsAt {
-    fn advance(&self, _: &'static str, _: u64, _: u64) {
-        if self.seen.fetch_add(1, Ordering::Relaxed) == self.nth {
-            self.cancel.trip();
-        }
-    }
-}
-
 /// Called off at any of its reports, the image holds what it did, and the next one finishes.
 #[test]
 fn called_off_at_any_step() {
@@ -346,9 +329,9 @@ fn called_off_at_any_step() {
         for nth in 0.. {
             let mut kept = Kept::found(case.shape, bytes.clone());
             let mut image = case.shape.open(&kept.subject.files, false).unwrap();
-            let stop = StopsAt { nth, seen: AtomicUsize::new(0), cancel: Cancel::new() };
-            let done = image.compact(None, Task::new(&stop, &stop.cancel));
-            if stop.seen.load(Ordering::Relaxed) <= nth {
+            let stop = StopsAt::new(nth);
+            let done = image.compact(None, stop.task());
+            if !stop.has_stopped() {
                 done.unwrap();
                 break;
             }
