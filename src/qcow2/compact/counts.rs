@@ -21,7 +21,7 @@ impl Mover<'_> {
         for (index, entry) in (0u64..).zip(self.counts.clone()) {
             let block = entry.decode(self.geometry).map_err(FormatError::into_error)?;
             let Some(block) = block else { continue };
-            if let Some(to) = self.relocate(block)? {
+            if let Some(to) = self.relocate(block, 1)? {
                 self.batch.put(self.block_entry(index), RefcountTableEntry::encode(to).word());
             }
         }

@@ -186,8 +186,8 @@ struct Mover<'a> {
     pass: Pass,
     batch: Batch,
     pace: Pace,
-    /// Where that went which several refer to, of whom some may not be switched yet.
-    shared: BTreeMap<HostCluster, HostCluster>,
+    /// What moves and several refer to, of whom some are not switched yet.
+    shared: BTreeMap<HostCluster, Shared>,
     /// The refcount block that was looked at last, and its index.
     recent: Option<(u64, RefcountBlock)>,
     progress: Moved,
@@ -197,6 +197,16 @@ struct Mover<'a> {
     /// Whether there are snapshots, whose tables may lead to what those of others do.
     is_shared: bool,
     has_written: bool,
+}
+
+/// A cluster that several refer to.
+#[derive(Debug, Clone, Copy)]
+struct Shared {
+    to: HostCluster,
+    /// How many refer to it.
+    count: u64,
+    /// How many of those are not switched yet.
+    left: u64,
 }
 
 /// One walk over everything that may move.
@@ -414,41 +424,40 @@ impl<'a> Mover<'a> {
     }
 
     /// Plans that a cluster behind the mark moves: where to, or nothing where it stays. The caller
-    /// switches what refers to it in the same batch, or, where several do, in later ones.
-    fn relocate(&mut self, from: HostOffset) -> Result<Option<HostOffset>> {
-        /// So many shared clusters are remembered; they take 32 MiB.
+    /// switches what refers to it, which counts so many times, in the same batch.
+    fn relocate(&mut self, from: HostOffset, times: u64) -> Result<Option<HostOffset>> {
+        /// So many shared clusters are remembered; they take 48 MiB.
         const MAX_SHARED: usize = 1 << 20;
         let cluster = self.geometry.host_cluster(from);
         if cluster < self.pass.mark {
             return Ok(None);
         }
-        if let Some(to) = self.shared.get(&cluster) {
-            return Ok(Some(self.geometry.host_offset(*to)));
-        }
-        let count = self.count_of(cluster)?;
-        if count > 1 && self.shared.len() >= MAX_SHARED {
-            return Ok(None);
-        }
-        let Some(to) =
-            self.pass.free.take(&mut Refcounts::new(self.storage, self.geometry, &self.counts))?
-        else {
-            return Ok(None);
+        let shared = match self.shared.remove(&cluster) {
+            Some(shared) => shared,
+            None => {
+                let count = self.count_of(cluster)?;
+                if count > times && self.shared.len() >= MAX_SHARED {
+                    return Ok(None);
+                }
+                let mut counts = Refcounts::new(self.storage, self.geometry, &self.counts);
+                let Some(to) = self.pass.free.take(&mut counts)? else { return Ok(None) };
+                self.batch.copy(cluster, to, count);
+                self.progress.moved(self.geometry.cluster_size());
+                Shared { to, count, left: count }
+            }
         };
-        self.batch.copy(cluster, to, count);
-        if count > 1 {
-            self.shared.insert(cluster, to);
-        } else {
-            self.batch.give_up(cluster, 1);
+        // Whoever is left knows by their flags that the old place is not theirs alone.
+        match shared.left.saturating_sub(times) {
+            0 => self.batch.give_up(cluster, shared.count),
+            left => _ = self.shared.insert(cluster, Shared { left, ..shared }),
         }
-        self.progress.moved(self.geometry.cluster_size());
-        Ok(Some(self.geometry.host_offset(to)))
+        Ok(Some(self.geometry.host_offset(shared.to)))
     }
 
     /// Gives up what several referred to, all of whom are switched.
     fn give_up_shared(&mut self) -> Result<()> {
         self.carry_out()?;
-        for cluster in std::mem::take(&mut self.shared).into_keys() {
-            let count = self.count_of(cluster)?;
+        for (cluster, Shared { count, .. }) in std::mem::take(&mut self.shared) {
             self.batch.give_up(cluster, count);
         }
         self.carry_out()

@@ -50,12 +50,12 @@ impl Measure {
 }
 
 impl Mover<'_> {
-    /// Plans that a range moves which reaches behind the mark, or any if all do. `table` is where the L2
-    /// table is that leads to it. Returns the entry that leads to its new place; nothing where it stays.
+    /// Plans that a range moves which reaches behind the mark, or any if all do. So many L1 tables lead
+    /// to the entry. Returns the one that leads to its new place; nothing where it stays.
     pub(super) fn relocate_packed(
         &mut self,
         range: CompressedRange,
-        table: HostOffset,
+        times: u64,
     ) -> Result<Option<L2Entry>> {
         let (first, clusters) = touched(self.geometry, range);
         let clusters = first..first + clusters;
@@ -68,8 +68,6 @@ impl Mover<'_> {
         if !moves {
             return Ok(None);
         }
-        // As often as there are L1 tables that lead to the entry.
-        let times = self.count_of(self.geometry.host_cluster(table))?;
         let Some((to, is_new)) = self.packed_place(range, times)? else { return Ok(None) };
         let Some(entry) = L2Entry::compressed(to.offset, to.len, self.geometry) else {
             return Ok(None);

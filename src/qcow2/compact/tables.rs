@@ -11,25 +11,85 @@ use crate::qcow2::geometry::{ClusterCount, ENTRY_SIZE, HostOffset};
 use crate::qcow2::header::{Header, TableRef};
 use crate::qcow2::header_change::HeaderChange;
 use crate::qcow2::snapshot::{l1_places, table_bytes};
-use crate::qcow2::table::read_words;
+use crate::qcow2::table::{L2Table, read_words};
 
-impl Mover<'_> {
+/// An entry of an L1 table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct L1Place {
+    pub(super) index: u64,
+    pub(super) at: HostOffset,
+    pub(super) entry: L1Entry,
+}
+
+impl<'a> Mover<'a> {
     /// Moves L2 tables: those of the disk and of all snapshots.
     pub(super) fn move_tables(&mut self) -> Result<()> {
-        for l1 in self.l1_tables()? {
-            let words = read_words(self.storage, l1.offset, l1.count.into())?;
-            for (place, word) in (0u64..).zip(words) {
-                let entry = L1Entry::from_word(word);
-                let table = entry.decode(self.geometry).map_err(FormatError::into_error)?;
-                let Some(table) = table else { continue };
-                if let Some(to) = self.relocate(table.offset)? {
-                    let at = l1.offset.plus_bytes(place.saturating_mul(ENTRY_SIZE));
+        for part in self.l1_parts()? {
+            for L1Place { at, entry, .. } in part? {
+                let Some(table) = self.l2_table(entry)? else { continue };
+                if let Some(to) = self.relocate(table, 1)? {
                     self.batch.put(at, entry.moved_to(to).word());
-                    self.carry_out_if_full()?;
                 }
             }
+            self.carry_out_if_full()?;
         }
         self.give_up_shared()
+    }
+
+    /// Takes L2 tables out of use that map nothing, where no other L1 table leads to them.
+    pub(super) fn drop_empty_tables(&mut self) -> Result<()> {
+        for part in self.l1_parts()? {
+            for L1Place { at, entry, .. } in part? {
+                let Some(table) = self.l2_table(entry)? else { continue };
+                let cluster = self.geometry.host_cluster(table);
+                if self.is_empty_table(table)? && self.count_of(cluster)? == 1 {
+                    self.batch.put(at, 0);
+                    self.batch.give_up(cluster, 1);
+                }
+            }
+            self.carry_out_if_full()?;
+        }
+        self.carry_out()
+    }
+
+    fn is_empty_table(&self, at: HostOffset) -> Result<bool> {
+        let run = self.storage.run(at.get(), at.plus_bytes(self.geometry.cluster_size()).get())?;
+        let ends_behind = run.end >= at.plus_bytes(self.geometry.cluster_size()).get();
+        if run.is_hole && ends_behind {
+            return Ok(true);
+        }
+        let table = L2Table::read_padded(self.storage, at, self.geometry)?;
+        Ok(crate::block::is_zero(table.bytes()))
+    }
+
+    /// Where an entry of an L1 table leads.
+    pub(super) fn l2_table(&self, entry: L1Entry) -> Result<Option<HostOffset>> {
+        let table = entry.decode(self.geometry).map_err(FormatError::into_error)?;
+        Ok(table.map(|table| table.offset))
+    }
+
+    /// The entries of the L1 tables of the disk and of all snapshots, those with the same index side by
+    /// side, a part of the disks at a time.
+    pub(super) fn l1_parts(&self) -> Result<impl Iterator<Item = Result<Vec<L1Place>>> + use<'a>> {
+        /// So many entries are in memory, or one of each table.
+        const MAX_ENTRIES: u64 = 16 << 10;
+        let (storage, tables) = (self.storage, self.l1_tables()?);
+        let tables_len = u64::try_from(tables.len()).unwrap_or(u64::MAX);
+        let at_once = MAX_ENTRIES.checked_div(tables_len).unwrap_or(1).max(1);
+        let longest = tables.iter().map(|l1| u64::from(l1.count)).max().unwrap_or(0);
+        let starts = (0..longest.div_ceil(at_once)).map(move |part| part.saturating_mul(at_once));
+        Ok(starts.map(move |start| {
+            let mut entries = Vec::new();
+            for l1 in &tables {
+                let at = |index: u64| l1.offset.plus_bytes(index.saturating_mul(ENTRY_SIZE));
+                let count = u64::from(l1.count).saturating_sub(start).min(at_once);
+                for (index, word) in (start..).zip(read_words(storage, at(start), count)?) {
+                    entries.push(L1Place { index, at: at(index), entry: L1Entry::from_word(word) });
+                }
+            }
+            entries.sort_by_key(|place| place.index);
+            Ok(entries)
+        }))
     }
 
     /// Moves what has to lie in a row: L1 tables, the snapshot table, bitmap tables, the directory.
