@@ -146,6 +146,7 @@ impl Qcow2 {
     /// The file says this now: what was in memory of its tables is forgotten.
     pub(super) fn go_on_with(&mut self, header: Header) {
         self.live = RwLock::new(Live::new(&header, self.options.cache));
+        self.recent().forget();
         self.header = header;
     }
 

@@ -187,6 +187,20 @@ fn what_was_unpacked_last_is_forgotten_in_time() {
     shows(&device, 1, &cluster(1, 500)[..100]);
 }
 
+/// Nor is what moved there, when the file was made shorter.
+#[test]
+fn what_was_unpacked_last_is_forgotten_where_data_moves() {
+    let storage = Arc::new(MemoryStorage::new(image(4, CompressionType::Zlib)));
+    let mut device = open(storage, true);
+    (0..16).for_each(|n| write(&device, n, &cluster(n as u8, 500)));
+    let before = range(&device, 0);
+    shows(&device, 0, &cluster(0, 500)[..100]);
+    device.discard(0, 12 * 4096).unwrap();
+    device.compact(None, Task::new(&Silent, &Cancel::new())).unwrap();
+    assert_eq!(range(&device, 12).offset, before.offset);
+    shows(&device, 12, &cluster(12, 500)[..100]);
+}
+
 #[test]
 fn parts_of_clusters_and_images_to_be_read_are_refused() {
     let storage = Arc::new(MemoryStorage::new(image(4, CompressionType::Zlib)));
