@@ -111,8 +111,8 @@ type ResizeRequest struct {
 	// RestoreGPT allows a damaged GPT at the start of the disk to be made anew from its backup.
 	// Default: false.
 	RestoreGPT bool `json:"restore_gpt,omitempty"`
-	// Force lets it become smaller although other images in its folder depend on it: they show zeros
-	// instead of what is cut. Default: false.
+	// Force lets its size change although other images in its folder depend on it: they show zeros
+	// instead of what is cut, and nothing of what is added. Default: false.
 	Force bool `json:"force,omitempty"`
 	// Trust is what an image may make the program open. Default: TrustFolder; TrustNamed when Allow
 	// is given.

@@ -58,6 +58,7 @@ fn of_case(case: Case) -> Option<&'static str> {
         Case::PrivateKey => "pass its public half, which ssh-keygen wrote beside it: KEY.pub",
         Case::UnknownContents
         | Case::ShrinksBelow
+        | Case::GrowsBelow
         | Case::OtherImage
         | Case::Unheard
         | Case::Absent => return None,

@@ -50,7 +50,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOW", default_value_t = GuestFs::Auto,
           value_parser = one_of(GuestFs::ALL, GuestFs::name))]
     guest_fs: GuestFs,
-    /// Make it smaller although other images in its folder depend on it
+    /// Change its size although other images in its folder depend on it
     #[arg(long)]
     force: bool,
     /// Make a damaged GPT at the start of the disk anew from its backup
@@ -100,6 +100,10 @@ pub(super) fn hint(error: &Error) -> Option<&'static str> {
         ErrorKind::HasDependents if error.case() == Some(Case::ShrinksBelow) => Some(
             "flatten what lies above it first, or pass --force: that shows zeros then instead of what \
              is cut",
+        ),
+        ErrorKind::HasDependents if error.case() == Some(Case::GrowsBelow) => Some(
+            "resize what lies above it: an image there has a size of its own; --force makes this disk \
+             alone larger, which shows nowhere above",
         ),
         ErrorKind::HasDependents => Some(GROW_ABOVE),
         ErrorKind::NotFound if error.case() == Some(Case::Absent) => {

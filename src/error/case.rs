@@ -20,6 +20,8 @@ pub(crate) enum Case {
     UnknownContents,
     /// A disk would become smaller below others.
     ShrinksBelow,
+    /// A disk would become larger below others.
+    GrowsBelow,
     /// The header cannot be read, so nothing behind it can be found.
     BrokenHeader,
     /// The image says of itself that it is damaged.
@@ -57,6 +59,7 @@ impl Case {
         Case::TooDeep,
         Case::UnknownContents,
         Case::ShrinksBelow,
+        Case::GrowsBelow,
         Case::BrokenHeader,
         Case::MarkedCorrupt,
         Case::HasBitmaps,

@@ -92,6 +92,20 @@ pub fn refuse_dependents(path: &Path) -> Result<()> {
     refuse_dependents_beside(path, &[])
 }
 
+/// The same, which says that the image `cannot` have something done to it.
+///
+/// # Errors
+/// As [`refuse_dependents`].
+pub fn refuse_dependents_of(path: &Path, cannot: &str) -> Result<()> {
+    refuse_dependents(path).map_err(|error| match error.kind() {
+        ErrorKind::HasDependents => {
+            let message = format!("{cannot}: {}", error.without_path());
+            Error::new(ErrorKind::HasDependents, message).at_path(path)
+        }
+        _ => error,
+    })
+}
+
 /// The same, where those that are `known` may depend on it.
 ///
 /// # Errors

@@ -23,6 +23,7 @@ pub use change::{Change, Changed};
 pub use compare::{Comparison, compare, compare_allocation};
 pub use dependents::{
     Dependent, Dependents, find_dependents, refuse_dependents, refuse_dependents_beside,
+    refuse_dependents_of,
 };
 pub use hash::{ContentHash, hash};
 pub use map::{ChainMap, MapRun, OwnBytes, own_bytes};

@@ -203,6 +203,8 @@ fn ensure_open(
         format: request.format,
         preallocation: request.layout.preallocation,
         guest_fs,
+        // A machine starts all the same, and what is added shows nowhere above.
+        force: true,
         ..ResizeRequest::new(&request.path, size)
     };
     // What became of the preallocation is for the resize to say.

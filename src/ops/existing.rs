@@ -12,7 +12,7 @@ use crate::image::Image;
 use crate::image::chain::Link;
 use crate::image::journal::{Settled, settle};
 use crate::image::probe::{self, Evidence, Magic};
-use crate::image::refuse_dependents;
+use crate::image::refuse_dependents_of;
 use crate::qcow2::{Header, Qcow2};
 
 /// An open and locked disk.
@@ -62,13 +62,7 @@ impl Existing {
             return Err(Error::new(ErrorKind::Exists, message).at_path(path));
         }
         if !forced {
-            refuse_dependents(path).map_err(|error| match error.kind() {
-                ErrorKind::HasDependents => {
-                    let message = format!("cannot be replaced: {}", error.without_path());
-                    Error::new(ErrorKind::HasDependents, message)
-                }
-                _ => error,
-            })?;
+            refuse_dependents_of(path, "cannot be replaced")?;
         }
         let settled = settle(&storage, context.task())?;
         Ok((storage, mark(settled)))

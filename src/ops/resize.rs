@@ -14,7 +14,7 @@ use super::growth::{GrowthReport, Inside};
 use super::wire::{self, bytes_hex, lossy, one_size};
 use crate::error::{Case, Error, ErrorKind, Result};
 use crate::image::journal::Settled;
-use crate::image::{Change, Image, refuse_dependents};
+use crate::image::{Change, Image, refuse_dependents_of};
 use crate::raw::RawAllocation;
 use crate::units::{ByteSize, VirtualSize, exactly};
 
@@ -63,8 +63,8 @@ pub struct ResizeRequest {
     /// `false`.
     #[serde(default)]
     pub restore_gpt: bool,
-    /// Whether it becomes smaller although other images in its folder depend on it: they show zeros
-    /// instead of what is cut. Default: `false`.
+    /// Whether its size changes although other images in its folder depend on it: they show zeros
+    /// instead of what is cut, and nothing of what is added. Default: `false`.
     #[serde(default)]
     pub force: bool,
 }
@@ -131,7 +131,7 @@ pub struct ResizeReport {
 /// # Errors
 /// [`WouldShrink`](ErrorKind::WouldShrink) unless shrinking was allowed;
 /// [`GuestRefused`](ErrorKind::GuestRefused), with nothing changed, where what is inside cannot
-/// grow and has to; [`HasDependents`](ErrorKind::HasDependents) for a disk that would become smaller
+/// grow and has to; [`HasDependents`](ErrorKind::HasDependents) for a disk whose size would change
 /// below other images, unless forced; and as [`Image::apply_atomically`].
 pub fn resize(request: &ResizeRequest, context: Context<'_>) -> Result<ResizeReport> {
     let Some(size) = one_size(request.size, request.docker_machine_mb)? else {
@@ -202,18 +202,14 @@ fn change_size(
     report: &mut ResizeReport,
     context: Context<'_>,
 ) -> Result<()> {
-    // What is added shows nowhere above: an image there has a size of its own, and zeros behind what
-    // is below it.
-    if !grows && !request.force {
-        refuse_dependents(existing.storage().path()).map_err(|error| match error.kind() {
-            ErrorKind::HasDependents => {
-                let message = format!("cannot become smaller: {}", error.without_path());
-                Error::new(ErrorKind::HasDependents, message).in_case(Case::ShrinksBelow)
-            }
-            _ => error,
-        })?;
-    }
     let mut image = existing.assemble(grows, context, &mut report.notes)?;
+    if !request.force {
+        let (cannot, case) = match grows {
+            true => ("cannot become larger", Case::GrowsBelow),
+            false => ("cannot become smaller", Case::ShrinksBelow),
+        };
+        refuse_dependents_of(image.path(), cannot).map_err(|error| error.in_case(case))?;
+    }
     let mut inside = match request.guest_fs {
         GuestFs::Off => None,
         _ if !grows => None,

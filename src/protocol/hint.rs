@@ -50,6 +50,10 @@ fn of_case(method: &str, case: Case) -> Option<&'static str> {
             "flatten what lies above it first, or cut it with force: that shows zeros then instead of \
              what is cut"
         }
+        Case::GrowsBelow => {
+            "resize what lies above it: an image there has a size of its own; force makes this disk \
+             alone larger, which shows nowhere above"
+        }
         Case::BrokenHeader => "restore it from a copy: without its header, nothing of it is found",
         Case::MarkedCorrupt => {
             "check with repair all mends what can be mended, and takes the mark away"

@@ -187,7 +187,7 @@ fn chains_have_a_greatest_depth() {
     }
     let chain = env.report("info i63.qcow2 --chain");
     assert_eq!(chain["chain"].as_array().map(Vec::len), Some(63));
-    env.report("resize i63.qcow2 --size 2M");
+    env.report("resize i63.qcow2 --size 2M --force");
     env.fails("info i64.qcow2 --chain", 1, "backing_cycle");
     env.report("create o.qcow2 --backing i62.qcow2");
     env.fails("create p.qcow2 --backing i63.qcow2", 1, "backing_cycle");

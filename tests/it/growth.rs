@@ -293,9 +293,13 @@ fn an_unclean_filesystem_that_fills_its_disk_is_no_obstacle() {
 #[test]
 fn a_disk_below_others_grows_outside_alone() {
     let env = lived_in(&Layout::MINIKUBE, 8);
-    let line = "resize base.qcow2 --size 300M";
-    env.fails(&format!("{line} --guest-fs require"), 1, "has_dependents");
-    let report = env.report(line);
+    env.refuses("resize base.qcow2 --size 300M", "has_dependents");
+    for line in ["resize base.qcow2 --force", "ensure base.qcow2"] {
+        env.fails(&format!("{line} --size 300M --guest-fs require"), 1, "has_dependents");
+    }
+    let report = env.report("resize base.qcow2 --force --size 280M");
+    assert_eq!(report["growth"]["refusal"]["name"], "has_dependents");
+    let report = env.report("ensure base.qcow2 --size 300M");
     assert_eq!(report["virtual_size_bytes"], mib(300));
     assert_eq!(report["growth"]["refusal"]["name"], "has_dependents");
     assert!(!report.to_string().contains("todo"), "{report:#}");
