@@ -128,6 +128,11 @@ fn cases() -> Vec<Case> {
         case("a snapshot", PLAIN, &[FULL, Turn::Create, HOLE]),
         case("what a snapshot shared", PLAIN, &[OTHER, FULL, Turn::Create, FULL, Turn::Delete(0)]),
         case(
+            "what a snapshot shares lies behind a hole",
+            PLAIN,
+            &[FULL, HOLE, Turn::Create, Turn::Disk(Step::Write(35 << 10, 10, 3))],
+        ),
+        case(
             "snapshots that share",
             PLAIN,
             &[FULL, Turn::Create, OTHER, Turn::Create, FULL, Turn::Create, Turn::Delete(0), HOLE],
@@ -299,6 +304,25 @@ fn a_power_cut_leaves_leaks_at_worst() {
     }
     println!("{states} crash states, {leaking} with leaks");
     assert!(states >= least && leaking > 0, "{states} states, {leaking} with leaks");
+}
+
+/// What disks share that are switched one by one is not left in two places.
+#[test]
+fn what_is_shared_stays_shared() {
+    let mut states = 0;
+    for case in cases().into_iter().filter(|case| case.name.contains("share")) {
+        let bytes = case.image();
+        let kept = case.record(&bytes);
+        let best = kept.subject.bytes().remove(0).len();
+        // Narrow counts end where a cluster holds few more.
+        let most = best + if case.shape.order < 3 { 1 << case.shape.cluster_bits } else { 0 };
+        each_state(&[bytes], &kept.subject.files[0].records(), &mut 3, |state| {
+            let len = case.record(&state.files[0]).subject.bytes().remove(0).len();
+            assert!(len <= most, "{}: {len} bytes, {best} in one go", case.name);
+            states += 1;
+        });
+    }
+    assert!(states > 1000, "{states}");
 }
 
 /// The control: were the syncs not there, the same exploration would find damage.

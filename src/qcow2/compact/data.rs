@@ -74,21 +74,17 @@ impl Mover<'_> {
         Ok(())
     }
 
-    /// Reads L2 tables.
-    pub(super) fn loaded(&mut self, tables: &[(u64, HostOffset)]) -> Result<Vec<Loaded>> {
-        let loaded = tables.iter().map(|(_, at)| {
-            let times = self.count_of(self.geometry.host_cluster(*at))?;
-            let table = L2Table::read_padded(self.storage, *at, self.geometry)?;
-            Ok(Loaded { at: *at, times, table })
-        });
-        loaded.collect()
+    pub(super) fn loaded(&mut self, at: HostOffset) -> Result<Loaded> {
+        let times = self.count_of(self.geometry.host_cluster(at))?;
+        let table = L2Table::read_padded(self.storage, at, self.geometry)?;
+        Ok(Loaded { at, times, table })
     }
 
     fn move_data_of(&mut self, tables: &[(u64, HostOffset)]) -> Result<()> {
         /// So many entries of each table are looked at before those of the next one.
         const MAX_ENTRIES: u64 = 256;
         self.task.step("move", self.progress.moved_bytes, self.progress.all_bytes())?;
-        let tables = self.loaded(tables)?;
+        let tables = tables.iter().map(|(_, at)| self.loaded(*at)).collect::<Result<Vec<_>>>()?;
         let all = self.geometry.l2_entries();
         let at_once = (MIN_BYTES >> self.geometry.cluster_bits().get()).clamp(1, MAX_ENTRIES);
         let mut start = 0;

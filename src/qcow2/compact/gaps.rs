@@ -140,8 +140,8 @@ impl Mover<'_> {
         let mut references = 0u64;
         self.each_packed(|_, range| {
             held.hold(range);
-            let (_, clusters) = touched(self.geometry, range);
-            references = references.saturating_add(clusters.get());
+            let clusters = touched(self.geometry, range);
+            references = references.saturating_add((clusters.end - clusters.start).get());
         })?;
         let each = runs::clusters(HostCluster::ZERO..end).map(|cluster| held.bytes_in(cluster));
         let (clusters, bytes) = each.filter(|bytes| *bytes > 0).fold((0u64, 0u64), |sum, bytes| {

@@ -6,7 +6,8 @@
 //! and all tables. `batch.rs` alone knows the order: the new place is counted and written, a sync,
 //! the references are switched, each in one sector, a sync, and only then the old place is given
 //! up. What several refer to is given up when all of them are switched. A crash leaves the image
-//! as it was, with leaked clusters at worst, and doing it again finishes the work.
+//! as it was, with leaked clusters at worst, and doing it again finishes the work: `rejoin.rs` first
+//! brings those back together of whom some were switched and some were not.
 //!
 //! - `room.rs` says where the file could end, and which clusters before that are free.
 //! - `data.rs` moves what L2 tables and bitmap tables lead to, `packed.rs` what of that is
@@ -20,6 +21,7 @@ mod crash_tests;
 mod data;
 mod gaps;
 mod packed;
+mod rejoin;
 mod room;
 mod tables;
 
@@ -39,7 +41,6 @@ use super::open::Qcow2;
 use super::refblock::RefcountBlock;
 use super::refcounts::Refcounts;
 use super::release::Releaser;
-use super::repair::{RepairMode, RepairPlan};
 use super::snapshot::read_snapshots;
 use super::table::read_refcount_table;
 use crate::error::{Error, ErrorKind, Result};
@@ -126,15 +127,11 @@ impl Qcow2 {
     fn compact_clean(&self, known: Option<Sound>, task: Task<'_>) -> Result<(Header, Compacted)> {
         let storage = &*self.storage;
         let sound = known.map_or_else(|| sound(storage, &self.header, task), Ok)?;
-        let header = drop_leaks(storage, &self.header, sound, task)?;
+        let mut mover = Mover::new(storage, self.header.clone(), sound.has_packed, task)?;
+        let done = mover.take_up(sound).and_then(|()| mover.run());
+        done.map_err(|error| error.after_changes_if(mover.has_written))?;
+        let Mover { progress: Moved { moved_bytes, .. }, header, has_written: changed, .. } = mover;
         let leaked_bytes = sound.leaked_bytes;
-        let lowered = sound.wrong_counts > 0;
-        let mover = Mover::new(storage, header, sound.has_packed, task);
-        let mut mover = mover.map_err(|error| error.after_changes_if(lowered))?;
-        let done = mover.run();
-        let changed = lowered || mover.has_written;
-        done.map_err(|error| error.after_changes_if(changed))?;
-        let Mover { progress: Moved { moved_bytes, .. }, header, .. } = mover;
         Ok((header, Compacted { leaked_bytes, moved_bytes, changed, rebuilt: false }))
     }
 }
@@ -153,25 +150,6 @@ fn sound(storage: &dyn Storage, header: &Header, task: Task<'_>) -> Result<Sound
     let wrong_counts = report.leaks.saturating_add(report.counted_beyond_file);
     let has_packed = report.has_compressed;
     Ok(Sound { wrong_counts, leaked_bytes, has_packed })
-}
-
-/// Frees what is counted and referred to by nothing. Returns the header afterwards.
-fn drop_leaks(
-    storage: &dyn Storage,
-    header: &Header,
-    sound: Sound,
-    task: Task<'_>,
-) -> Result<Header> {
-    if sound.wrong_counts == 0 {
-        return Ok(header.clone());
-    }
-    let plan = RepairPlan::new(storage, header, RepairMode::Leaks, task.quiet())?;
-    if let Some(finding) = plan.unmended.first() {
-        // Nothing was found a moment ago: the medium does not say the same twice.
-        return Err(finding.to_error());
-    }
-    plan.apply(storage, task.quiet())?;
-    Header::read(storage).map_err(Error::after_changes)
 }
 
 /// An image whose clusters move.

@@ -2,6 +2,7 @@
 //! again.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::{Mover, Packed, Pass};
 use crate::error::Result;
@@ -37,7 +38,7 @@ impl Measure {
     }
 
     /// The range without what is not the stream's, if it can be unpacked and says where it ends.
-    fn exact(
+    pub(super) fn exact(
         &mut self,
         storage: &dyn Storage,
         range: CompressedRange,
@@ -57,8 +58,7 @@ impl Mover<'_> {
         range: CompressedRange,
         times: u64,
     ) -> Result<Option<L2Entry>> {
-        let (first, clusters) = touched(self.geometry, range);
-        let clusters = first..first + clusters;
+        let clusters = touched(self.geometry, range);
         let moves = match &self.pass.packed {
             Packed::Moves => clusters.end > self.pass.mark,
             Packed::All => true,
@@ -76,10 +76,7 @@ impl Mover<'_> {
             self.batch.copy_bytes(range.offset, to.offset, to.len);
             self.progress.moved(to.len);
         }
-        let (new, new_clusters) = touched(self.geometry, to);
-        for n in 0..new_clusters.get() {
-            self.batch.count(new + ClusterCount::new(n), times);
-        }
+        self.count_more(touched(self.geometry, to), times);
         for cluster in runs::clusters(clusters) {
             self.batch.give_up(cluster, times);
         }
@@ -97,8 +94,7 @@ impl Mover<'_> {
         let last = HostCluster::new(end.get().saturating_sub(1));
         let mut in_last = Vec::new();
         self.each_packed(|table, range| {
-            let (first, clusters) = touched(self.geometry, range);
-            if first + clusters > last && in_last.len() <= MAX_REFERENCES {
+            if touched(self.geometry, range).end > last && in_last.len() <= MAX_REFERENCES {
                 in_last.push((table, range));
             }
         })?;
@@ -126,7 +122,7 @@ impl Mover<'_> {
         const MAX_MOVED: usize = 1 << 18;
         let key = (range.offset.get(), range.len);
         if let Some(to) = self.pass.packing.moved.get(&key).copied()
-            && self.may_count(to, times)?
+            && self.may_count(touched(self.geometry, to), times)?
         {
             return Ok(Some((to, false)));
         }
@@ -151,16 +147,19 @@ impl Mover<'_> {
         Ok(Some((to, true)))
     }
 
-    /// Whether the clusters of a range can be referred to so often more.
-    fn may_count(&mut self, range: CompressedRange, times: u64) -> Result<bool> {
-        let (first, clusters) = touched(self.geometry, range);
-        for n in 0..clusters.get() {
-            let count = self.counts_with(first + ClusterCount::new(n), times)?;
-            if count > self.geometry.refcount_order().max_count() {
+    /// Whether clusters can be referred to so often more.
+    pub(super) fn may_count(&mut self, clusters: Range<HostCluster>, times: u64) -> Result<bool> {
+        for cluster in runs::clusters(clusters) {
+            if self.counts_with(cluster, times)? > self.geometry.refcount_order().max_count() {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Clusters are referred to so often more.
+    pub(super) fn count_more(&mut self, clusters: Range<HostCluster>, times: u64) {
+        runs::clusters(clusters).for_each(|cluster| self.batch.count(cluster, times));
     }
 
     /// The count of a cluster once it is referred to so often more.
@@ -205,17 +204,16 @@ impl Mover<'_> {
 
     /// Takes the clusters behind `open` that a range reaches into which begins there.
     fn take_behind(&mut self, open: HostCluster, range: CompressedRange) -> Result<bool> {
-        let (_, clusters) = touched(self.geometry, range);
-        let first = open + ClusterCount::new(1);
+        let behind = open + ClusterCount::new(1)..touched(self.geometry, range).end;
         let counts = &mut Refcounts::new(self.storage, self.geometry, &self.counts);
-        self.pass.free.take_these(first..open + clusters, counts)
+        self.pass.free.take_these(behind, counts)
     }
 }
 
-/// The first cluster that a range touches, and how many.
-pub(super) fn touched(geometry: Geometry, range: CompressedRange) -> (HostCluster, ClusterCount) {
-    let first = geometry.host_cluster(range.offset);
-    (first, (last_touched(geometry, range) - first) + ClusterCount::new(1))
+/// The clusters that a range touches.
+pub(super) fn touched(geometry: Geometry, range: CompressedRange) -> Range<HostCluster> {
+    let last = last_touched(geometry, range);
+    geometry.host_cluster(range.offset)..last + ClusterCount::new(1)
 }
 
 fn last_touched(geometry: Geometry, range: CompressedRange) -> HostCluster {
