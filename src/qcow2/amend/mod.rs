@@ -126,8 +126,9 @@ impl Qcow2 {
     }
 
     /// Makes the image what `amendment` says; its disk reads the same, unless the name of its
-    /// backing file changes, which is then not open any more. The caller must hold the image's lock. A crash or a failure leaves the old image or the
-    /// new one, with leaked clusters at worst.
+    /// backing file changes, which is then not open any more. Where reference counts get another width,
+    /// leaked clusters are freed first. The caller must hold the image's lock. A crash or a failure
+    /// leaves the old image or the new one, with leaked clusters at worst.
     ///
     /// # Errors
     /// Before anything is changed, [`Permission`](ErrorKind::Permission) for an image that was
@@ -168,6 +169,10 @@ impl Qcow2 {
             self.fill_data_file(task)?;
         }
         self.settle()?;
+        if new.geometry != old.geometry {
+            // What is counted behind the file's end would be in it: new counts lie behind all.
+            self.free_leaks(task)?;
+        }
         self.change_whole(|image| image.switch_all(amendment, bitmaps))?;
         if amendment.backing.is_some() {
             self.backing = None;
