@@ -182,8 +182,11 @@ impl InUse {
         }
         let area_end = start.saturating_add(area.len());
         ranges.push(end.min(area_end)..end.saturating_add(PREFIX).min(area_end));
-        let name = index(raw.backing_file_offset.get());
-        ranges.push(name..name.saturating_add(index(raw.backing_file_size.get())));
+        // Without a place for a name, its length means nothing.
+        if let name @ 1.. = index(raw.backing_file_offset.get()) {
+            let name_end = name.saturating_add(index(raw.backing_file_size.get()));
+            ranges.push(name..name_end.min(bytes.len()));
+        }
         ranges.retain(|range| !range.is_empty());
         Ok(InUse { bytes, ranges })
     }
