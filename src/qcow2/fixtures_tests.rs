@@ -134,6 +134,22 @@ pub(crate) fn leaking(bytes: Vec<u8>) -> Vec<u8> {
     bench.storage.contents()
 }
 
+/// Sets the COPIED flags of the entries in the L1 tables of snapshots, where QEMU leaves them and nobody
+/// looks at them.
+pub(super) fn flagged(bytes: Vec<u8>) -> Vec<u8> {
+    let bench = Bench::over(bytes);
+    for snapshot in read_snapshots(&*bench.storage, &bench.header).unwrap() {
+        for n in 0..u64::from(snapshot.l1.count) {
+            let (at, mut word) = (snapshot.l1.offset.get() + n * 8, [0; 8]);
+            read_exact_at(&*bench.storage, at, &mut word).unwrap();
+            if word != [0; 8] {
+                bench.storage.write_at(at, &[word[0] | 0x80]).unwrap();
+            }
+        }
+    }
+    bench.storage.contents()
+}
+
 /// So many snapshots of a disk without tables, as short as entries can be.
 pub(super) fn with_many_snapshots(bytes: Vec<u8>, count: u32) -> Vec<u8> {
     let bench = Bench::over(bytes);

@@ -1,21 +1,26 @@
 //! Clusters that an interrupted change left counted, and that nothing refers to: who takes the work
 //! up again frees them first.
 
-use super::check::scan;
+use std::collections::BTreeSet;
+
+use super::check::{ScanReport, scan};
+use super::error::FormatError;
 use super::feature::Incompatible;
-use super::geometry::ClusterCount;
+use super::flush::switch_header;
+use super::geometry::{ClusterCount, HostCluster};
 use super::header::Header;
 use super::open::Qcow2;
-use super::repair::{RepairMode, RepairPlan};
+use super::repair::lower;
+use super::table::{L2Table, each_l1_entry};
 use crate::error::{Error, Result};
-use crate::host::storage::refuse_read_only;
+use crate::host::storage::{Storage, refuse_read_only};
 use crate::task::Task;
 
 impl Qcow2 {
     /// Frees leaked clusters, for what is done next to take them again, and returns how many bytes of the
-    /// file they have. An image with which anything else is wrong, in which clusters in use are
-    /// counted too often as well, or whose counts are rebuilt anyway, is left alone. The caller must
-    /// hold the image's lock. Reads all tables; what was written before is on the medium afterwards.
+    /// file they have. An image with which anything else is wrong, or whose counts are rebuilt anyway,
+    /// is left alone. The caller must hold the image's lock. Reads all tables; what was written before
+    /// is on the medium afterwards.
     ///
     /// A crash leaves leaked clusters at worst.
     ///
@@ -30,24 +35,88 @@ impl Qcow2 {
         if self.header.incompatible.contains(Incompatible::DIRTY) {
             return Ok(0);
         }
-        let storage = &*self.storage;
-        let found = scan(storage, &self.header, task.quiet())?;
-        let wrong_counts = found.leaks.saturating_add(found.counted_beyond_file);
-        if wrong_counts == 0 || found.require_sound().is_err() {
+        let found = scan(&*self.storage, &self.header, task.quiet())?;
+        if found.leaks == 0 && found.counted_beyond_file == 0 || found.require_sound().is_err() {
             return Ok(0);
         }
-        let plan = RepairPlan::new(storage, &self.header, RepairMode::Leaks, task.quiet())?;
-        if !plan.unmended.is_empty() || !plan.changes_only_counts() {
-            return Ok(0);
-        }
-        log::info!("freeing {wrong_counts} leaked clusters");
-        self.change_whole(|image| {
-            plan.apply(&*image.storage, task.quiet())?;
-            let header = Header::read(&*image.storage).map_err(Error::after_changes)?;
-            Ok((header, ()))
-        })?;
-        Ok(self.header.geometry.bytes_of(ClusterCount::new(found.leaks)))
+        task.check()?;
+        let lowered =
+            self.change_whole(|image| free_leaks(&*image.storage, &image.header, &found))?;
+        Ok(lowered.freed_bytes)
     }
+}
+
+/// Counts that were lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lowered {
+    /// How many.
+    pub(super) counts: u64,
+    /// Bytes of the file that are free since.
+    pub(super) freed_bytes: u64,
+}
+
+/// Lowers the counts of clusters that are counted too often, as `found` in a sound image, and returns
+/// the header then. What an entry of the disk alone refers to stays as it is where that does not say so: its
+/// COPIED flag would have to change at the same moment.
+///
+/// # Errors
+/// What the storage says, after changes.
+pub(super) fn free_leaks(
+    storage: &dyn Storage,
+    header: &Header,
+    found: &ScanReport,
+) -> Result<(Header, Lowered)> {
+    log::info!("freeing what is leaked, of {} clusters with too high counts", found.leaks);
+    let end = header.geometry.host_cluster_after(storage.len()?);
+    let known = Header { autoclear: header.autoclear.known(), ..header.clone() };
+    if known != *header {
+        switch_header(storage, &known).map_err(Error::after_changes)?;
+    }
+    let (mut counts, mut freed, mut sole) = (0u64, 0u64, BTreeSet::new());
+    let lowered = lower(storage, &known, found.ledger(), |cluster, used| {
+        if used == 1 {
+            sole.insert(cluster);
+            return false;
+        }
+        counts = counts.saturating_add(1);
+        freed = freed.saturating_add(u64::from(used == 0 && cluster < end));
+        true
+    });
+    lowered.map_err(Error::after_changes)?;
+    if !sole.is_empty() {
+        forget_unsaid(storage, &known, &mut sole)
+            .map_err(|error| error.after_changes_if(counts > 0))?;
+        counts = counts.saturating_add(u64::try_from(sole.len()).unwrap_or(u64::MAX));
+        let lowered = lower(storage, &known, found.ledger(), |cluster, _| sole.contains(&cluster));
+        lowered.map_err(Error::after_changes)?;
+    }
+    storage.sync().map_err(Error::after_changes)?;
+    let freed_bytes = header.geometry.bytes_of(ClusterCount::new(freed));
+    Ok((known, Lowered { counts, freed_bytes }))
+}
+
+/// Forgets those of the clusters to which an entry of the disk leads that has no COPIED flag. Those of
+/// snapshots need none.
+fn forget_unsaid(
+    storage: &dyn Storage,
+    header: &Header,
+    clusters: &mut BTreeSet<HostCluster>,
+) -> Result<()> {
+    let geometry = header.geometry;
+    each_l1_entry(storage, header, |entry| {
+        let table = entry.decode(geometry).map_err(FormatError::into_error)?;
+        let Some(table) = table else { return Ok(()) };
+        if !table.copied {
+            clusters.remove(&geometry.host_cluster(table.offset));
+        }
+        for entry in L2Table::read_padded(storage, table.offset, geometry)?.entries() {
+            let mapping = header.mapping(entry).map_err(FormatError::into_error)?;
+            if let Some(host) = mapping.host_cluster().filter(|host| !host.copied) {
+                clusters.remove(&geometry.host_cluster(host.offset));
+            }
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]

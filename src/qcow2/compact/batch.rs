@@ -16,7 +16,7 @@ const MAX_CHANGES: usize = 16 << 10;
 const MAX_BYTES: u64 = 64 << 20;
 /// The same where the file takes more room for what is copied, until that of what moved is given back:
 /// the host may have little.
-pub(super) const MIN_BYTES: u64 = 2 << 20;
+const MIN_BYTES: u64 = 2 << 20;
 /// So many bytes are copied at once.
 const PIECE: u64 = 1 << 20;
 

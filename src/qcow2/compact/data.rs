@@ -1,9 +1,8 @@
 //! What L2 tables and bitmap tables lead to.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::Mover;
-use super::batch::MIN_BYTES;
 use crate::error::Result;
 use crate::qcow2::bitmap::{data_words, read_bitmaps};
 use crate::qcow2::entry::{ClusterRef, CompressedRange, L2Entry, Mapping};
@@ -11,94 +10,81 @@ use crate::qcow2::error::FormatError;
 use crate::qcow2::geometry::HostOffset;
 use crate::qcow2::table::L2Table;
 
-/// An L2 table.
-pub(super) struct Loaded {
+/// Where an L2 table is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct L2Place {
+    /// Which part of a disk it is for.
+    pub(super) index: u64,
     pub(super) at: HostOffset,
     /// How many L1 tables lead to it.
     pub(super) times: u64,
-    pub(super) table: L2Table,
 }
 
-/// Those of them for the same part of a disk, not too many at once.
-pub(super) fn side_by_side(
-    tables: &[(u64, HostOffset)],
-) -> impl Iterator<Item = &[(u64, HostOffset)]> {
-    /// Of 2 MiB at most.
-    const MAX_TABLES: usize = 16;
-    tables.chunk_by(|one, next| one.0 == next.0).flat_map(|alike| alike.chunks(MAX_TABLES))
+/// Those for the same part of the disks, together.
+pub(super) fn same_part(places: &[L2Place]) -> impl Iterator<Item = &[L2Place]> {
+    places.chunk_by(|one, next| one.index == next.index)
 }
 
 impl Mover<'_> {
-    /// Moves guest data: that of the disk and of all snapshots. What several of them share moves
-    /// in one batch, as far as it is in the same place of their disks.
+    /// Moves guest data: that of the disk and of all snapshots. What some of them share in the same
+    /// place of their disks moves in one batch.
     pub(super) fn move_data(&mut self) -> Result<()> {
         if self.header.has_external_data() {
             return Ok(());
         }
-        for tables in side_by_side(&self.l2_tables()?) {
-            self.move_data_of(tables)?;
+        for alike in same_part(&self.l2_places()?) {
+            // Of 2 MiB at most each.
+            for places in alike.chunks(16) {
+                self.move_data_of(places)?;
+            }
         }
         self.give_up_shared()
     }
 
-    /// The L2 tables of the disk and of all snapshots, each once, with the index in the L1 table that
-    /// leads to it, ascending.
-    pub(super) fn l2_tables(&self) -> Result<Vec<(u64, HostOffset)>> {
-        let (mut tables, mut seen) = (Vec::new(), BTreeSet::new());
+    /// The L2 tables of the disk and of all snapshots, each once, in the order of the disks.
+    pub(super) fn l2_places(&self) -> Result<Vec<L2Place>> {
+        let (mut places, mut known) = (Vec::<L2Place>::new(), BTreeMap::new());
         for part in self.l1_parts()? {
+            self.task.check()?;
             for place in part? {
-                let Some(table) = self.l2_table(place.entry)? else { continue };
-                if seen.insert(self.geometry.host_cluster(table)) {
-                    tables.push((place.index, table));
+                let Some(at) = self.l2_table(place.entry)? else { continue };
+                let number = *known.entry(at).or_insert(places.len());
+                match places.get_mut(number) {
+                    Some(known) => known.times = known.times.saturating_add(1),
+                    None => places.push(L2Place { index: place.index, at, times: 1 }),
                 }
             }
         }
-        Ok(tables)
+        Ok(places)
     }
 
-    /// Shows where compressed data is, and the L2 table that leads to it.
-    pub(super) fn each_packed(
-        &self,
-        mut visit: impl FnMut(HostOffset, CompressedRange),
-    ) -> Result<()> {
-        for (_, at) in self.l2_tables()? {
+    /// Shows where compressed data is, and how many L1 tables lead to the L2 table that leads there.
+    pub(super) fn each_packed(&self, mut visit: impl FnMut(u64, CompressedRange)) -> Result<()> {
+        for L2Place { at, times, .. } in self.l2_places()? {
             self.task.check()?;
             let table = L2Table::read_padded(self.storage, at, self.geometry)?;
             for entry in table.entries() {
                 let mapping = self.header.mapping(entry).map_err(FormatError::into_error)?;
                 if let Mapping::Compressed(range) = mapping {
-                    visit(at, range);
+                    visit(times, range);
                 }
             }
         }
         Ok(())
     }
 
-    pub(super) fn loaded(&mut self, at: HostOffset) -> Result<Loaded> {
-        let times = self.count_of(self.geometry.host_cluster(at))?;
-        let table = L2Table::read_padded(self.storage, at, self.geometry)?;
-        Ok(Loaded { at, times, table })
-    }
-
-    fn move_data_of(&mut self, tables: &[(u64, HostOffset)]) -> Result<()> {
-        /// So many entries of each table are looked at before those of the next one.
-        const MAX_ENTRIES: u64 = 256;
+    fn move_data_of(&mut self, places: &[L2Place]) -> Result<()> {
         self.task.step("move", self.progress.moved_bytes, self.progress.all_bytes())?;
-        let tables = tables.iter().map(|(_, at)| self.loaded(*at)).collect::<Result<Vec<_>>>()?;
-        let all = self.geometry.l2_entries();
-        let at_once = (MIN_BYTES >> self.geometry.cluster_bits().get()).clamp(1, MAX_ENTRIES);
-        let mut start = 0;
-        while start < all {
-            let end = all.min(start.saturating_add(at_once));
-            for Loaded { at, times, table } in &tables {
-                for index in start..end {
-                    if let Some(moved) = self.moved_entry(table.get(index), *times)? {
-                        self.batch.put(self.entry_at(*at, index), moved.word);
-                    }
+        let read = |place: &L2Place| L2Table::read_padded(self.storage, place.at, self.geometry);
+        let tables = places.iter().map(read).collect::<Result<Vec<_>>>()?;
+        for index in 0..self.geometry.l2_entries() {
+            self.task.check()?;
+            for (place, table) in places.iter().zip(&tables) {
+                if let Some(moved) = self.moved_entry(table.get(index), place.times)? {
+                    self.batch.put(self.entry_at(place.at, index), moved.word);
                 }
             }
             self.carry_out_if_full()?;
-            start = end;
         }
         Ok(())
     }

@@ -128,10 +128,10 @@ impl Qcow2 {
         let storage = &*self.storage;
         let sound = known.map_or_else(|| sound(storage, &self.header, task), Ok)?;
         let mut mover = Mover::new(storage, self.header.clone(), sound.has_packed, task)?;
-        let done = mover.take_up(sound).and_then(|()| mover.run());
-        done.map_err(|error| error.after_changes_if(mover.has_written))?;
+        let taken_up = if sound.wrong_counts > 0 { mover.take_up() } else { Ok(0) };
+        let done = taken_up.and_then(|leaked_bytes| mover.run().map(|()| leaked_bytes));
+        let leaked_bytes = done.map_err(|error| error.after_changes_if(mover.has_written))?;
         let Mover { progress: Moved { moved_bytes, .. }, header, has_written: changed, .. } = mover;
-        let leaked_bytes = sound.leaked_bytes;
         Ok((header, Compacted { leaked_bytes, moved_bytes, changed, rebuilt: false }))
     }
 }
@@ -196,6 +196,8 @@ struct Pass {
     free: FreeClusters,
     packing: Packing,
     packed: Packed,
+    /// Whether shared clusters stay from now on: some did that others lead to as well, who come later.
+    keeps_shared: bool,
 }
 
 /// What compressed data does in a walk.
@@ -414,7 +416,8 @@ impl<'a> Mover<'a> {
             Some(shared) => shared,
             None => {
                 let count = self.count_of(cluster)?;
-                if count > times && self.shared.len() >= MAX_SHARED {
+                self.pass.keeps_shared |= count > times && self.shared.len() >= MAX_SHARED;
+                if count > times && self.pass.keeps_shared {
                     return Ok(None);
                 }
                 let mut counts = Refcounts::new(self.storage, self.geometry, &self.counts);

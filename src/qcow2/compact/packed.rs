@@ -93,9 +93,9 @@ impl Mover<'_> {
         const MAX_REFERENCES: usize = 1 << 17;
         let last = HostCluster::new(end.get().saturating_sub(1));
         let mut in_last = Vec::new();
-        self.each_packed(|table, range| {
+        self.each_packed(|times, range| {
             if touched(self.geometry, range).end > last && in_last.len() <= MAX_REFERENCES {
-                in_last.push((table, range));
+                in_last.push((times, range));
             }
         })?;
         if in_last.len() > MAX_REFERENCES {
@@ -103,8 +103,8 @@ impl Mover<'_> {
         }
         self.pass = Pass::behind(last);
         let mut all = true;
-        for (table, range) in in_last {
-            let times = self.count_of(self.geometry.host_cluster(table))?;
+        for (times, range) in in_last {
+            self.task.check()?;
             all = all && self.packed_place(range, times)?.is_some();
         }
         self.pass = Pass::default();

@@ -4,46 +4,52 @@
 
 use std::ops::Range;
 
-use super::data::Loaded;
+use super::Mover;
+use super::data::{L2Place, same_part};
 use super::packed::touched;
-use super::tables::L1Place;
-use super::{Mover, Sound};
+use super::tables::{L1Place, same_index};
 use crate::error::Result;
 use crate::host::storage::read_padded_at;
+use crate::qcow2::check::scan;
 use crate::qcow2::entry::{ClusterRef, CompressedRange, L2Entry, Mapping};
 use crate::qcow2::error::FormatError;
 use crate::qcow2::geometry::{ClusterCount, HostCluster, HostOffset};
-use crate::qcow2::header::Header;
+use crate::qcow2::leaks::free_leaks;
 use crate::qcow2::lengths::index;
-use crate::qcow2::repair::{RepairMode, RepairPlan};
-use crate::qcow2::table::read_refcount_table;
+use crate::qcow2::runs;
+use crate::qcow2::table::{L2Table, read_refcount_table};
 
 /// So many places are compared for what is at the same place of several disks.
 const MAX_KEPT: usize = 8;
 
 impl Mover<'_> {
-    /// Finishes what was interrupted, if counts say that something was.
-    pub(super) fn take_up(&mut self, sound: Sound) -> Result<()> {
-        if sound.wrong_counts == 0 {
-            return Ok(());
-        }
+    /// Takes up what may have been interrupted, where counts are too high. Returns how many bytes of the
+    /// file were leaked.
+    pub(super) fn take_up(&mut self) -> Result<u64> {
         if self.is_shared {
             self.rejoin()?;
         }
-        self.free_leaks()
+        let found = scan(self.storage, &self.header, self.task.quiet())?;
+        // It was a moment ago: a medium that does not say the same twice is not written to.
+        found.require_sound()?;
+        let (header, lowered) = free_leaks(self.storage, &self.header, &found)?;
+        self.has_written |= lowered.counts > 0 || header != self.header;
+        self.header = header;
+        self.counts = read_refcount_table(self.storage, &self.header)?;
+        self.recent = None;
+        Ok(lowered.freed_bytes)
     }
 
-    /// As long as counts are those of all who shared it, nobody takes either place for their own.
+    /// Both places carry the counts of all who shared it: no flag says that it is one's own.
     fn rejoin(&mut self) -> Result<()> {
         if !self.header.has_external_data() {
-            for alike in self.l2_tables()?.chunk_by(|one, next| one.0 == next.0) {
+            for alike in same_part(&self.l2_places()?) {
                 self.rejoin_data(alike)?;
             }
             self.carry_out()?;
         }
         for part in self.l1_parts()? {
-            self.task.check()?;
-            for alike in part?.chunk_by(|one, next| one.index == next.index) {
+            for alike in same_index(&part?) {
                 self.rejoin_tables(alike)?;
             }
             self.carry_out_if_full()?;
@@ -53,17 +59,17 @@ impl Mover<'_> {
 
     /// Makes the entries of L2 tables for the same part of several disks lead to the same place, where
     /// they lead to the same contents.
-    fn rejoin_data(&mut self, tables: &[(u64, HostOffset)]) -> Result<()> {
-        if tables.len() < 2 {
+    fn rejoin_data(&mut self, places: &[L2Place]) -> Result<()> {
+        if places.len() < 2 {
             return Ok(());
         }
         let mut kept: Vec<Vec<L2Entry>> = vec![Vec::new(); index(self.geometry.l2_entries())];
-        for (_, table) in tables {
+        for L2Place { at, times, .. } in places {
             self.task.check()?;
-            let Loaded { at, times, table } = self.loaded(*table)?;
+            let table = L2Table::read_padded(self.storage, *at, self.geometry)?;
             for ((index, entry), kept) in (0..).zip(table.entries()).zip(&mut kept) {
-                if let Some(alike) = self.alike(entry, kept, times)? {
-                    self.batch.put(self.entry_at(at, index), alike.word);
+                if let Some(alike) = self.alike(entry.with_copied(false), kept, *times)? {
+                    self.batch.put(self.entry_at(*at, index), alike.word);
                 }
             }
             self.carry_out_if_full()?;
@@ -72,18 +78,23 @@ impl Mover<'_> {
     }
 
     /// The entry of those kept that leads to the same contents at another place, which counts so often
-    /// more then. Without any, this one is kept as well.
+    /// more then. Without any, this one is kept as well, if others may lead where it does.
     fn alike(
         &mut self,
         entry: L2Entry,
         kept: &mut Vec<L2Entry>,
         times: u64,
     ) -> Result<Option<L2Entry>> {
-        if entry.is_empty() || entry.is_copied() || kept.contains(&entry) {
+        if kept.contains(&entry) {
+            return Ok(None);
+        }
+        let Some(clusters) = self.clusters_of(entry)? else { return Ok(None) };
+        if !self.are_shared(clusters)? {
             return Ok(None);
         }
         for other in kept.iter() {
-            if let Some(clusters) = self.same_contents(entry, *other)?
+            if self.same_contents(entry, *other)?
+                && let Some(clusters) = self.clusters_of(*other)?
                 && self.may_count(clusters.clone(), times)?
             {
                 self.count_more(clusters, times);
@@ -96,25 +107,42 @@ impl Mover<'_> {
         Ok(None)
     }
 
-    /// The clusters of `other`, if what it leads to could stand for what `entry` leads to.
-    fn same_contents(
-        &mut self,
-        entry: L2Entry,
-        other: L2Entry,
-    ) -> Result<Option<Range<HostCluster>>> {
+    /// Where an entry leads.
+    fn clusters_of(&self, entry: L2Entry) -> Result<Option<Range<HostCluster>>> {
+        let mapping = self.header.mapping(entry).map_err(FormatError::into_error)?;
+        if let Mapping::Compressed(range) = mapping {
+            return Ok(Some(touched(self.geometry, range)));
+        }
+        Ok(mapping.host_cluster().map(|host| self.cluster_at(host.offset)))
+    }
+
+    fn cluster_at(&self, offset: HostOffset) -> Range<HostCluster> {
+        let cluster = self.geometry.host_cluster(offset);
+        cluster..cluster + ClusterCount::new(1)
+    }
+
+    /// Whether clusters are counted as those are that several refer to.
+    fn are_shared(&mut self, clusters: Range<HostCluster>) -> Result<bool> {
+        for cluster in runs::clusters(clusters) {
+            if self.count_of(cluster)? < 2 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether what one entry leads to could stand for what the other one leads to.
+    fn same_contents(&mut self, entry: L2Entry, other: L2Entry) -> Result<bool> {
         let mapping = |entry| self.header.mapping(entry).map_err(FormatError::into_error);
         let (mapping, other_mapping) = (mapping(entry)?, mapping(other)?);
         if let (Mapping::Compressed(one), Mapping::Compressed(other)) = (mapping, other_mapping) {
-            let is_same = self.same_stream(one, other)?;
-            return Ok(is_same.then(|| touched(self.geometry, other)));
+            return self.same_stream(one, other);
         }
         let (Some(one), Some(to)) = (mapping.host_cluster(), other_mapping.host_cluster()) else {
-            return Ok(None);
+            return Ok(false);
         };
-        let is_same = entry.moved_to(ClusterRef { offset: to.offset, ..one }) == other
-            && self.same_bytes(one.offset, to.offset, self.geometry.cluster_size())?;
-        let cluster = self.geometry.host_cluster(to.offset);
-        Ok(is_same.then(|| cluster..cluster + ClusterCount::new(1)))
+        Ok(entry.moved_to(ClusterRef { offset: to.offset, ..one }) == other
+            && self.same_bytes(one.offset, to.offset, self.geometry.cluster_size())?)
     }
 
     /// A range that moved has no more than its stream.
@@ -135,6 +163,7 @@ impl Mover<'_> {
         const PIECE: u64 = 1 << 18;
         let (mut at, mut piece) = (0u64, FIRST);
         while at < len {
+            self.task.check()?;
             let len = piece.min(len.saturating_sub(at));
             let read = |offset: HostOffset| -> Result<Vec<u8>> {
                 let mut bytes = vec![0; index(len)];
@@ -149,12 +178,13 @@ impl Mover<'_> {
         Ok(true)
     }
 
-    /// The same for entries with the same index in several L1 tables.
+    /// The same for entries with the same index in several L1 tables, whose flags mean something in
+    /// the one of the disk alone.
     fn rejoin_tables(&mut self, places: &[L1Place]) -> Result<()> {
         let mut kept: Vec<HostOffset> = Vec::new();
         for L1Place { at, entry, .. } in places {
             let Some(table) = self.l2_table(*entry)? else { continue };
-            if entry.is_copied() || kept.contains(&table) {
+            if kept.contains(&table) || !self.are_shared(self.cluster_at(table))? {
                 continue;
             }
             if let Some(alike) = self.alike_table(table, &kept)? {
@@ -172,31 +202,14 @@ impl Mover<'_> {
         kept: &[HostOffset],
     ) -> Result<Option<HostOffset>> {
         for other in kept {
-            let cluster = self.geometry.host_cluster(*other);
-            let clusters = cluster..cluster + ClusterCount::new(1);
+            let cluster = self.cluster_at(*other);
             if self.same_bytes(table, *other, self.geometry.cluster_size())?
-                && self.may_count(clusters.clone(), 1)?
+                && self.may_count(cluster.clone(), 1)?
             {
-                self.count_more(clusters, 1);
+                self.count_more(cluster, 1);
                 return Ok(Some(*other));
             }
         }
         Ok(None)
-    }
-
-    /// Frees what is counted and referred to by nothing.
-    fn free_leaks(&mut self) -> Result<()> {
-        let plan =
-            RepairPlan::new(self.storage, &self.header, RepairMode::Leaks, self.task.quiet())?;
-        if let Some(finding) = plan.unmended.first() {
-            // Nothing was found a moment ago: the medium does not say the same twice.
-            return Err(finding.to_error());
-        }
-        plan.apply(self.storage, self.task.quiet())?;
-        self.has_written = true;
-        self.header = Header::read(self.storage)?;
-        self.counts = read_refcount_table(self.storage, &self.header)?;
-        self.recent = None;
-        Ok(())
     }
 }

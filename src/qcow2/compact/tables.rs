@@ -21,17 +21,25 @@ pub(super) struct L1Place {
     pub(super) entry: L1Entry,
 }
 
+/// Those for the same part of the disks, together.
+pub(super) fn same_index(places: &[L1Place]) -> impl Iterator<Item = &[L1Place]> {
+    places.chunk_by(|one, next| one.index == next.index)
+}
+
 impl<'a> Mover<'a> {
     /// Moves L2 tables: those of the disk and of all snapshots.
     pub(super) fn move_tables(&mut self) -> Result<()> {
         for part in self.l1_parts()? {
-            for L1Place { at, entry, .. } in part? {
-                let Some(table) = self.l2_table(entry)? else { continue };
-                if let Some(to) = self.relocate(table, 1)? {
-                    self.batch.put(at, entry.moved_to(to).word());
+            self.task.check()?;
+            for alike in same_index(&part?) {
+                for L1Place { at, entry, .. } in alike {
+                    let Some(table) = self.l2_table(*entry)? else { continue };
+                    if let Some(to) = self.relocate(table, 1)? {
+                        self.batch.put(*at, entry.moved_to(to).word());
+                    }
                 }
+                self.carry_out_if_full()?;
             }
-            self.carry_out_if_full()?;
         }
         self.give_up_shared()
     }
@@ -40,9 +48,10 @@ impl<'a> Mover<'a> {
     pub(super) fn drop_empty_tables(&mut self) -> Result<()> {
         for part in self.l1_parts()? {
             for L1Place { at, entry, .. } in part? {
+                self.task.check()?;
                 let Some(table) = self.l2_table(entry)? else { continue };
                 let cluster = self.geometry.host_cluster(table);
-                if self.is_empty_table(table)? && self.count_of(cluster)? == 1 {
+                if self.count_of(cluster)? == 1 && self.is_empty_table(table)? {
                     self.batch.put(at, 0);
                     self.batch.give_up(cluster, 1);
                 }

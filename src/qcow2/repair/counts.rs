@@ -14,10 +14,15 @@ use crate::qcow2::refcounts::Refcounts;
 use crate::qcow2::table::read_refcount_table;
 use crate::task::Task;
 
-/// Lowers the counts of clusters that are counted more often than they are used, and changes
-/// nothing else. Returns the clusters that have one owner now.
-fn lower(storage: &dyn Storage, header: &Header, ledger: &Ledger) -> Result<BTreeSet<HostCluster>> {
-    let (geometry, mut sole) = (header.geometry, BTreeSet::new());
+/// Lowers the counts of clusters that are counted more often than they are used, and changes nothing
+/// else. `lowers` is shown each of them, with how often it is used, and says whether that one is.
+pub(in crate::qcow2) fn lower(
+    storage: &dyn Storage,
+    header: &Header,
+    ledger: &Ledger,
+    mut lowers: impl FnMut(HostCluster, u64) -> bool,
+) -> Result<()> {
+    let geometry = header.geometry;
     let table = read_refcount_table(storage, header)?;
     Refcounts::new(storage, geometry, &table).each_block(|index, offset, stored| {
         let first = geometry.first_cluster_of_refblock(index);
@@ -28,14 +33,12 @@ fn lower(storage: &dyn Storage, header: &Header, ledger: &Ledger) -> Result<BTre
             let used = found
                 .next_if(|(cluster, _)| (*cluster - first).get() == place)
                 .map_or(0, |(_, count)| count);
-            if stored.get(place) > used {
+            if stored.get(place) > used && lowers(first + ClusterCount::new(place), used) {
                 lowered.set(place, used);
-                sole.extend((used == 1).then_some(first + ClusterCount::new(place)));
             }
         }
         if lowered == *stored { Ok(()) } else { storage.write_at(offset.get(), lowered.bytes()) }
-    })?;
-    Ok(sole)
+    })
 }
 
 /// Lowers counts, and lets the entries of what has one owner now say so. Returns what a scan found
@@ -52,7 +55,11 @@ pub(super) fn drop_leaks(
     if let Some(damage) = report.damage() {
         return Err(damage.to_error());
     }
-    let sole = lower(storage, header, report.ledger())?;
+    let mut sole = BTreeSet::new();
+    lower(storage, header, report.ledger(), |cluster, used| {
+        sole.extend((used == 1).then_some(cluster));
+        true
+    })?;
     let cluster = |to: &Reference| header.geometry.host_cluster(to.host);
     let which = |finding: &Finding| match finding {
         Finding::CopiedFlag { to, set: false, .. } => sole.contains(&cluster(to)),

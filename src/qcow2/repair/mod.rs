@@ -19,6 +19,7 @@ mod rounds;
 mod tests;
 mod undo;
 
+pub(super) use counts::lower;
 pub use draft::Change;
 pub use plan::{Lost, RepairMode, RepairPlan};
 pub use remedy::Remedy;
