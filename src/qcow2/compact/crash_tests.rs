@@ -329,7 +329,7 @@ fn what_is_shared_stays_shared() {
             states += 1;
             if case.judge(&state.files[0], &holds) > 0 && next(&mut draw).is_multiple_of(40) {
                 let events = again.subject.files[0].records();
-                each_state(&state.files, &events, &mut 5, |state| {
+                each_state(state.files, &events, &mut 5, |state| {
                     case.judge(&state.files[0], &holds);
                     twice += 1;
                 });
