@@ -86,7 +86,8 @@ impl Qcow2 {
     /// written.
     ///
     /// # Errors
-    /// [`Corrupt`](ErrorKind::Corrupt) for an image that is marked so;
+    /// [`Corrupt`](ErrorKind::Corrupt) for an image that is marked so, and where reference counts get
+    /// another width for one that a scan finds damaged;
     /// [`IncompatibleOptions`](ErrorKind::IncompatibleOptions) for what does not go together, with
     /// what the image has already, and for a reference count that does not fit;
     /// [`HasSnapshots`](ErrorKind::HasSnapshots) for another version where snapshots have or lack
@@ -120,6 +121,8 @@ impl Qcow2 {
         }
         let dirty = old.incompatible.contains(Incompatible::DIRTY);
         if new.geometry != old.geometry && !dirty {
+            // What damage leads to, the new counts would be written over.
+            self.require_sound(task.quiet())?;
             Recount::plan(storage, old, new.geometry)?;
         }
         Ok(Amended { old: old.clone(), new, unsaid_zero_bytes })
