@@ -86,8 +86,8 @@ impl Qcow2 {
     /// written.
     ///
     /// # Errors
-    /// [`Corrupt`](ErrorKind::Corrupt) for an image that is marked so, and where reference counts get
-    /// another width for one that a scan finds damaged;
+    /// [`Corrupt`](ErrorKind::Corrupt) for an image that is marked so, and, where it becomes one of
+    /// version 2 or its counts get another width, for one that a scan finds damaged;
     /// [`IncompatibleOptions`](ErrorKind::IncompatibleOptions) for what does not go together, with
     /// what the image has already, and for a reference count that does not fit;
     /// [`HasSnapshots`](ErrorKind::HasSnapshots) for another version where snapshots have or lack
@@ -111,6 +111,11 @@ impl Qcow2 {
                 return Err(Error::new(ErrorKind::UnsupportedFeature, message));
             }
         }
+        let dirty = old.incompatible.contains(Incompatible::DIRTY);
+        if !dirty && (new.geometry != old.geometry || is_downgrade(old, &new)) {
+            // What damaged entries lead to would be written over.
+            self.require_sound(task.quiet())?;
+        }
         let mut unsaid_zero_bytes = 0;
         if is_downgrade(old, &new) {
             unsaid_zero_bytes = self.said_zero(task)?;
@@ -119,10 +124,7 @@ impl Qcow2 {
                 return Err(Error::new(ErrorKind::BackingRefused, message));
             }
         }
-        let dirty = old.incompatible.contains(Incompatible::DIRTY);
         if new.geometry != old.geometry && !dirty {
-            // What damage leads to, the new counts would be written over.
-            self.require_sound(task.quiet())?;
             Recount::plan(storage, old, new.geometry)?;
         }
         Ok(Amended { old: old.clone(), new, unsaid_zero_bytes })
