@@ -106,7 +106,7 @@ impl Qcow2 {
                 let message = "internal snapshots may have compressed clusters";
                 return Err(Error::new(ErrorKind::HasSnapshots, message));
             }
-            if self.has_compressed(task)? {
+            if scan(storage, old, task.quiet())?.has_compressed {
                 let message = "the image has clusters that are compressed as it says now";
                 return Err(Error::new(ErrorKind::UnsupportedFeature, message));
             }
@@ -166,8 +166,11 @@ impl Qcow2 {
     ) -> Result<()> {
         let (old, new) = (&amended.old, &amended.new);
         let bitmaps = old.autoclear.contains(Autoclear::BITMAPS);
-        if is_downgrade(old, new) && amended.unsaid_zero_bytes > 0 {
-            self.say_no_zero(task)?;
+        if is_downgrade(old, new) {
+            if amended.unsaid_zero_bytes > 0 {
+                self.say_no_zero(task)?;
+            }
+            self.forget_zeros_behind(task)?;
         }
         let raw_data = Autoclear::RAW_EXTERNAL_DATA;
         if new.autoclear.contains(raw_data) && !old.autoclear.contains(raw_data) {

@@ -3,9 +3,12 @@
 use crate::block::{BlockDevice, ExtentKind, is_zero};
 use crate::error::Result;
 use crate::host::storage::clear;
-use crate::qcow2::entry::L2Entry;
+use crate::qcow2::entry::{L2Entry, Mapping};
+use crate::qcow2::error::FormatError;
 use crate::qcow2::geometry::{GuestCluster, GuestOffset};
+use crate::qcow2::lengths;
 use crate::qcow2::open::Qcow2;
+use crate::qcow2::table::L2Table;
 use crate::task::Task;
 
 impl Qcow2 {
@@ -20,17 +23,6 @@ impl Qcow2 {
             }
         }
         Ok(bytes)
-    }
-
-    /// Whether a cluster is compressed.
-    pub(super) fn has_compressed(&self, task: Task<'_>) -> Result<bool> {
-        for extent in self.extents(0..self.size()) {
-            task.check()?;
-            if extent?.kind == ExtentKind::Compressed {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Lets no entry say zero: where nothing shows through, or what does is zeros, the cluster is
@@ -50,6 +42,31 @@ impl Qcow2 {
             }
         }
         task.step("zeros", self.size(), self.size())
+    }
+
+    /// Lets no entry behind the end of the disk say zero either.
+    pub(super) fn forget_zeros_behind(&self, task: Task<'_>) -> Result<()> {
+        let geometry = self.header.geometry;
+        let end = geometry.guest_cluster_after(GuestOffset::new(self.size()));
+        for (index, entry) in (0..).zip(self.l1()?).skip(lengths::index(geometry.l1_index(end))) {
+            task.check()?;
+            let table = entry.decode(geometry).map_err(FormatError::into_error)?;
+            let Some(table) = table else { continue };
+            let first = geometry.first_cluster_of_table(index).get();
+            let table = L2Table::read_padded(&*self.storage, table.offset, geometry)?;
+            for (cluster, entry) in
+                (first..).zip(table.entries()).skip_while(|(n, _)| *n < end.get())
+            {
+                let mapping = self.header.mapping(entry).map_err(FormatError::into_error)?;
+                if matches!(mapping, Mapping::Zero(_)) {
+                    let cluster = GuestCluster::new(cluster);
+                    self.changing(|live| {
+                        self.forget_cluster(live, cluster, mapping, L2Entry::UNALLOCATED)
+                    })?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The same for the cluster that begins at `at` and has `len` bytes on the disk.
