@@ -134,12 +134,13 @@ pub fn change(bytes: &[u8]) {
     });
 }
 
-/// Corruptions and leaks of an image, where it can be scanned.
+/// Corruptions of an image, where it can be scanned, and counts that are too high: those behind the end
+/// of the file may come to lie in it.
 fn soundness(file: &[u8]) -> Option<(u64, u64)> {
     let storage = MemoryStorage::new(file.to_vec());
     let header = Header::read(&storage).ok()?;
     let report = scan(&storage, &header, Task::new(&Silent, &Cancel::new())).ok()?;
-    Some((report.corruptions, report.leaks))
+    Some((report.corruptions, report.leaks + report.counted_beyond_file))
 }
 
 /// A new image has whole sectors: its end may be longer by zeros.
