@@ -112,7 +112,8 @@ pub fn change(bytes: &[u8]) {
     FOLDER.with(|folder| {
         let path = folder.path().join("changed.qcow2");
         fs::write(&path, hurt.file()).unwrap();
-        let (sound, shown) = (soundness(hurt.file()), shown(&path));
+        let places = places(&path);
+        let (sound, shown) = (soundness(hurt.file()), shown(&path, &places));
         let done = change_at(&path, what);
         assert!(fs::metadata(&path).unwrap().len() <= MAX_LEN, "it became too long");
         let after = fs::read(&path).unwrap();
@@ -125,7 +126,7 @@ pub fn change(bytes: &[u8]) {
             assert!(sound.0 > 0 || now <= sound, "{what}: {sound:?} became {now:?}: {done:?}");
         }
         if done.is_err() || what % CHANGES != APPLY {
-            let still = self::shown(&path);
+            let still = self::shown(&path, &places);
             let differs = shown.iter().zip(&still).position(|(was, is)| !still_shows(was, is));
             assert_eq!(differs, None, "{what}: what is read changed: {done:?}");
         }
@@ -150,20 +151,26 @@ fn still_shows(was: &Option<Vec<u8>>, is: &Option<Vec<u8>>) -> bool {
     rest.is_some_and(|rest| rest.iter().all(|&byte| byte == 0))
 }
 
-/// What is read at some places of the disk; nothing where it cannot be.
-fn shown(path: &Path) -> Vec<Option<Vec<u8>>> {
-    let trust = Trust::none();
-    let Ok(image) = Image::open(path, &OpenOptions { trust, ..OpenOptions::to_read() }) else {
-        return Vec::new();
-    };
+/// Some places of the disk.
+fn places(path: &Path) -> Vec<u64> {
+    let Ok(image) = to_read(path) else { return Vec::new() };
     let size = image.size();
     let places = (0..64).map(|n| n * 1024).chain([size / 2, size.saturating_sub(512)]);
-    let places = places.filter(|at| *at < size);
-    let read = |at: u64| {
-        let mut sector = vec![0; 512.min(size - at) as usize];
-        image.read_at(at, &mut sector).ok().map(|()| sector)
+    places.filter(|at| *at < size).collect()
+}
+
+/// What is read there; nothing where it cannot be.
+fn shown(path: &Path, places: &[u64]) -> Vec<Option<Vec<u8>>> {
+    let Ok(image) = to_read(path) else { return vec![None; places.len()] };
+    let read = |at: &u64| {
+        let mut sector = vec![0; 512.min(image.size().saturating_sub(*at)) as usize];
+        image.read_at(*at, &mut sector).ok().map(|()| sector)
     };
-    places.map(read).collect()
+    places.iter().map(read).collect()
+}
+
+fn to_read(path: &Path) -> Result<Image> {
+    Image::open(path, &OpenOptions { trust: Trust::none(), ..OpenOptions::to_read() })
 }
 
 const CHANGES: u8 = 16;
