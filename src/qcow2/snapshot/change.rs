@@ -11,6 +11,7 @@ use crate::qcow2::error::Problem;
 use crate::qcow2::feature::{Autoclear, Incompatible};
 use crate::qcow2::geometry::{HostCluster, HostOffset};
 use crate::qcow2::header::{Header, MAX_SNAPSHOTS, TableRef, Version};
+use crate::qcow2::leaks::free_leaks;
 use crate::qcow2::open::Qcow2;
 use crate::qcow2::table::read_refcount_table;
 use crate::task::Task;
@@ -73,8 +74,8 @@ impl Qcow2 {
     }
 
     /// Keeps what the disk holds now under a name. The disk goes on as it is, and what is shared is
-    /// copied when it is written. The reference counts of a dirty image are rebuilt first. The
-    /// caller must hold the image's lock. Everything written before is on the medium afterwards.
+    /// copied when it is written. The reference counts of a dirty image are rebuilt first, and leaked
+    /// clusters are freed. The caller must hold the image's lock. Everything written before is on the medium afterwards.
     ///
     /// A crash leaves the image without the snapshot or with it, and nothing leaked. So does a
     /// failure: where its error is not [`changed`](Error::changed), the image is used on as it was;
@@ -184,12 +185,24 @@ impl Qcow2 {
         let (storage, geometry) = (&*self.storage, self.header.geometry);
         let report = scan(storage, &self.header, task)?;
         report.require_sound()?;
-        let used = geometry.host_cluster(report.end_of_use);
+        let used = geometry.host_cluster(report.end_of_use).max(HostCluster::new(1));
+        let plan = || {
+            let table = read_refcount_table(storage, &self.header)?;
+            let counts = NewCounts::new(storage, geometry, table);
+            self.plan_snapshots(change, counts, used, task)
+        };
+        if report.leaks == 0 && report.counted_beyond_file == 0 {
+            drop(report);
+            return self.carry_out(plan()?, task);
+        }
+        // A count that is too high hides that one entry alone is left, which would have to say so. What
+        // speaks against the change does before anything is changed.
+        plan()?;
+        let (_, lowered) = free_leaks(storage, &self.header, &report)?;
         drop(report);
-        let table = read_refcount_table(storage, &self.header)?;
-        let counts = NewCounts::new(storage, geometry, table);
-        let plan = self.plan_snapshots(change, counts, used.max(HostCluster::new(1)), task)?;
-        self.carry_out(plan, task)
+        let done = plan().and_then(|plan| self.carry_out(plan, task));
+        let (header, freed_bytes) = done.map_err(Error::after_changes)?;
+        Ok((header, freed_bytes.saturating_add(lowered.freed_bytes)))
     }
 
     /// Refuses what no change of the snapshots can be done to.
