@@ -90,7 +90,6 @@ pub(super) fn free_leaks(
         let lowered = lower(storage, &known, found.ledger(), |cluster, _| sole.contains(&cluster));
         lowered.map_err(Error::after_changes)?;
     }
-    storage.sync().map_err(Error::after_changes)?;
     let freed_bytes = header.geometry.bytes_of(ClusterCount::new(freed));
     Ok((known, Lowered { counts, freed_bytes }))
 }

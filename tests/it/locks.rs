@@ -116,7 +116,7 @@ fn a_machine_keeps_its_base() {
     let chain = env.report("info over.qcow2 --chain");
     assert_eq!(chain["chain"].as_array().map(Vec::len), Some(2), "{chain:#}");
     machine.kill();
-    env.report("resize base.qcow2 --size 2M");
+    env.report("resize base.qcow2 --size 2M --force");
 }
 
 /// Stops a run of ours where it has all of its locks on `d.qcow2` and is not done.

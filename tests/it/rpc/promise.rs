@@ -24,7 +24,7 @@ const REQUESTS: &[(&str, &str, &str)] = &[
     ("info", r#"{"path":"d.qcow2","trust":"some"}"#, "bad_request"),
     ("create", r#"{"path":"old.qcow2","size":0,"if_exists":"replace"}"#, "bad_size"),
     ("ensure", r#"{"path":"d.qcow2","size":"3P"}"#, "bad_size"),
-    ("resize", r#"{"path":"d.qcow2","size":"3P"}"#, "bad_size"),
+    ("resize", r#"{"path":"d.qcow2","size":"3P","force":true}"#, "bad_size"),
     ("ensure", r#"{"path":"d.qcow2","size":"1M"}"#, "would_shrink"),
     ("resize", r#"{"path":"d.qcow2","size":"1M"}"#, "would_shrink"),
     ("resize", r#"{"path":"d.raw","size":512}"#, "would_shrink"),
@@ -45,6 +45,7 @@ const REQUESTS: &[(&str, &str, &str)] = &[
     ),
     ("salvage", r#"{"path":"old.qcow2","out":"d.qcow2","if_exists":"replace"}"#, "has_dependents"),
     ("resize", r#"{"path":"d.qcow2","size":"1M","shrink":true}"#, "has_dependents"),
+    ("resize", r#"{"path":"d.qcow2","size":"1G"}"#, "has_dependents"),
     ("commit", r#"{"path":"leaf.qcow2","into":"d.qcow2"}"#, "has_dependents"),
     (
         "rebase",
