@@ -150,6 +150,16 @@ pub(super) fn flagged(bytes: Vec<u8>) -> Vec<u8> {
     bench.storage.contents()
 }
 
+/// An L2 table of the disk is counted once more than it is used.
+pub(super) fn table_counted_twice(bytes: Vec<u8>) -> Vec<u8> {
+    let bench = Bench::over(bytes);
+    let geometry = bench.header.geometry;
+    let l1 = read_l1(&*bench.storage, &bench.header).unwrap();
+    let table = l1.iter().find_map(|entry| entry.decode(geometry).unwrap()).unwrap();
+    bench.count(geometry.host_cluster(table.offset), 1);
+    bench.storage.contents()
+}
+
 /// So many snapshots of a disk without tables, as short as entries can be.
 pub(super) fn with_many_snapshots(bytes: Vec<u8>, count: u32) -> Vec<u8> {
     let bench = Bench::over(bytes);

@@ -177,6 +177,19 @@ fn what_is_refused() {
     assert_eq!(*flags, Value::from(vec!["auto"]), "{info:#}");
 }
 
+/// What damaged entries lead to is not written over; where the header alone changes, nothing is.
+#[test]
+fn damaged_images() {
+    for damage in ["overlap", "undercount", "beyond-file"] {
+        let env = disk("compat=1.1", false);
+        env.vmdisk(&format!("damage d.qcow2 --kind {damage} --seed 2")).exits(0);
+        for how in ["--refcount-bits 64", "--compat 0.10", "--cluster-size 4K"] {
+            env.refuses(&format!("amend d.qcow2 {how}"), "corrupt");
+        }
+        env.report("amend d.qcow2 --lazy-refcounts on");
+    }
+}
+
 /// Killed at any moment, the disk is the old one or the new one.
 #[test]
 fn killed_at_any_moment() {

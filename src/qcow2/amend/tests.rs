@@ -11,6 +11,7 @@ use crate::host::storage::{MemoryStorage, Storage};
 use crate::qcow2::audit_tests::Audit;
 use crate::qcow2::crash_states_tests::{each_state, with_idle_syncs};
 use crate::qcow2::feature::Compatible;
+use crate::qcow2::fixtures_tests::leaking;
 use crate::qcow2::geometry::RefcountOrder;
 use crate::qcow2::header::{BackingName, CompressionType, Header, Version};
 use crate::qcow2::shape_tests::{Data, PLAIN, Shape, contents, in_memory};
@@ -278,4 +279,25 @@ fn what_does_not_go_together_is_refused() {
     assert!(planned.is_change() && planned.new.compatible.contains(Compatible::LAZY_REFCOUNTS));
     let error = image.amend(&lazy, Task::new(&Silent, &Cancel::new())).unwrap_err();
     assert_eq!((error.kind(), error.changed()), (ErrorKind::Permission, false));
+}
+
+/// Counts of another width count what is used, and no more: neither what is leaked nor what is counted
+/// behind the end of the file, which would be in it then.
+#[test]
+fn what_is_leaked_is_not_counted_anew() {
+    for cut in [false, true] {
+        let mut bytes = leaking(PLAIN.create().remove(0));
+        if cut {
+            bytes.truncate(bytes.len() - 6 * 512);
+        }
+        let before = bytes.len() as u64;
+        let files = in_memory(&[bytes]);
+        let mut image = PLAIN.open(&files, true).unwrap();
+        let cancel = Cancel::new();
+        let amendment = Amendment { refcount_order: order(6), ..Amendment::default() };
+        image.amend(&amendment, Task::new(&Silent, &cancel)).unwrap();
+        image.close().unwrap();
+        assert_eq!(Audit::of(&files[0]), Audit::default());
+        assert!(files[0].len().unwrap() <= before + 8 * 512, "{}", files[0].len().unwrap());
+    }
 }

@@ -1,6 +1,8 @@
 //! What a power cut, or a medium that fails, leaves of an image that is being compacted: everything
 //! that it shows as it was, with leaked clusters at worst, and fit to be compacted again.
 
+use super::room::FreeClusters;
+use super::{MAX_SHARED, Mover, Pass, Shared};
 use crate::error::ErrorKind;
 use crate::host::recording::{Failure, Fault};
 use crate::host::storage::MemoryStorage;
@@ -8,7 +10,7 @@ use crate::qcow2::bitmap::{dirty_bytes, read_bitmaps};
 use crate::qcow2::check::scan;
 use crate::qcow2::crash_states_tests::{after, each_state, next, with_idle_syncs};
 use crate::qcow2::fixtures_tests::{flagged, leaking, packed, uncounted, with_bitmap};
-use crate::qcow2::geometry::HostCluster;
+use crate::qcow2::geometry::{ClusterCount, HostCluster};
 use crate::qcow2::header::{Header, Version};
 use crate::qcow2::options::Preallocation;
 use crate::qcow2::refcounts::Refcounts;
@@ -338,6 +340,32 @@ fn what_is_shared_stays_shared() {
     }
     println!("{states} crash states, {twice} with a second crash");
     assert!(states > 1000 && twice > 1000, "{states}, {twice}");
+}
+
+/// Where one of those who share a cluster stayed, because there was no memory for more, those who come
+/// later stay with it: the cluster would be given up below the first one.
+#[test]
+fn a_shared_cluster_that_stayed_stays() {
+    let case = cases().into_iter().find(|case| case.name == "a snapshot").unwrap();
+    let storage = MemoryStorage::new(case.image());
+    let cancel = Cancel::new();
+    let header = Header::read(&storage).unwrap();
+    let mut mover = Mover::new(&storage, header, false, Task::new(&Silent, &cancel)).unwrap();
+    let end = mover.end_of_use().unwrap();
+    let pass =
+        || Pass { free: FreeClusters::before(end + ClusterCount::new(8)), ..Pass::default() };
+    let mut all = (0..end.get()).map(HostCluster::new);
+    let shared = all.find(|cluster| mover.count_of(*cluster).unwrap() > 1).unwrap();
+    let from = mover.geometry.host_offset(shared);
+    mover.pass = pass();
+    let other = Shared { to: end, count: 2, left: 1 };
+    let others = (0..MAX_SHARED as u64).map(|n| HostCluster::new(1 << 40 | n));
+    mover.shared = others.map(|cluster| (cluster, other)).collect();
+    assert_eq!(mover.relocate(from, 1).unwrap(), None);
+    mover.shared.clear();
+    assert_eq!(mover.relocate(from, 1).unwrap(), None, "there is memory now, and it is too late");
+    mover.pass = pass();
+    assert!(mover.relocate(from, 1).unwrap().is_some());
 }
 
 /// The control: were the syncs not there, the same exploration would find damage.

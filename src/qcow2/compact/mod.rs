@@ -177,6 +177,9 @@ struct Mover<'a> {
     has_written: bool,
 }
 
+/// So many shared clusters are remembered; they take 12 MiB.
+const MAX_SHARED: usize = 1 << 18;
+
 /// A cluster that several refer to.
 #[derive(Debug, Clone, Copy)]
 struct Shared {
@@ -406,8 +409,6 @@ impl<'a> Mover<'a> {
     /// Plans that a cluster behind the mark moves: where to, or nothing where it stays. The caller
     /// switches what refers to it, which counts so many times, in the same batch.
     fn relocate(&mut self, from: HostOffset, times: u64) -> Result<Option<HostOffset>> {
-        /// So many shared clusters are remembered; they take 12 MiB.
-        const MAX_SHARED: usize = 1 << 18;
         let cluster = self.geometry.host_cluster(from);
         if cluster < self.pass.mark {
             return Ok(None);

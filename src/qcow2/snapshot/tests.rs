@@ -8,7 +8,7 @@ use crate::error::ErrorKind;
 use crate::host::storage::MemoryStorage;
 use crate::qcow2::audit_tests::Audit;
 use crate::qcow2::check::scan;
-use crate::qcow2::fixtures_tests::{made_by, with_many_snapshots};
+use crate::qcow2::fixtures_tests::{leaking, made_by, table_counted_twice, with_many_snapshots};
 use crate::qcow2::header::{CompressionType, Version};
 use crate::qcow2::options::Preallocation;
 use crate::qcow2::shape_tests::{PLAIN, Shape, in_memory};
@@ -131,6 +131,29 @@ fn a_full_table_takes_no_more() {
     assert_eq!(&snapshots[65_535].id[..], b"65536");
     let audit = scan(&*files[0], image.header(), task).unwrap();
     assert!(audit.is_clean(), "{:?}", audit.findings);
+}
+
+/// What is counted too often does not hide that the disk alone is left: nothing is leaked afterwards,
+/// and every flag is true.
+#[test]
+fn leaks_are_freed_first() {
+    for (found, turn) in [
+        (leaking as fn(Vec<u8>) -> Vec<u8>, Turn::Create),
+        (leaking, Turn::Apply(0)),
+        (leaking, Turn::Delete(0)),
+        (table_counted_twice, Turn::Create),
+        (table_counted_twice, Turn::Apply(0)),
+        (table_counted_twice, Turn::Delete(0)),
+    ] {
+        let mut kept = Kept::new(PLAIN);
+        kept.turn(Turn::Disk(Step::Write(0, 20_000, 7)));
+        kept.turn(Turn::Create);
+        kept.subject.close().unwrap();
+        let mut kept = Kept::found(PLAIN, found(kept.subject.bytes().remove(0)));
+        kept.subject.open().unwrap();
+        kept.turn(turn);
+        kept.check();
+    }
 }
 
 /// Stopped before the switch, a change leaves the very bytes that were there.
